@@ -76,7 +76,10 @@ def quaternion_to_euler(
 ) -> Float[Tensor, "*batch 3"]:     # x in [-pi, pi], y in [-pi/2, pi/2], z in [-pi, pi]
     "Extrinsic xyz angles of unit quaternions. Where y = ±pi/2 only the sum or difference of x and z is determined (gimbal lock) and the split is arbitrary."
     x, y, z, w = q.unbind(-1)
-    return torch.stack([torch.atan2(2*(w*x + y*z), 1 - 2*(x*x + y*y)), torch.asin((2*(w*y - x*z)).clamp(-1, 1)), torch.atan2(2*(w*z + x*y), 1 - 2*(y*y + z*z))], -1)
+    half_sum, half_difference = torch.atan2(x + z, w - y), torch.atan2(x - z, w + y)  # of the angles about x and z: stable next to gimbal lock
+    about_y = 2 * torch.atan2(torch.hypot(w + y, x - z), torch.hypot(w - y, x + z)) - torch.pi / 2
+    wrap = lambda angle: torch.remainder(angle + torch.pi, 2 * torch.pi) - torch.pi
+    return torch.stack([wrap(half_sum + half_difference), about_y, wrap(half_sum - half_difference)], -1)
 
 # %% ../nbs/00_rotations.ipynb #cell016
 def relative_rotation(
