@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_BY_SYNSET', 'Solid', 'Vector', 'Colour', 'MATERIALS', 'Parts', 'FAMILIES', 'ShapeClass', 'place',
            'mirror', 'box', 'cylinder', 'ellipsoid', 'revolve', 'extrude', 'tube', 'hull', 'cut', 'fuse', 'colour',
-           'paint', 'normalise', 'assemble', 'family', 'make_object', 'sketch']
+           'paint', 'contrast', 'normalise', 'assemble', 'family', 'make_object', 'sketch']
 
 # %% ../nbs/01_meshes.ipynb #cell006
 @dataclass(frozen=True)
@@ -214,6 +214,11 @@ def paint(solid: Solid, rgb: Colour) -> Solid:
     out = solid.copy()
     out.visual = trimesh.visual.ColorVisuals(out, face_colors=np.tile(np.array([*rgb, 255], np.uint8), (len(out.faces), 1)))
     return out
+
+# %% ../nbs/01_meshes.ipynb #contrast
+def contrast(rng: np.random.Generator, other: Colour, material: str = "paint") -> Colour:
+    "The one of eight random colours of a material that differs most from `other`: for parts that tell a side, which must not blend in."
+    return max((colour(rng, material) for _ in range(8)), key=lambda rgb: sum((a - b) ** 2 for a, b in zip(rgb, other)))
 
 # %% ../nbs/01_meshes.ipynb #cell020
 def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
