@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation
 
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_BY_SYNSET', 'Solid', 'Vector', 'Colour', 'MATERIALS', 'Parts', 'FAMILIES', 'ShapeClass', 'place',
-           'mirror', 'box', 'cylinder', 'ellipsoid', 'revolve', 'extrude', 'tube', 'hull', 'cut', 'fuse', 'colour',
-           'paint', 'contrast', 'normalise', 'assemble', 'family', 'make_object', 'sketch']
+           'mirror', 'box', 'cylinder', 'ellipsoid', 'revolve', 'extrude', 'tube', 'hull', 'cut', 'fuse', 'common',
+           'split', 'colour', 'paint', 'contrast', 'normalise', 'assemble', 'family', 'make_object', 'sketch']
 
 # %% ../nbs/01_meshes.ipynb #cell006
 @dataclass(frozen=True)
@@ -188,6 +188,21 @@ def cut(solid: Solid, *tools: Solid) -> Solid:
 def fuse(*solids: Solid) -> Solid:
     "One solid in place of overlapping ones. Colours are lost: paint afterwards."
     return _from_manifold(m3.Manifold.batch_boolean([_to_manifold(s) for s in solids], m3.OpType.Add), "fuse")
+
+
+def common(*solids: Solid) -> Solid:
+    "What several solids have in common. Colours are lost: paint afterwards."
+    return _from_manifold(m3.Manifold.batch_boolean([_to_manifold(s) for s in solids], m3.OpType.Intersect), "common")
+
+
+def split(
+    solid: Solid,         # the solid, unchanged
+    axis: str,            # "x", "y" or "z": normal of the cutting plane
+    at: float = 0,        # where the plane is on that axis
+) -> tuple[Solid, Solid]: # the part below the plane and the part above it, both closed
+    "Cut a solid in two by a plane, to paint its parts differently. Colours are lost: paint afterwards."
+    above, below = _to_manifold(solid).split_by_plane(["xyz".index(axis) == i for i in range(3)], at)
+    return _from_manifold(below, f"split at {axis} = {at}, lower part,"), _from_manifold(above, f"split at {axis} = {at}, upper part,")
 
 # %% ../nbs/01_meshes.ipynb #cell017
 Colour = tuple[int, int, int]
