@@ -1,0 +1,66 @@
+# Each target sets up what it needs (.venv with the packages of requirements.txt) and then does its one job.
+#   make repro [PRESET=smoke|default|paper]   every number and figure again: the DVC pipeline
+#   make test                                 notebooks as tests, then tests/
+#   make lab                                  JupyterLab, kernel "python3" = .venv
+#   make docs                                 the site, in _docs/html
+#   make bench                                speed and memory tables
+#   make export | readme | requirements       sie/ from nbs/, README.md from nbs/index.ipynb, requirements.txt from settings.ini
+#   make check                                are sie/, README.md and the notebooks what they should be?
+# ARGS="..." is handed on to the program that a target runs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lab docs bench export readme requirements check
+
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+SETUP := .venv/.setup
+# dvc, papermill and the notebooks' kernel find the programs of .venv first
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+help:
+	@sed -n '2,9s/^# *//p' Makefile
+
+setup: $(SETUP)
+
+$(SETUP): requirements.txt settings.ini setup.py
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	python -m pip install --quiet uv
+	uv pip install --quiet --require-hashes -r requirements.txt
+	uv pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+repro: $(SETUP)
+	$(if $(PRESET),python -m sie.params $(PRESET))
+	dvc repro $(ARGS)
+
+test: $(SETUP)
+	OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(ARGS)
+
+lab: $(SETUP)
+	jupyter lab $(ARGS)
+
+docs: $(SETUP)
+	python docs/build.py site
+	sphinx-build -W --keep-going -q -b html -c docs _docs/source _docs/html
+	@echo "The site: _docs/html/index.html"
+
+bench: $(SETUP)
+	python benchmarks/run.py $(ARGS)
+
+export: $(SETUP)
+	nbdev_export
+	nbdev_clean
+
+readme: $(SETUP)
+	python docs/build.py readme
+
+check: $(SETUP)
+	pytest tests/test_repo.py $(ARGS)
+
+requirements: $(SETUP)
+	sed -nE 's/^(dev_)?(requirements|pins) = //p' settings.ini | tr ' ' '\n' \
+	| uv pip compile - --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
+	  --no-annotate --custom-compile-command "make requirements" --quiet --output-file requirements.txt $(ARGS)
