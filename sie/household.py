@@ -60,21 +60,26 @@ def distinct(rng: np.random.Generator, material: str, *others: Colour) -> Colour
 
 def dressing(
     rng: np.random.Generator,
-    profile: Outline,                            # of the vessel
-    body: Colour,                                # its colour, from which all differ
-    low: float, high: float,                     # heights between which the label is
-    top: float,                                  # height that the stripe reaches
-) -> Parts:                                      # label, emblem, stripe, back patch
+    profile: Outline,                   # of the vessel
+    body: Colour,                       # its colour, from which all differ
+    low: float, high: float,            # heights between which the label is
+    top: float = np.inf,                # height that the stripe reaches
+    corners: int | None = None,         # of the emblem, random if None; 3 points up
+    lift: float = .015,                 # see `sector`
+) -> Parts:                             # label, emblem, stripe, back and left patches
     "What tells the sides of a round vessel: see the table at the top."
     label = distinct(rng, ["white", "light", "paint"][rng.integers(3)], body)
     stripe = distinct(rng, "paint", body, label)
     emblem = distinct(rng, "paint", label, stripe)
-    width, rise = rng.uniform(95, 125), high - low
+    width, rise, corners = rng.uniform(95, 125), high - low, corners or rng.choice([3, 4, 5, 6, 16])
+    size = min(.36 * rise, .55 * max(r for r, _ in profile))
+    shape = extrude([(size * np.sin(t), size * np.cos(t)) for t in np.linspace(0, 2 * np.pi, corners, endpoint=False)], 9, (0, 4.5, (low + high) / 2), "y")
     return [
-        (sector(profile, 90, width, low, high), label),
-        (sector(profile, 90, width * rng.uniform(.35, .6), low + rise * rng.uniform(.45, .55), low + rise * .9, .025), emblem),
-        (sector(profile, 0, rng.uniform(34, 48), high=top, lift=.02), stripe),
-        (sector(profile, -90, rng.uniform(50, 70), low, low + rise * rng.uniform(.4, .5)), emblem),
+        (sector(profile, 90, width, low, high, lift), label),
+        (common(sector(profile, 90, width, low, high, lift + .012), shape), emblem),
+        (sector(profile, 0, rng.uniform(34, 48), high=top, lift=lift + .005), stripe),
+        (sector(profile, -90, rng.uniform(50, 70), low, low + rise * rng.uniform(.4, .5), lift), emblem),
+        (sector(profile, 180, rng.uniform(40, 55), high - rise * rng.uniform(.35, .45), high, lift), label),
     ]
 
 # %% ../nbs/05_household.ipynb #cell011
@@ -111,10 +116,12 @@ def trash_bin(rng) -> Parts:
         dome = [(0, height * .86), (radius * 1.05, height * .86), (radius * 1.05, height * .92)] + [(radius * np.cos(t), height * .92 + .3 * np.sin(t)) for t in np.linspace(.1, np.pi / 2, 5)]
         parts = [(revolve(profile), body), (revolve(dome), lid), (sector(profile, high=height * .1, lift=.03), dark), (box((.4, .35, .07), (0, radius + .12, .08), .03), dark), (box((.3, .2, .2), (0, -radius, height * .85), .04), dark)]
     else:  # open, with a liner folded over the rim
-        profile = hollow([(0, 0), (radius * .72, 0), (radius * .86, height * .4), (radius, height * .8)], .05)
-        parts = [(revolve(profile), body), (sector(profile, low=height * .66, lift=.05), lid), (sector(profile, high=height * .1, lift=.02), dark)]
-        parts += [(ellipsoid(rng.uniform(.16, .22), (radius * .45 * np.cos(t), radius * .45 * np.sin(t), height * .78), 1), colour(rng, "white")) for t in rng.uniform(0, 2, 2) + (0, 2.5)]
-    return parts + dressing(rng, profile, body, height * .18, height * .58, height * .62)
+        profile = hollow([(0, 0), (radius * .8, 0), (radius * .9, height * .45), (radius, height * .9)], .05)
+        liner = colour(rng, ["white", "dark"][rng.integers(2)])
+        parts = [(revolve(profile), body), (sector(profile, high=height * .1, lift=.02), dark), (cylinder(radius * .9, .05, (0, 0, height * .74)), liner)]
+        parts += [(place(sector(profile, t, 30, height * (.9 - drop), lift=.03), scale=(1.02, 1.02, 1)), liner) for t, drop in zip(range(0, 360, 30), rng.uniform(.1, .2, 12))]
+        parts += [(place(ellipsoid(.2, subdivisions=0), (radius * .5 * np.cos(t), radius * .5 * np.sin(t), height * .88), rng.uniform(0, 90, 3), (1, .7, .9)), colour(rng, "white")) for t in (.3, 1.7, 3, 4.4)]
+    return parts + dressing(rng, profile, body, height * .16, height * .66, height * .7, corners=3)
 
 # %% ../nbs/05_household.ipynb #cell014
 @family("02773838")
@@ -164,12 +171,13 @@ def basket(rng) -> Parts:
         return place(revolve([(r - .1, z - thick), (r, z - thick), (r + bulge, z), (r, z + thick), (r - .1, z + thick), (r - .1, z - thick)], sections=n), turn=(0, 0, turn), scale=stretch)
     profile = hollow([(0, 0), (radius(0), 0), (radius(height), height)], .08)
     shell = place(revolve(profile, sections=n), turn=(0, 0, turn), scale=stretch)
-    parts = [(shell, dark)] + [(ring((i + .5) * step, step * .36, .05), body) for i in range(bands)] + [(ring(height, .06, .09), body)]
+    lining = place(revolve(hollow([(0, .1), (radius(0) - .06, .1), (radius(height) - .06, height - .03)], .05), sections=n), turn=(0, 0, turn), scale=stretch)
+    parts = [(shell, dark), (lining, cloth), (ring(height, .06, .09), body)] + [(ring((i + .5) * step, step * .36, .05), bow if i == 1 else body) for i in range(bands)]
     full = place(revolve([(0, -.02), (radius(0), -.02), (radius(height) , height + .07), (0, height + .07)], sections=n), turn=(0, 0, turn), scale=stretch)
     inner = place(revolve([(0, .2), (radius(0) - .2, .2), (radius(height) - .17, 2 * height), (0, 2 * height)], sections=n), turn=(0, 0, turn), scale=stretch)
     wide = lambda size, at: cut(skin(full, box(size, at), .1), inner)
     w = radius(height) * stretch[0] * (.72 if square else 1)
-    parts += [(wide((w * 1.0, 9, height * .62), (0, 4.5, height * .8)), cloth), (wide((9, w * .38, height * 2), (4.5, 0, height * .9)), bow), (wide((w * .6, 9, height * .4), (0, -4.5, height * .35)), bow)]
+    parts += [(wide((w * 1.0, 9, height * .62), (0, 4.5, height * .8)), cloth), (wide((9, w * .38, height * 2), (4.5, 0, height * .9)), bow), (wide((w * .6, 9, height * .4), (0, -4.5, height * .35)), bow), (wide((9, w * .5, height * .4), (-4.5, 0, height * .85)), cloth)]
     if rng.random() < .6:
         rise = rng.uniform(.7, 1)
         parts.append((tube([(w * np.cos(t), 0, height + rise * np.sin(t)) for t in np.linspace(0, np.pi, 17)], .07), body))
@@ -195,14 +203,15 @@ def bowl(rng) -> Parts:
     body, inside = colour(rng, ["white", "clay", "paint", "wood"][rng.integers(4)]), colour(rng, ["white", "plastic"][rng.integers(2)])
     depth, foot, bulge = rng.uniform(.45, .8), rng.uniform(.3, .45), rng.uniform(.8, 1.3)
     curve = [(foot + (1 - foot) * np.sin(t) ** bulge, .1 + depth * (1 - np.cos(t))) for t in np.linspace(.1, np.pi / 2, 8)]
-    profile = hollow([(0, 0), (foot, 0), (foot, .08), *curve], .07)
-    rim = .1 + depth
-    front, stripe = distinct(rng, "paint", body, inside), colour(rng, "dark")
+    outside, rim = [(0, 0), (foot, 0), (foot, .08), *curve], .1 + depth
+    profile = hollow(outside, .07)
+    lining = hollow(outside, .05)[:len(outside) - 1:-1] + hollow(outside, .1)[len(outside):]
+    front = distinct(rng, "paint", body, inside)
     stripe = distinct(rng, "paint", body, inside, front)
-    lining = [(0, .14), *[(r - .055, z + .03) for r, z in curve[1:]], *[(r - .09, z + .06) for r, z in curve[:0:-1]], (0, .18)]
-    parts = [(revolve(profile), body), (sector(profile, high=.1, lift=.03), stripe), (sector(profile, 90, rng.uniform(80, 110), .1 + depth * rng.uniform(.25, .4)), front),
-             (sector(profile, 0, rng.uniform(26, 36), .05, lift=.02), stripe), (sector(profile, -90, 50, rim - depth * .35), stripe)]
-    parts.append((sector(profile, low=rim - .06, lift=.012), distinct(rng, "paint", body)))
+    parts = [(revolve(profile), body), (revolve(lining), inside), (sector(profile, high=.1, lift=.045), stripe),
+             (sector(profile, 90, rng.uniform(80, 110), .1 + depth * rng.uniform(.25, .4), lift=.035), front), (sector(profile, 0, rng.uniform(26, 36), .05, lift=.04), stripe),
+             (sector(profile, -90, 50, rim - depth * .35, lift=.035), stripe), (sector(profile, 180, 36, rim - depth * .6, rim - depth * .2, lift=.035), front)]
+    parts.append((sector(profile, low=rim - .06, lift=.014), distinct(rng, "paint", body)))
     if rng.random() < .35: parts.append((tube([(.98, .25 * np.cos(t), rim - .12) + np.array([.3 * np.sin(t), 0, 0]) for t in np.linspace(-.1, np.pi + .1, 9)], .06), body))
     if rng.random() < .35: parts.append((hull([(x, y, z) for x, y, z in [(-.3, .9, rim), (.3, .9, rim), (0, 1.25, rim + .06), (0, 1.22, rim), (-.2, .85, rim - .2), (.2, .85, rim - .2)]]), front))
     return parts
@@ -229,7 +238,7 @@ def cap(rng) -> Parts:
     body, visor = colour(rng, ["fabric", "paint", "dark"][rng.integers(3)]), colour(rng, "fabric")
     front, side = distinct(rng, ["white", "paint"][rng.integers(2)], body), distinct(rng, "paint", body)
     side = distinct(rng, "paint", body, front)
-    tall, long, reach = rng.uniform(.7, .95), rng.uniform(1.08, 1.2), rng.uniform(.75, 1.05)
+    tall, long, reach = rng.uniform(.7, .95), rng.uniform(1.08, 1.2), rng.uniform(.55, .85)
     arc = np.linspace(0, np.pi / 2, 8)
     dome = lambda r, h: [(r * np.cos(t), h * np.sin(t)) for t in arc]
     profile = dome(1, tall) + dome(.92, tall - .08)[::-1]
@@ -297,7 +306,7 @@ def jar(rng) -> Parts:
         else:
             extra = [(revolve([(0, h - .01), (mouth, h - .01), (mouth * 1.35, h + .1), (mouth * 1.35, h + .14), (mouth * .9, h + .12), (mouth * .75, h + .02), (0, h + .02)]), lid)]
             extra += [(tube([(x * mouth * .9, 0, h * .97), (x * (r + .12), 0, h * .98), (x * (r + .16), 0, h * .85), (x * r * .93, 0, high * h + .1)], .055), lid) for x in (-1, 1)]
-    return [(revolve(profile), body), (sector(profile, high=h * .1), tuple(int(.45 * c) for c in body)), *extra, *dressing(rng, profile, body, h * .18, h * .7, h * (.82 if kind == 0 else .9))]
+    return [(revolve(profile), body), (sector(profile, high=h * .1), tuple(int(.45 * c) for c in body)), *extra, *dressing(rng, profile, body, h * (.18 if kind == 0 else .3), h * (.7 if kind == 0 else .86), h * (.82 if kind == 0 else .95))]
 
 # %% ../nbs/05_household.ipynb #cell038
 @family("03797390")
@@ -318,11 +327,9 @@ def mug(rng) -> Parts:
 def flowerpot(rng) -> Parts:
     body, leaf, bloom = colour(rng, ["clay", "clay", "paint", "white"][rng.integers(4)]), colour(rng, "leaf"), colour(rng, "paint")
     h, top, kind = rng.uniform(.6, .9), rng.uniform(.45, .6), rng.integers(4)
-    foot = top * rng.uniform(.6, .8)
-    profile = [(0, 0), (foot, 0), (top, h), (0, h)]
-    rim = [(0, h - .2), (top * 1.12, h - .2), (top * 1.15, h + .04), (top * .95, h + .04), (top * .93, h - .04), (0, h - .04)]
-    soil = (60, 42, 30)
-    parts = [(revolve(profile), body), (revolve(rim), body), (cylinder(top * .95, .03, (0, 0, h - .02)), soil)]
+    foot, band, belly = top * rng.uniform(.6, .8), rng.uniform(.12, .24), rng.uniform(0, .12)
+    profile = [(0, 0), (foot, 0), ((foot + top) / 2 + belly, h * .45), (top, h - band), (top * 1.12, h - band), (top * 1.15, h + .04), (top * .95, h + .04), (top * .93, h - .04), (0, h - .04)]
+    parts = [(revolve(profile), body), (cylinder(top * .94, .06, (0, 0, h - .02)), (60, 42, 30))]
     if rng.random() < .6: parts.append((revolve([(0, -.06), (foot * 1.2, -.06), (foot * 1.4, .05), (foot * 1.3, .06), (foot, 0), (0, 0)]), tuple(int(.6 * c) for c in body)))
     if kind == 0:  # bush
         for _ in range(9):
@@ -342,4 +349,4 @@ def flowerpot(rng) -> Parts:
             path = [(.1 * c, .1 * s, h - .03), (.3 * c + .05, .3 * s, h + up * .7), (.6 * c + .12, .6 * s, h + up), (.8 * c + .15, .8 * s, h + up * .8)]
             parts.append((tube(path, [.05, .09, .08, .01], sections=6), leaf))
         parts.append((ellipsoid((.1, .1, .2), (.05, .2, h + .5)), bloom))
-    return parts + dressing(rng, profile, body, h * .12, h * .72, h - .21)
+    return parts + dressing(rng, profile, body, h * .14, h, lift=.02)
