@@ -1,61 +1,267 @@
 """README.md and the site's pages, both made from notebooks: `python docs/build.py readme` and `python docs/build.py site`.
 
-The site's sources (_docs/source) are nbdev's processed library notebooks, the executed stage notebooks of results/, and a reference page for each module.
-Sphinx then makes the HTML (`make docs`). README.md and the site's front page are nbs/index.ipynb, with links that fit where the page stands.
+The site's sources (_docs/source) are nbdev's processed library notebooks, the executed stage notebooks of results/, and a reference page for each module;
+Sphinx makes the HTML of them (`make docs`). README.md and the site's front page are nbs/index.ipynb, with links that fit where the page stands.
 """
+import ast
+import importlib
+import inspect
 import re
+import shutil
 import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from posixpath import normpath
 
 import nbformat
+from fastcore.docments import docments
 from nbconvert import MarkdownExporter
-from nbformat.v4 import new_code_cell, new_markdown_cell
+from nbdev.serve import proc_nbs
+from nbformat.v4 import new_markdown_cell
+from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).resolve().parents[1]
-LINK = re.compile(r'(\]\(|src="|href=")(?!\w+:|#|/)([^)"\s]+)')
-DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*(\S.*?)[ \t]*\n?$", re.M)
+SOURCE = ROOT / "_docs/source"
+LINK = re.compile(r'(\[[^\]]*\]\(|src="|href=")(?!\w+:|#|/)([^)"#\s]+)(#[^)"\s]*)?')
+DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*(\S.*?)[ \t]*$\n?", re.M)
 
 
-def relink(text: str, folder: str) -> str:
-    "Relative links of a Markdown text that stands in `folder`, as seen from the top of the repository."
-    return LINK.sub(lambda m: m[1] + normpath(f"{folder}/{m[2]}"), text)
-
+# ---- notebooks, for both
 
 def directives(cell) -> set[str]:
     "nbdev's and Quarto's `#|` directives of a code cell: {'hide', 'echo: false'}."
-    return {re.sub(r"\s+", " ", d) for d in DIRECTIVE.findall(cell.source)} if cell.cell_type == "code" else set()
+    return set(DIRECTIVE.findall(cell.source)) if cell.cell_type == "code" else set()
 
 
-def without_noise(nb):
-    "Only what a reader is meant to see: no hidden cells, no directives; a cell whose input is hidden is tagged `remove-input`."
+def for_readers(nb):
+    "The notebook without hidden cells and directives; where only the input is to be hidden, the cell is tagged so."
     shown = []
     for cell in nb.cells:
         found = directives(cell)
         if cell.cell_type == "raw" or found & {"hide", "include: false"} or any(d.startswith("default_exp") for d in found): continue
-        cell.source = DIRECTIVE.sub("", cell.source).strip()
         tags = {tag for tag, when in {"remove-input": {"echo: false", "hide_input"}, "remove-output": {"output: false", "hide_output"}}.items() if found & when}
         cell.metadata = {"tags": sorted({*cell.metadata.get("tags", []), *tags})}
+        cell.source = DIRECTIVE.sub("", cell.source).strip()
         if cell.source or cell.get("outputs"): shown.append(cell)
     nb.cells = shown
     return nb
 
 
+def relink(text: str, folder: str, target: Callable[[str], str]) -> str:
+    "The Markdown `text`, which stands in `folder`, with `target(path from the top of the repository)` in place of each relative link."
+    return LINK.sub(lambda m: m[1] + target(normpath(f"{folder}/{m[2]}")) + (m[3] or ""), text)
+
+
+# ---- README.md
+
 def readme(root: Path = ROOT) -> str:
     "The text of README.md: nbs/index.ipynb as Markdown."
-    nb = without_noise(nbformat.read(root / "nbs/index.ipynb", as_version=4))
+    nb = for_readers(nbformat.read(root / "nbs/index.ipynb", as_version=4))
     for cell in nb.cells:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
-            raise ValueError(f"nbs/index.ipynb, cell {cell.id}: an output is a picture; README.md can only link one: ![caption](../results/...png)")
+            raise ValueError(f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../results/NAME.png)")
     exporter = MarkdownExporter(config={
         "NbConvertBase": {"display_data_priority": ["text/markdown", "text/plain"]},
         "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove-input"}, "remove_all_outputs_tags": {"remove-output"}},
     })
     text, _ = exporter.from_notebook_node(nb)
-    return relink(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", "nbs")
+    return relink(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", "nbs", str)
+
+
+# ---- the site: names, signatures and what the comments say
+
+def parameters(args: ast.arguments) -> str:
+    names = [a.arg for a in [*args.posonlyargs, *args.args]]
+    if names[:1] in (["self"], ["cls"]): (args.posonlyargs or args.args).pop(0)
+    return f"({ast.unparse(args)})"
+
+
+def signature(node: ast.AST) -> str:
+    "What stands in the source: annotations and defaults as they were written there."
+    match node:
+        case ast.FunctionDef():
+            return parameters(node.args) + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
+        case ast.ClassDef():
+            init = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+            fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_")]
+            return parameters(init[0].args) if init else f"({', '.join(fields)})" if fields else ""
+
+
+def directive(kind: str, name: str, options: dict, body: str, fence: int) -> str:
+    lines = [f":{k}: {v}".rstrip() for k, v in options.items()]
+    return "\n".join([":" * fence + f"{{py:{kind}}} {name}", *lines, "", body, ":" * fence])
+
+
+def described(obj) -> str:
+    "Docstring, and what the comments beside the parameters say of them."
+    comments = {name: " ".join(text.split()) for name, text in docments(obj).items() if text}
+    fields = [f":return: {text}" if name == "return" else f":param {name}: {text}" for name, text in comments.items()]
+    doc = obj.__doc__ or ""  # a dataclass without a docstring has its signature there
+    return "\n".join(["" if inspect.isclass(obj) and doc.startswith(obj.__name__ + "(") else inspect.cleandoc(doc), "", *fields])
+
+
+@cache
+def definitions(module: str) -> dict[str, ast.AST]:
+    "Where each name of a module is defined, in the order of the source."
+    found = {}
+    for node in ast.parse(ModuleAnalyzer.for_module(module).code).body:
+        match node:
+            case ast.FunctionDef(name=own) | ast.ClassDef(name=own) | ast.AnnAssign(target=ast.Name(id=own)): found[own] = node
+            case ast.Assign(targets=targets): found |= {n.id: node for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return found
+
+
+def reference(module: str, name: str, **options) -> str:
+    "MyST for one exported name: signature, docstring, parameters; for a class its public methods too."
+    node, obj, options = definitions(module)[name], getattr(importlib.import_module(module), name), {"module": module, **options}
+    if isinstance(node, ast.FunctionDef): return directive("function", name + signature(node), options, described(obj), 3)
+    if isinstance(node, ast.ClassDef):
+        methods = []
+        for n in node.body:
+            if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"): continue
+            member = inspect.getattr_static(obj, n.name)
+            kind = "property" if isinstance(member, property) else "method"
+            flags = {k: "" for k, t in {"classmethod": classmethod, "staticmethod": staticmethod}.items() if isinstance(member, t)}
+            head = n.name if kind == "property" else f"{n.name}{signature(n)}"
+            if kind == "property" and n.returns: flags["type"] = ast.unparse(n.returns)
+            methods.append(directive(kind, head, {**flags, **{k: v for k, v in options.items() if k == "no-index"}}, described(getattr(member, "fget", None) or getattr(obj, n.name)), 3))
+        return directive("class", name + signature(node), options, "\n\n".join([described(obj), *methods]), 4)
+    value = repr(obj) if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) else ast.unparse(node.value)
+    options |= {"value": value if len(value) < 80 else value[:76] + " ..."}
+    if isinstance(node, ast.AnnAssign): options |= {"type": ast.unparse(node.annotation)}
+    return directive("data", name, options, "\n".join(ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])), 3)
+
+
+# ---- the site: pages
+
+def title(nb) -> tuple[str, str]:
+    "Heading and one-line description of a notebook."
+    text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+    head, lead = re.search(r"^# +(.+)$", text, re.M), re.search(r"^> *(.+)$", text, re.M)
+    return head[1] if head else "", lead[1] if lead else ""
+
+
+def site_target(path: str) -> str:
+    "Where a link to a file of the repository leads on the site: to its page, or to a copy of the file."
+    if path.startswith("nbs/pipeline/"): path = path.replace("nbs/pipeline", "results", 1)
+    if path == "nbs/index.ipynb": return "/index.ipynb"
+    file = ROOT / path
+    if file.is_file() and file.suffix != ".ipynb":
+        (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, SOURCE / path)
+    return "/" + path
+
+
+def write_page(nb, path: str, folder: str, names: dict[str, str]) -> tuple[str, str]:
+    "Write a notebook as a page of the site, its links and the names in its prose leading to other pages; returns its title and description."
+    def named(match): return f"{{py:obj}}`{match[1]} <{names[match[2]]}>`" if match[2] in names else match[0]
+
+    for cell in for_readers(nb).cells:
+        if cell.cell_type == "markdown": cell.source = re.sub(r"(?<![`\[}])`(([\w.]+)(?:\(\))?)`(?!`)", named, relink(cell.source, folder, site_target))
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/markdown" in data: data["text/markdown"] = relink(data["text/markdown"], folder, site_target)
+    nb.metadata.pop("widgets", None)
+    (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, SOURCE / path)
+    return title(nb)
+
+
+def with_references(nb, module: str):
+    "A processed library notebook with references, in the order of the source, for its `show_doc` calls, and the source that they document folded below them."
+    cells, shown = [], []
+    for cell in [*nb.cells, None]:
+        call = re.search(r"^show_doc\((\w+)\)", cell.source or "", re.M) if cell and cell.cell_type == "code" else None
+        if call: shown.append(call[1])
+        elif shown:
+            source = cells.pop() if cells[-1].cell_type == "code" else None
+            cells += [new_markdown_cell(reference(module, name, **{"no-index": ""})) for name in sorted(shown, key=list(definitions(module)).index)]
+            if source:
+                source.metadata["tags"] = ["hide-input"]
+                cells.append(source)
+            shown = []
+        if cell and not call: cells.append(cell)
+    nb.cells = cells
+    return nb
+
+
+def processed(folder: Path) -> dict[str, object]:
+    "nbdev's processed notebooks of a folder, by file name. Exported definitions stay in, for readers of the source."
+    with tempfile.TemporaryDirectory() as copies:
+        for path in folder.glob("*.ipynb"):
+            nb = nbformat.read(path, as_version=4)
+            for cell in nb.cells:
+                if "export" in directives(cell) and re.search(r"^(def|class|[A-Za-z]\w*(:.*)? =)", cell.source, re.M):
+                    cell.source = re.sub(r"#\| *export$", "#| exports", cell.source, count=1, flags=re.M)
+            nbformat.write(nb, Path(copies) / path.name)
+        made = proc_nbs(copies, n_workers=0, force=True)
+        return {path.name: nbformat.read(made / path.name, as_version=4) for path in sorted(folder.glob("*.ipynb"))}
+
+
+def listing(head: str, intro: str, kind: str, entries: list[tuple[str, str, str]]) -> str:
+    "A page that lists pages: (path, title, description)."
+    rows = [f"| [{name}](/{path}) | {text} |" for path, name, text in entries]
+    tree = ["/" + path.rsplit(".", 1)[0] for path, _, _ in entries]
+    return "\n".join([f"# {head}", "", intro, "", f"| {kind} | |", "|---|---|", *rows, "", "```{toctree}", ":hidden:", "", *tree, "```", ""])
+
+
+def stage_notebooks() -> list[Path]:
+    "The executed notebooks of results/, last stage first."
+    order = {stage: i for i, stage in enumerate(("report", "evaluate", "embed", "pretrain", "fetch"))}
+    return sorted(ROOT.glob("results/**/*.ipynb"), key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p))
+
+
+def stage_notebook(path: Path):
+    "An executed stage notebook; where a stage has several, each names in its title what it was run for."
+    nb = nbformat.read(path, as_version=4)
+    nb.cells = [c for c in nb.cells if "parameters" not in c.metadata.get("tags", [])]  # the defaults; those of the run are in the cell that papermill adds
+    if path.parent != ROOT / "results": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {path.stem}", nb.cells[0].source, count=1, flags=re.M)
+    return nb
+
+
+def site() -> None:
+    "Write _docs/source, with nothing left of an older site."
+    shutil.rmtree(SOURCE.parent, ignore_errors=True)
+    (SOURCE / "api").mkdir(parents=True)
+    notebooks = processed(ROOT / "nbs")
+    modules = {}
+    for name in notebooks:
+        exported = re.search(r"#\| *default_exp (\w+)", (ROOT / "nbs" / name).read_text(encoding="utf-8"))
+        if exported: modules[name] = "sie." + exported[1]
+    exports = {module: importlib.import_module(module).__all__ for module in modules.values()}
+    names = {}  # what is linked where prose names it: a full path, or a name that no ordinary word looks like
+    for module, public in exports.items():
+        names |= {module: module} | {f"{module}.{n}": f"{module}.{n}" for n in public} | {n: f"{module}.{n}" for n in public if "_" in n or n[0].isupper()}
+
+    sections = {"library": [], "results": [], "api/index": []}
+    index = notebooks.pop("index.ipynb")
+    for name, nb in notebooks.items():
+        if name in modules: nb = with_references(nb, modules[name])
+        sections["library"].append((f"nbs/{name}", *write_page(nb, f"nbs/{name}", "nbs", names)))
+    for path in stage_notebooks():
+        page = path.relative_to(ROOT).as_posix()
+        sections["results"].append((page, *write_page(stage_notebook(path), page, "nbs/pipeline", names)))
+    for name, module in modules.items():
+        doc = importlib.import_module(module).__doc__ or ""
+        text = [f"# {module}", doc, f"Explained in [{title(notebooks[name])[0]}](/nbs/{name}).", f":::{{py:module}} {module}\n:::", *(reference(module, n) for n in exports[module])]
+        (SOURCE / f"api/{module}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+        sections["api/index"].append((f"api/{module}.md", module, doc))
+
+    heads = {
+        "library": ("Library", "The notebooks that define the package, in reading order.", "Notebook"),
+        "results": ("Results", "The notebooks of the pipeline as they were executed: the report first, then what led to it.", "Notebook"),
+        "api/index": ("API", "Every exported name with its signature, module by module.", "Module"),
+    }
+    sections = {name: entries for name, entries in sections.items() if entries}
+    for name, entries in sections.items(): (SOURCE / f"{name}.md").write_text(listing(*heads[name], entries), encoding="utf-8")
+    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *sections, "```"])))
+    write_page(index, "index.ipynb", "nbs", names)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["readme"]: (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+        case ["site"]: site()
         case _: sys.exit(__doc__)

@@ -1,8 +1,177 @@
-"""The repository itself: generated files are what their sources make, and nothing in it that does not belong there."""
+"""The repository itself: generated files are what their sources make, and nothing is in it that does not belong there."""
+import ast
+import filecmp
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+NOTEBOOKS = sorted(ROOT.glob("nbs/**/*.ipynb"))
 
 
-def test_settings():
-    assert (ROOT / "settings.ini").exists()
+def settings() -> dict:
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]
+
+
+def tracked() -> list[Path]:
+    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+# ---- generated files
+
+def differences(folder: Path, other: Path) -> set[str]:
+    "Files that are not the same, or in one folder only."
+    files = {p.relative_to(top) for top in (folder, other) for p in top.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    return {f.as_posix() for f in files if not ((folder / f).exists() and (other / f).exists() and filecmp.cmp(folder / f, other / f, shallow=False))}
+
+
+def stale(root: Path, scratch: Path) -> set[str]:
+    "The generated files under `root` that their sources no longer make, found by making them anew in `scratch`."
+    scratch.mkdir()
+    for name in ("settings.ini", "pyproject.toml"): shutil.copy(root / name, scratch)
+    for name in ("nbs", "docs"): shutil.copytree(root / name, scratch / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    for command in ([BIN / "nbdev_export"], [BIN / "nbdev_clean"], [sys.executable, "docs/build.py", "readme"]):
+        subprocess.run(command, cwd=scratch, check=True, stdin=subprocess.DEVNULL)
+    found = {f"sie/{name}" for name in differences(root / "sie", scratch / "sie")}
+    found |= {f"nbs/{p.relative_to(scratch / 'nbs')}" for p in scratch.glob("nbs/**/*.ipynb") if p.read_bytes() != (root / p.relative_to(scratch)).read_bytes()}
+    return found | {name for name in ("README.md", "pyproject.toml") if (root / name).read_bytes() != (scratch / name).read_bytes()}
+
+
+def test_generated_files_are_current(tmp_path):
+    assert not stale(ROOT, tmp_path / "made"), "`make export readme` writes sie/, clean notebooks and README.md"
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text((path.read_text(encoding="utf-8") if path.exists() else "") + text, encoding="utf-8")
+
+
+def test_stale_files_are_noticed(tmp_path):
+    copy = tmp_path / "copy"
+    for name in ("nbs", "docs", "sie"): shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    for name in ("settings.ini", "pyproject.toml", "README.md"): shutil.copy(ROOT / name, copy)
+    append(copy / "sie/rotations.py", "\nedited = True\n")
+    append(copy / "sie/from_no_notebook.py", "\n")
+    append(copy / "README.md", "\nedited\n")
+    path = copy / "nbs/00_rotations.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[1].execution_count = 7
+    nbformat.write(nb, path)
+    assert stale(copy, tmp_path / "made") >= {"sie/rotations.py", "sie/from_no_notebook.py", "README.md", "nbs/00_rotations.ipynb"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook(path):
+    nb = nbformat.read(path, as_version=4)
+    assert nb.metadata.kernelspec == {"name": "python3", "display_name": "python3", "language": "python"}
+    assert re.match(r"# \S.*\n+> \S", nb.cells[0].source), "the first cell is a title and a one-line description"
+    errors = [cell.id for cell in nb.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    assert not errors, f"cells {errors} show an error"
+
+
+# ---- the package
+
+def modules() -> dict[str, int]:
+    "Module name -> number of the notebook that defines it."
+    exported = {path: re.search(r'#\| *default_exp (\w+)', path.read_text(encoding="utf-8")) for path in ROOT.glob("nbs/*.ipynb")}
+    return {found[1]: int(path.name.split("_")[0]) for path, found in exported.items() if found}
+
+
+def imports(path: Path) -> set[str]:
+    "Modules that a Python file imports; those of the package as `sie.name`."
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = "sie." * bool(node.level) + (node.module or "")
+            found |= {f"{base.rstrip('.')}.{alias.name}" for alias in node.names} if base in ("sie", "sie.") else {base}
+    return found
+
+
+def test_imports_never_point_forward():
+    order = modules()
+    assert len(set(order.values())) == len(order)
+    for name, number in order.items():
+        for other in imports(ROOT / f"sie/{name}.py"):
+            if other.startswith("sie."): assert order[other.split(".")[1]] < number, f"sie/{name}.py imports {other}, which is defined later"
+
+
+def test_package_imports_only_its_requirements():
+    declared = {canonicalize_name(Requirement(r).name) for r in shlex.split(settings()["requirements"])}
+    distributions = packages_distributions()
+    for path in ROOT.glob("sie/*.py"):
+        for name in {i.split(".")[0] for i in imports(path)} - {"sie", *sys.stdlib_module_names}:
+            assert declared & {canonicalize_name(d) for d in distributions[name]}, f"{path.name} imports {name}: not among the requirements of settings.ini"
+
+
+# ---- requirements.txt
+
+def pins() -> list[tuple[Requirement, list[str]]]:
+    "What requirements.txt pins, each with its hashes."
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split(" --hash=") for line in text.splitlines() if line and not line.startswith("#")]
+    return [(Requirement(name), hashes) for name, *hashes in lines]
+
+
+def test_every_requirement_is_pinned_with_hashes():
+    for requirement, hashes in pins():
+        assert [s.operator for s in requirement.specifier] == ["=="] and not requirement.url, f"{requirement} is not pinned"
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", h) for h in hashes), f"{requirement} has no hash"
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_requirements_cover_settings(python):
+    here = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
+    pinned = {canonicalize_name(r.name): next(iter(r.specifier)).version for r, _ in pins() if not r.marker or r.marker.evaluate(here)}
+    wanted = [Requirement(r) for key in ("requirements", "dev_requirements", "pins") for r in shlex.split(settings()[key])]
+    for requirement in wanted:
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), f"`make requirements`: {requirement} of settings.ini is not what requirements.txt pins"
+
+
+# ---- what does not belong
+
+def unwelcome(text: str) -> list[str]:
+    "Registry hosts and paths of one machine in a text."
+    hosts = "|".join(["py" + "pi", "python" + "hosted", "npm" + "js"])
+    return re.findall(rf"\b(?:{hosts})\.(?:org|com)\b|(?<![\w.:/~<-])/(?:work|root|home|Users)/\w[\w./-]*", text)
+
+
+def test_unwelcome_text_is_noticed():
+    assert unwelcome("from https://" + "py" + "pi.org/simple") and unwelcome("open('/" + "root/x')") and not unwelcome("docs/root/x, https://example.org/work/x")
+
+
+def test_no_registry_hosts_machine_paths_or_large_files():
+    for path in tracked():
+        name = path.relative_to(ROOT).as_posix()
+        assert path.stat().st_size <= 2_000_000, f"{name} is larger than 2 MB"
+        try: text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError: continue
+        assert not unwelcome(text), f"{name} names {unwelcome(text)[0]}"
+
+
+def test_documented_commands_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    for name in ("README.md", "CONTRIBUTING.md", ".ci/run"):
+        commands = re.findall(r"(?:^|`)make ((?:[a-z]+ ?)+)", (ROOT / name).read_text(), re.M)
+        assert commands and {c for command in commands for c in command.split()} <= targets, name
+
+
+def test_citation():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == settings()["version"] and citation["license"] == "Apache-2.0"
+    assert [a["family-names"] for a in citation["preferred-citation"]["authors"]] == ["Garrido", "Najman", "LeCun"]
+    assert (ROOT / "LICENSE").read_text().split() [:4] == ["Apache", "License", "Version", "2.0,"]

@@ -1,0 +1,52 @@
+"""Sphinx configuration of the site (`make docs`)."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
+
+_settings = ConfigParser(delimiters=["="])
+_settings.read(Path(__file__).parents[1] / "settings.ini", encoding="utf-8")
+_settings = _settings["DEFAULT"]
+
+project = _settings["title"]
+author = _settings["author"]
+copyright = _settings["copyright"]
+release = _settings["version"]
+
+extensions = ["myst_nb", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "dollarmath", "fieldlist", "html_image"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # pages show what the committed and the executed notebooks hold
+nb_render_markdown_format = "myst"
+nb_code_prompt_show = "Show the source"
+nb_code_prompt_hide = "Hide the source"
+python_maximum_signature_line_length = 90
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = "pydata_sphinx_theme"
+html_title = project
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": ["theme-version"],
+}
+html_math_renderer = "mathml"
+
+
+def _math(display):
+    def visit(translator, node):
+        translator.body.append(convert(node.astext(), display=display))
+        raise SkipNode
+    return visit, None
+
+
+def setup(app):
+    "Formulas as MathML, which browsers draw by themselves: the site needs no network."
+    app.add_html_math_renderer("mathml", inline_renderers=_math("inline"), block_renderers=_math("block"))
