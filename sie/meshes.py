@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import manifold3d as m3
 import numpy as np
 import trimesh
+from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_BY_SYNSET', 'Solid', 'Vector', 'Colour', 'MATERIALS', 'Parts', 'FAMILIES', 'ShapeClass', 'place',
            'mirror', 'box', 'cylinder', 'ellipsoid', 'revolve', 'extrude', 'tube', 'hull', 'cut', 'fuse', 'common',
-           'split', 'colour', 'paint', 'contrast', 'normalise', 'assemble', 'family', 'make_object', 'sketch']
+           'split', 'colour', 'paint', 'contrast', 'normalise', 'assemble', 'family', 'make_object', 'sketch',
+           'picture']
 
 # %% ../nbs/01_meshes.ipynb #cell006
 @dataclass(frozen=True)
@@ -283,3 +285,25 @@ def sketch(ax, mesh: trimesh.Trimesh, azimuth: float = 60, elevation: float = 30
     shade = .55 + .45 * np.clip(mesh.face_normals @ [.3, .5, .8], -1, 1)
     ax.add_collection3d(Poly3DCollection(mesh.triangles, facecolors=np.clip(mesh.visual.face_colors[:, :3] / 255 * shade[:, None], 0, 1)))
     ax.set(xlim=(-.4, .4), ylim=(-.4, .4), zlim=(-.4, .4)); ax.set_aspect("equal"); ax.set_axis_off(); ax.view_init(elevation, azimuth)
+
+# %% ../nbs/01_meshes.ipynb #picture
+def picture(
+    mesh: trimesh.Trimesh,          # with face colours, in the unit ball around the origin
+    azimuth: float = 60,            # the viewer's direction in degrees: 90 is the front, +y
+    elevation: float = 30,          # and height over the horizon in degrees
+    size: int = 80,                 # side of the image in pixels, which spans one unit
+) -> Float[np.ndarray, "size size 3"]:  # colours in 0..1 on white
+    "A small parallel view of a mesh, without a renderer."
+    rng, a, e = np.random.default_rng(0), *np.radians((azimuth, elevation))
+    towards, right = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)]), np.array([-np.sin(a), np.cos(a), 0])
+    face = np.repeat(np.arange(len(mesh.faces)), np.ceil(6 * size**2 * mesh.area_faces).astype(int))
+    u, v = rng.random((2, len(face), 1))
+    u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
+    corner = mesh.triangles[face]
+    points = corner[:, 0] + u * (corner[:, 1] - corner[:, 0]) + v * (corner[:, 2] - corner[:, 0])
+    order = np.argsort(points @ towards)  # of the points in a pixel the last is kept: the nearest
+    column, line = (size * (.5 + points[order] @ np.stack([right, -np.cross(towards, right)], 1))).astype(int).clip(0, size - 1).T
+    shade = .55 + .45 * np.clip(mesh.face_normals @ [.3, .5, .8], -1, 1)
+    image = np.ones((size, size, 3))
+    image[line, column] = (mesh.visual.face_colors[:, :3] / 255 * shade[:, None]).clip(0, 1)[face[order]]
+    return image
