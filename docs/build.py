@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from copy import copy
 from functools import cache
 from pathlib import Path
 from posixpath import normpath
@@ -73,9 +74,12 @@ def readme(root: Path = ROOT) -> str:
 # ---- the site: names, signatures and what the comments say
 
 def parameters(args: ast.arguments) -> str:
-    names = [a.arg for a in [*args.posonlyargs, *args.args]]
-    if names[:1] in (["self"], ["cls"]): (args.posonlyargs or args.args).pop(0)
-    return f"({ast.unparse(args)})"
+    "The parameters in brackets, without self; a default that is more than a value or a name is written `...`."
+    def brief(default): return ast.Constant(...) if default and any(isinstance(n, (ast.comprehension, ast.Lambda)) for n in ast.walk(default)) else default
+
+    args = copy(args)
+    args.defaults, args.kw_defaults = [brief(d) for d in args.defaults], [brief(d) for d in args.kw_defaults]
+    return f"({ast.unparse(args)})".replace("(self, ", "(").replace("(cls, ", "(").replace("(self)", "()").replace("(cls)", "()")
 
 
 def signature(node: ast.AST) -> str:
