@@ -347,7 +347,7 @@ def faucet(rng) -> Parts:
     else: path = [(0, 0, 0), (0, 0, tall), (0, .04, tall + .04), (0, reach, tall + .04), (0, reach + .04, tall), (0, reach + .04, tall - .15)]
     parts = [(tube(path, [1.5 * r] + [r] * (len(path) - 1)), metal), (cylinder(1.15 * r, .1, np.add(path[-1], (0, 0, -.02)), sections=14), _DARK)]
     two = u() < .55
-    plate = u(.5, .7) if two else u(.2, .3)
+    plate = u(.5, .7) if two else u(.1, .2)
     parts += [(hull([cylinder(1.9 * r, .1, (x * plate, 0, -.04), sections=16) for x in (-1, 1)]), metal), (hull([cylinder(2.2 * r, .08, (x * plate, 0, -.12), sections=16) for x in (-1, 1)]), foot)]
     if two:
         kind = _pick(rng, "cross", "lever", "knob")
@@ -369,7 +369,7 @@ def guitar(rng) -> Parts:
     a = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     if style == "arrow": outline = [(-.1, .5), (.1, .5), (.2, .3), (.55, -.5), (.36, -.56), (0, -.12), (-.36, -.56), (-.55, -.5), (-.2, .3)]
     else:
-        wide, waist = u(.36, .44), u(.09, .14)
+        wide, waist = u(.42, .5), u(.1, .15)
         outline = [((wide - .07 * np.cos(t - np.pi) * -1 * (np.cos(t) > 0) - waist * np.exp(-((np.cos(t) - .15) / .3) ** 2)) * np.sin(t), .55 * np.cos(t)) for t in a]
     back, top = colour(rng, _pick(rng, "wood", "leather", "dark")), colour(rng, _pick(rng, "wood", "paint", "paint", "white"))
     guard, neck, electric, thick = contrast(rng, top), colour(rng, "leather"), style != "acoustic", .12 if style != "acoustic" else u(.18, .26)
@@ -378,7 +378,7 @@ def guitar(rng) -> Parts:
     if "cut" in style:
         bites = [cylinder(.13, 1, (x * .27, 0, .5), "y", sections=16) for x in ((1, -1) if style == "double cut" else (1,))]
         slab, face = cut(slab, *bites), cut(face, *bites)
-    long, front = u(1, 1.3), thick / 2 + .025
+    long, front = u(.75, 1.05), thick / 2 + .025
     tip = .45 + long
     parts = [(slab, back), (face, top), (box((.13, .1, long + .1), (0, front - .01, .4 + long / 2)), neck), (box((.12, .04, long + .25), (0, front + .05, .32 + long / 2)), _DARK)]
     head = [(-.07, 0), (.07, 0), (.13, .12), (.11, .36), (-.11, .36), (-.13, .12)] if not electric else [(-.07, 0), (.07, 0), (.16, .1), (.1, .42), (-.02, .36), (-.09, .1)]
