@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -239,13 +239,12 @@ def _channel_statistics(dataset: ViewDataset) -> dict[str, Any]:
     train = dataset.split("train")
     total = len(train) * dataset.views
     chosen = np.unique(np.linspace(0, total - 1, min(total, STATISTICS_IMAGES)).round().astype(int))
-    count, sums, squares = 0, np.zeros(3), np.zeros(3)
-    for part in np.array_split(chosen, -(-len(chosen) // 256)):
-        pixels = dataset.decode(train[part // dataset.views], part % dataset.views).permute(0, 2, 3, 1).reshape(-1, 3).numpy()
-        histogram = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
-        count, sums, squares = count + len(pixels), sums + histogram @ np.arange(256), squares + histogram @ np.arange(256) ** 2
-    mean = sums / count
-    return dict(mean=(mean / 255).tolist(), std=(np.sqrt(squares / count - mean ** 2) / 255).tolist(), statistics_images=len(chosen))
+    means, squares = [], []
+    for part in np.array_split(chosen, -(-len(chosen) // 16)):   # few at a time: memory that is used again is much faster than fresh memory
+        pixels = dataset.decode(train[part // dataset.views], part % dataset.views).float().div_(255)
+        means.append(pixels.mean((2, 3)).double()); squares.append(pixels.square_().mean((2, 3)).double())
+    mean, square = torch.cat(means).mean(0), torch.cat(squares).mean(0)
+    return dict(mean=mean.tolist(), std=(square - mean ** 2).sqrt().tolist(), statistics_images=len(chosen))
 
 
 def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray], source: Mapping) -> ViewDataset:
@@ -273,8 +272,9 @@ def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.nda
 @dataclass(frozen=True)
 class ProceduralRenderer:
     "Draws the objects of the parametric families: an object's id is the seed of its family."
-    size: int = 64                       # height and width, pixels
+    size: int = 64                       # height and width of the frame, pixels
     samples: int = 8                     # light paths per pixel
+    crop: int | None = None              # render the central square of that many pixels only
     scene: Any = None                    # a `sie.scene.Scene`; 3DIEBench's if not given
 
     def __post_init__(self):
@@ -284,7 +284,7 @@ class ProceduralRenderer:
     @cached_property
     def _renderer(self):
         from sie.scene import Renderer
-        return Renderer(size=self.size, samples=self.samples, scene=self.scene)
+        return Renderer(size=self.size, samples=self.samples, scene=self.scene, crop=self.crop)
 
     def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int) -> UInt8[np.ndarray, "views height width 3"]:
         from sie.objects import make_object
@@ -387,7 +387,7 @@ def render_dataset(
             write_shard(path, done, made_with[path])
     return _finish(out, lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1]), source)
 
-# %% ../nbs/08_dataset.ipynb #cell027
+# %% ../nbs/08_dataset.ipynb #cell029
 def normalise(
     images: UInt8[Tensor, "*batch 3 height width"],  # sRGB, channels_last in memory for speed
     mean: Sequence[float], std: Sequence[float],     # per channel, of pixels in [0, 1]
@@ -417,7 +417,7 @@ class SingleViews(NamedTuple):
     objects: Int[Tensor, "batch"]
     views: Int[Tensor, "batch"]
 
-# %% ../nbs/08_dataset.ipynb #cell028
+# %% ../nbs/08_dataset.ipynb #cell030
 class _MapStyle(torch.utils.data.Dataset):
     def __init__(self,
                  dataset: ViewDataset,
@@ -452,7 +452,7 @@ class SingleViewDataset(_MapStyle):
         images, latents, label = self._get(object, [view])
         return SingleViews(images[0], latents[0], label, object, view)
 
-# %% ../nbs/08_dataset.ipynb #cell031
+# %% ../nbs/08_dataset.ipynb #cell033
 class JpegViews:
     "Looks like the tensor of decoded images, but `[objects, views]` decodes on access: for sets that do not fit into memory."
     device = torch.device("cpu")
@@ -496,7 +496,7 @@ def load_views(
     images = dataset.decode_all(crop, objects) if in_memory else JpegViews(dataset, crop, objects)
     return Views(images, torch.from_numpy(dataset.latents[objects]), torch.from_numpy(dataset.labels[objects]), dataset.mean, dataset.std)
 
-# %% ../nbs/08_dataset.ipynb #cell032
+# %% ../nbs/08_dataset.ipynb #cell034
 class PairLoader:
     "Batches of random pairs of different views, each object `pairs_per_object` times an epoch. Raises `ValueError` for less than two views or less than one batch."
     def __init__(self,
@@ -529,7 +529,7 @@ class PairLoader:
             yield Pairs(self.views.normalised(objects, first), self.views.normalised(objects, second),
                         self.views.latents[objects, first], self.views.latents[objects, second], self.views.labels[objects], objects)
 
-# %% ../nbs/08_dataset.ipynb #cell037
+# %% ../nbs/08_dataset.ipynb #cell041
 LIST_NAMES = ("train_images.npy", "val_images.npy", "train_labels.npy", "val_labels.npy")
 
 
@@ -539,6 +539,25 @@ def _load_npy(data: bytes, where: str) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error: raise ValueError(f"{where} is not a NumPy array of numbers or strings: {error}") from None
 
 
+@lru_cache(64)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
+    "Shape and type from the header of a version 1 NumPy file. Cached: parsing it anew for each of millions of equal headers is most of `np.load`'s time."
+    shape, _, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header[8:]))
+    return shape, dtype
+
+
+def _load_latent(data: bytes, where: str) -> Float[np.ndarray, "7"]:
+    "The first seven values of a latent file."
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape, dtype = _npy_header(data[:start]) if data.startswith(b"\x93NUMPY\x01\x00") and data[start - 1:start] == b"\n" else ((), np.dtype(object))
+    plain = dtype.kind in "fiu" and len(shape) == 1 and len(data) - start == shape[0] * dtype.itemsize
+    latent = np.frombuffer(data, dtype, offset=start) if plain else _load_npy(data, where)   # the latter tells what is wrong, or reads rarer versions
+    if latent.ndim != 1 or len(latent) < LATENTS or latent.dtype.kind not in "fiu":
+        raise ValueError(f"{where} has the shape {latent.shape} and type {latent.dtype}; it must be a vector of at least {LATENTS} numbers")
+    if not np.isfinite(latent[:LATENTS]).all(): raise ValueError(f"{where} holds {latent[:LATENTS]}; the first {LATENTS} values must be finite")
+    return latent[:LATENTS]
+
+# %% ../nbs/08_dataset.ipynb #cell042
 def _row_from_files(synset: str, object_id: str, files: Mapping[str, bytes], views: int | None) -> ObjectRow:
     "The row of an object from the files of its folder."
     name = f"{synset}/{object_id}"
@@ -552,14 +571,10 @@ def _row_from_files(synset: str, object_id: str, files: Mapping[str, bytes], vie
     if len(files) != 2 * views: raise ValueError(f"{name}: {len(files)} files, not an image and a latent for each of {views} views: {sorted(files)[-1]} is one too many")
     latents = np.empty((views, LATENTS), np.float32)
     for view in range(views):
-        latent = _load_npy(files[f"latent_{view}.npy"], f"{name}/latent_{view}.npy")
-        if latent.ndim != 1 or len(latent) < LATENTS or latent.dtype.kind not in "fiu":
-            raise ValueError(f"{name}/latent_{view}.npy has the shape {latent.shape} and type {latent.dtype}; it must be a vector of at least {LATENTS} numbers")
-        if not np.isfinite(latent[:LATENTS]).all(): raise ValueError(f"{name}/latent_{view}.npy holds {latent[:LATENTS]}; the first {LATENTS} values must be finite")
-        latents[view] = latent[:LATENTS]
+        latents[view] = _load_latent(files[f"latent_{view}.npy"], f"{name}/latent_{view}.npy")
     return ObjectRow(synset, object_id, latents, [files[f"image_{view}.jpg"] for view in range(views)])
 
-# %% ../nbs/08_dataset.ipynb #cell039
+# %% ../nbs/08_dataset.ipynb #cell044
 def write_split_lists(folder: Path, dataset: ViewDataset) -> None:
     "The four files that the authors' code reads the split from."
     for split in ("train", "val"):
@@ -588,7 +603,7 @@ def read_split_lists(
             is_val[parts.groups()] = split == "val"
     return is_val
 
-# %% ../nbs/08_dataset.ipynb #cell041
+# %% ../nbs/08_dataset.ipynb #cell046
 def export_layout(
     dataset: ViewDataset,
     folder: str | Path,     # made; must not exist yet
@@ -606,7 +621,7 @@ def export_layout(
     write_split_lists(temporary, dataset)
     os.replace(temporary, folder)
 
-# %% ../nbs/08_dataset.ipynb #cell043
+# %% ../nbs/08_dataset.ipynb #cell048
 _BESIDE = re.compile("|".join([r"LICENSE.*", r"README.*", *map(re.escape, LIST_NAMES)]), re.IGNORECASE)
 Files = tuple[str, str, dict[str, bytes]]   # synset, object id, content by file name
 
@@ -621,7 +636,7 @@ def _folder_objects(folder: Path) -> Iterator[Files]:
             yield synset.name, home.name, {file.name: file.read_bytes() for file in home.iterdir()}
 
 
-def _members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
     "Name and content of the files of a `.tar.gz`, in order, to the end of the gzip stream; ValueError if that is damaged, for links and for names outside the archive."
     try:
         with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -630,14 +645,14 @@ def _members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 if member.name.startswith("/") or ".." in member.name.split("/"): raise ValueError(f"{archive}: member {member.name!r} lies outside of the archive's folder")
                 if member.isdir(): continue
                 if not member.isreg(): raise ValueError(f"{archive}: member {member.name!r} is a link or special file; only files and folders are accepted")
-                yield member.name.removeprefix("./"), lambda: tar.extractfile(member).read()
+                yield member.name.removeprefix("./"), tar.extractfile(member).read()
             while stream.read(1 << 20): pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error: raise ValueError(f"{archive} is truncated or damaged: {error}") from error
 
 
 def _archive_objects(archive: Path) -> Iterator[Files]:
     current, files = None, {}
-    for name, read in _members(archive):
+    for name, content in _members(archive):
         parts = name.split("/")
         if len(parts) < 3 and _BESIDE.fullmatch(parts[-1]): continue
         if len(parts) not in (3, 4): raise ValueError(f"{archive}: unexpected member {name!r}; there may be <synset>/<object id>/<file>, LICENSE, README and split lists, all in at most one top folder")
@@ -645,10 +660,10 @@ def _archive_objects(archive: Path) -> Iterator[Files]:
         if (synset, object_id) != current:
             if current: yield *current, files
             current, files = (synset, object_id), {}
-        files[file] = read()
+        files[file] = content
     if current: yield *current, files
 
-# %% ../nbs/08_dataset.ipynb #cell044
+# %% ../nbs/08_dataset.ipynb #cell049
 SHARD_BYTES = 128 * 2 ** 20   # a shard is held in memory until it is written
 
 
