@@ -10,8 +10,8 @@ import numpy as np
 from .meshes import Colour, Parts, Solid, Vector, box, colour, contrast, cut, cylinder, ellipsoid, extrude, family, hull, mirror, place, revolve, split, tube
 
 # %% auto #0
-__all__ = ['legs', 'pair', 'moved', 'outline', 'bathtub', 'posts', 'bed', 'bench', 'birdhouse', 'bookshelf', 'cabinet', 'chair',
-           'file_cabinet', 'lamp', 'mailbox', 'keys', 'piano', 'sofa', 'table', 'tower', 'cushion', 'pillow']
+__all__ = ['legs', 'pair', 'moved', 'outline', 'bathtub', 'posts', 'bed', 'bench', 'hoop', 'birdhouse', 'bookshelf', 'cabinet',
+           'chair', 'file_cabinet', 'lamp', 'mailbox', 'keys', 'piano', 'sofa', 'table', 'tower', 'cushion', 'pillow']
 
 # %% ../nbs/02_furniture.ipynb #cell007
 def legs(
@@ -78,7 +78,8 @@ def bathtub(rng: np.random.Generator) -> Parts:
 # %% ../nbs/02_furniture.ipynb #cell012
 def posts(width: float, length: float, height: float) -> list[Solid]:
     "A bed's four posts and the rails that join them at the top."
-    return [*legs(width, length, height, .07), *(box((.06, length, .06), at=(x, 0, height)) for x in (-width / 2, width / 2)), *(box((width, .06, .06), at=(0, y, height)) for y in (-length / 2, length / 2))]
+    rails = [box((.06, length, .06), at=(x, 0, height)) for x in (-width / 2, width / 2)] + [box((width, .06, .06), at=(0, y, height)) for y in (-length / 2, length / 2)]
+    return legs(width, length, height, .07) + rails
 
 
 @family("02818832")
@@ -123,34 +124,43 @@ def bed(rng: np.random.Generator) -> Parts:
 # %% ../nbs/02_furniture.ipynb #cell015
 @family("02828884")
 def bench(rng: np.random.Generator) -> Parts:
-    "Slatted or solid seat on iron, stone or wooden supports."
+    "Slatted seat on iron, stone or wooden supports."
     width, depth, height = rng.uniform(1.4, 2.2), rng.uniform(.42, .6), rng.uniform(.4, .5)
     wood, metal = colour(rng, rng.choice(["wood", "wood", "paint", "leather"])), colour(rng, rng.choice(["dark", "metal", "clay", "paint"]))
-    cushion, front = contrast(rng, wood), contrast(rng, wood, "wood")
-    n = int(rng.integers(3, 6))
+    soft, front = contrast(rng, wood), contrast(rng, wood, "wood")
+    n, w = int(rng.integers(3, 6)), width * rng.uniform(.32, .45)  # slats, width of the cushion
     ys = (np.arange(n) - (n - 1) / 2) * depth / n
     parts = [(box((width, depth / n * .82, .06), at=(0, y, height)), front if y == ys[-1] else wood) for y in ys]
-    w = width * rng.uniform(.32, .45)
-    parts.append((box((w, depth * .95, .12), at=(width / 2 - w / 2 - .08, .03, height + .08), rounding=.04), cushion))
-    style, back = rng.choice(["iron", "stone", "wood"]), rng.random() < .7
-    for x in (-width * .42, width * .42):
-        if style == "iron": 
+    parts.append((box((w, depth * .95, .12), at=(width / 2 - w / 2 - .08, .03, height + .08), rounding=.04), soft))
+    style, ends = rng.choice(["iron", "stone", "wood"]), (-width * .42, width * .42)
+    for x in ends:
+        if style == "iron":
             parts.append((box((.07, depth, .07), at=(x, 0, height - .06)), metal))
             parts += [(tube([(x, y, 0), (x, y * .6, height - .05)], .04, sections=6), metal) for y in (-depth / 2, depth / 2)]
-        elif style == "stone": parts.append((extrude([(-depth / 2, 0), (depth / 2, 0), (depth * .35, height - .03), (-depth * .35, height - .03)], .2, at=(x, 0, 0), axis="x"), metal))
-        else: parts += [(box((.08, .08, height), at=(x, y, height / 2)), metal) for y in (-depth * .4, depth * .4)] + [(box((.08, depth * .8, .08), at=(x, 0, .15)), metal)]
-    if back:
-        tilt, m = rng.uniform(5, 15), int(rng.integers(2, 4))
-        tall = rng.uniform(.4, .55)
-        for z in (np.arange(m) + .7) * tall / m:
-            parts.append((place(box((width, .05, tall / m * .75)), at=(0, -depth / 2 - z * np.sin(np.radians(tilt)), height + z), turn=(tilt, 0, 0)), wood))
-        parts += [(place(box((.07, .06, tall + .1)), at=(x, -depth / 2 - .06 - tall / 2 * np.sin(np.radians(tilt)), height + tall / 2), turn=(tilt, 0, 0)), metal) for x in (-width * .42, width * .42)]
-        parts.append((place(box((w, .1, tall * .8), rounding=.04), at=(width / 2 - w / 2 - .08, -depth / 2 - tall / 2 * np.sin(np.radians(tilt)) + .05, height + tall / 2 + .1), turn=(tilt, 0, 0)), cushion))
+        elif style == "stone":
+            block = [(-depth / 2, 0), (depth / 2, 0), (depth * .35, height - .03), (-depth * .35, height - .03)]
+            parts.append((extrude(block, .2, at=(x, 0, 0), axis="x"), metal))
+        else:
+            parts += [(box((.08, .08, height), at=(x, y, height / 2)), metal) for y in (-depth * .4, depth * .4)]
+            parts.append((box((.08, depth * .8, .08), at=(x, 0, .15)), metal))
+    if rng.random() < .7:                                          # a back, made upright at the origin and then leant
+        lean, m, tall = rng.uniform(5, 15), int(rng.integers(2, 4)), rng.uniform(.4, .55)
+        back = [(box((width, .05, tall / m * .75), at=(0, 0, z)), wood) for z in (np.arange(m) + .7) * tall / m]
+        back += [(box((.07, .06, tall + .1), at=(x, -.06, tall / 2)), metal) for x in ends]
+        back.append((box((w, .1, tall * .8), at=(width / 2 - w / 2 - .08, .05, tall / 2 + .1), rounding=.04), soft))
+        parts += [(place(part, at=(0, -depth / 2, height), turn=(lean, 0, 0)), c) for part, c in back]
     if rng.random() < .5:
-        for x in (-width / 2 + .03, width / 2 - .03): parts.append((tube([(x, depth / 2 - .03, height - .05), (x, depth / 2 - .03, height + .22), (x, -depth / 2, height + .26), (x, -depth / 2, height - .05)], .035, sections=6), metal))
+        x, y = width / 2 - .03, depth / 2 - .03
+        rest = tube([(x, y, height - .05), (x, y, height + .22), (x, -depth / 2, height + .26), (x, -depth / 2, height - .05)], .035, sections=6)
+        parts += [(s, metal) for s in pair(rest)]
     return parts
 
 # %% ../nbs/02_furniture.ipynb #cell018
+def hoop(radius: float, at: Vector) -> list[Vector]:
+    "Points of a circle in a plane that faces the front."
+    return [(at[0] + radius * np.cos(t), at[1], at[2] + radius * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
+
+
 @family("02843684")
 def birdhouse(rng: np.random.Generator) -> Parts:
     "A small house or round tower with an entrance hole, on a post, a tray or hung from a ring."
@@ -173,28 +183,28 @@ def birdhouse(rng: np.random.Generator) -> Parts:
         parts = [(left, roof), (right, other)]
     parts.append((cut(body, cylinder(hole, depth, at=(0, depth / 2, z), axis="y")), wall))
     parts.append((cylinder(hole * .95, .04, at=(0, max(front - depth * .5, 0) + .04, z), axis="y"), (25, 18, 14)))
-    ring = [(1.2 * hole * np.cos(t), front + .01, z + 1.2 * hole * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
-    parts += [(tube(ring, .04, closed=True, sections=6), other), (cylinder(.04, .4, at=(0, front + .12, z - 1.7 * hole), axis="y", sections=8), trim)]
+    parts += [(tube(hoop(1.2 * hole, (0, front + .01, z)), .04, closed=True, sections=6), other), (cylinder(.04, .4, at=(0, front + .12, z - 1.7 * hole), axis="y", sections=8), trim)]
     parts.append((box((width + .3, depth + .45, .1), at=(0, .08, -.04)), trim))
     mount = rng.choice(["post", "ring", "tray"])
     if mount == "post": parts.append((box((.16, .16, 1.), at=(0, 0, -.5)), trim))
-    if mount == "ring": parts.append((tube([(.14 * np.cos(t), 0, height + rise + .2 + .16 * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 14, endpoint=False)], .035, closed=True, sections=6), (90, 90, 95)))
+    if mount == "ring": parts.append((tube(hoop(.16, (0, 0, height + rise + .18)), .035, closed=True, sections=6), (90, 90, 95)))
     if mount == "tray": parts.append((box((width + .5, depth + .7, .16), at=(0, .08, -.14)), wall))
     return parts
 
 # %% ../nbs/02_furniture.ipynb #cell021
 @family("02871439")
 def bookshelf(rng: np.random.Generator) -> Parts:
-    "An open case with shelves and books; the +x side panel is painted."
+    "An open case with shelves and books; the +x side is painted."
     width, depth, shelves = rng.uniform(.7, 1.4), rng.uniform(.28, .4), int(rng.integers(3, 6))
     tall, t = rng.uniform(.3, .38), .04
     wood = colour(rng, rng.choice(["wood", "white", "dark"]))
     back, side = contrast(rng, wood, "wood"), contrast(rng, wood)
     height = shelves * tall + .1
-    parts = [(box((t, depth, height), at=(-width / 2, 0, height / 2)), wood), (box((.06, depth + .01, height), at=(width / 2, 0, height / 2)), side), (box((width, .03, height), at=(0, -depth / 2, height / 2)), back)]
+    parts = [(box((t, depth, height), at=(-width / 2, 0, height / 2)), wood), (box((.12, depth + .04, height), at=(width / 2, 0, height / 2)), side)]
+    parts.append((box((width, .03, height), at=(0, -depth / 2, height / 2)), back))
     parts += [(box((width, depth, t), at=(0, 0, z)), wood) for z in .1 + np.arange(shelves) * tall] + [(box((width + .12, depth + .06, .06), at=(0, 0, height)), wood)]
     for z in .1 + t / 2 + np.arange(shelves) * tall:
-        x, end = width / 2 - .05, -width / 2 + rng.uniform(.05, .6) * width
+        x, end = width / 2 - .07, -width / 2 + rng.uniform(.05, .6) * width
         while x > end:
             w = rng.uniform(.05, .12)
             d, h = depth * rng.uniform(.7, .85), tall * rng.uniform(.6, .85)
@@ -209,10 +219,11 @@ def bookshelf(rng: np.random.Generator) -> Parts:
 def cabinet(rng: np.random.Generator) -> Parts:
     "A sideboard, a chest or a wardrobe: doors, drawers, knobs, a worktop that juts out."
     kind = rng.choice(["sideboard", "chest", "wardrobe"])
-    width, height = {"sideboard": (rng.uniform(1.3, 1.9), rng.uniform(.6, .8)), "chest": (rng.uniform(.9, 1.2), rng.uniform(.8, 1.1)), "wardrobe": (rng.uniform(1., 1.4), rng.uniform(1.7, 2.1))}[kind]
+    sizes = {"sideboard": ((1.3, 1.9), (.6, .8)), "chest": ((.9, 1.2), (.8, 1.1)), "wardrobe": ((1., 1.4), (1.7, 2.1))}
+    width, height = (rng.uniform(*bounds) for bounds in sizes[kind])
     depth, foot = rng.uniform(.45, .65), rng.uniform(.08, .25)
     body = colour(rng, rng.choice(["wood", "wood", "white", "paint"]))
-    door, drawer, top, knob = contrast(rng, body, "wood"), contrast(rng, body, rng.choice(["wood", "paint"])), contrast(rng, body, "wood"), colour(rng, rng.choice(["gold", "dark"]))
+    door, drawer, top, knob = contrast(rng, body, "wood"), contrast(rng, body), contrast(rng, body, "wood"), colour(rng, rng.choice(["gold", "dark"]))
     front, mid = depth / 2, foot + height / 2
     parts = [(box((width, depth, height), at=(0, 0, mid)), body), (box((width + .12, depth + .12, .08), at=(0, 0, foot + height + .03)), top)]
     column = width * rng.uniform(.3, .4)                      # the drawers' share
@@ -229,7 +240,7 @@ def cabinet(rng: np.random.Generator) -> Parts:
     for i in range(n):
         h = (high - low) / n
         parts += [(box((column - .04, .07, h - .03), at=(x, front, low + h * (i + .5))), drawer), (box((column * .4, .06, .035), at=(x, front + .05, low + h * (i + .5))), knob)]
-    parts.append((box((.03, depth - .04, height - .06), at=(width / 2, 0, mid)), drawer))
+    parts.append((box((column * .3, depth, height - .04), at=(width / 2 + .02 - column * .15, -.02, mid)), drawer))  # the +x side, round to the back
     if foot > .14: return parts + [(s, knob if knob[0] < 60 else top) for s in legs(width - .14, depth - .14, foot, .09, rng.choice(["square", "round", "splayed"]))]
     return parts + [(box((width - .05, depth - .08, foot), at=(0, 0, foot / 2)), (45, 38, 33))]
 
@@ -247,7 +258,9 @@ def chair(rng: np.random.Generator) -> Parts:
     elif back == "round": parts.append((upright(extrude(outline(width * 1.05, tall * .8, 2.6), .06, at=(0, 0, tall * .6), axis="y")), seat))
     else:
         parts += [(upright(s), frame) for s in pair(box((.05, .05, tall), at=(width / 2 - .025, 0, tall / 2)))]
-        if back == "slats": parts += [(upright(box((.05, .03, tall), at=(x, 0, tall / 2))), frame) for x in np.linspace(-width / 2 + .13, width / 2 - .13, 3)] + [(upright(box((width, .05, .09), at=(0, 0, tall))), frame)]
+        if back == "slats":
+            parts += [(upright(box((.05, .03, tall), at=(x, 0, tall / 2))), frame) for x in np.linspace(-width / 2 + .13, width / 2 - .13, 3)]
+            parts.append((upright(box((width, .05, .09), at=(0, 0, tall))), frame))
         else: parts += [(upright(box((width, .04, .09), at=(0, 0, z))), seat) for z in np.linspace(tall * .4, tall - .04, 3)]
     if back == "round": parts += [(upright(s), frame) for s in pair(box((.04, .04, tall * .5), at=(width * .25, -.02, tall * .25)))]
     w, x = width * .34, width * .22
@@ -255,10 +268,12 @@ def chair(rng: np.random.Generator) -> Parts:
     if base == "swivel":
         spokes = int(rng.integers(4, 6))
         for a in 2 * np.pi * np.arange(spokes) / spokes + np.pi / 2:
-            parts += [(tube([(0, 0, .1), (.28 * np.cos(a), .28 * np.sin(a), .06)], .03, sections=6), frame), (ellipsoid(.045, at=(.28 * np.cos(a), .28 * np.sin(a), .03), subdivisions=1), (30, 30, 32))]
+            end = np.array([.28 * np.cos(a), .28 * np.sin(a), .05])
+            parts += [(tube([(0, 0, .1), end], .03, sections=6), frame), (ellipsoid(.045, at=end, subdivisions=1), (30, 30, 32))]
         parts.append((cylinder(.035, height - .08, at=(0, 0, height / 2 + .04), sections=10), frame))
     elif base == "sled":
-        for s in pair(tube([(width / 2 - .03, -depth / 2 + .04, height), (width / 2 - .03, -depth / 2 - .02, .03), (width / 2 - .03, depth / 2, .03), (width / 2 - .03, depth / 2 - .03, height)], .025, sections=6)): parts.append((s, frame))
+        bend = [(-depth / 2 + .04, height), (-depth / 2 - .02, .03), (depth / 2, .03), (depth / 2 - .03, height)]
+        parts += [(s, frame) for s in pair(tube([(width / 2 - .03, y, z) for y, z in bend], .025, sections=6))]
     else: parts += [(s, frame) for s in legs(width - .07, depth - .07, height, .05, "square" if base == "legs" else "splayed")]
     if rng.random() < .4:
         arm = tube([(width / 2 + .02, depth * .3, height), (width / 2 + .02, depth * .3, height + .22), (width / 2 + .02, -depth / 2, height + .24)], .028, sections=6)
@@ -274,7 +289,7 @@ def file_cabinet(rng: np.random.Generator) -> Parts:
     height = n * tall
     body = colour(rng, rng.choice(["metal", "metal", "plastic", "paint"]))
     face, side = contrast(rng, body, "metal"), contrast(rng, body)
-    parts = [(box((width, depth, height), at=(0, 0, height / 2)), body), (box((.03, depth * .9, height * .94), at=(width / 2, 0, height / 2)), side),
+    parts = [(box((width, depth, height), at=(0, 0, height / 2)), body), (box((width * .25, depth, height * .96), at=(width * .385, -.02, height / 2)), side),
              (box((width + .02, depth + .02, .07), at=(0, 0, -.02)), (35, 35, 38)), (box((width + .02, depth + .02, .04), at=(0, 0, height + .01)), contrast(rng, body, "wood"))]
     opened = int(rng.integers(max(n - 2, 0), n))
     for i in range(n):
@@ -292,40 +307,35 @@ def file_cabinet(rng: np.random.Generator) -> Parts:
 # %% ../nbs/02_furniture.ipynb #cell033
 @family("03636649")
 def lamp(rng: np.random.Generator) -> Parts:
-    "Table, floor, desk or arc lamp."
+    "Table, floor, desk or arc lamp; the foot has a coloured switch plate in front, towards +x."
     kind = rng.choice(["table", "table", "floor", "desk", "arc"])
-    stand, base, light = colour(rng, rng.choice(["wood", "metal", "gold", "dark", "paint"])), colour(rng, rng.choice(["wood", "metal", "dark", "paint"])), colour(rng, "light")
-    shade = colour(rng, rng.choice(["fabric", "paint"]))
-    other = contrast(rng, shade)
-    foot = rng.uniform(.28, .4)
+    stand, base = colour(rng, rng.choice(["wood", "metal", "gold", "dark", "paint"])), colour(rng, rng.choice(["wood", "metal", "dark", "paint"]))
+    light, shade = colour(rng, "light"), colour(rng, rng.choice(["fabric", "paint"]))
+    other, foot = contrast(rng, shade), rng.uniform(.26, .36)
     parts = [(cylinder(foot, .08, at=(0, 0, .04), top_radius=foot * .9), base), (box((foot * .9, foot * .6, .06), at=(foot * .45, foot * .55, .08)), other)]
     if kind in ("table", "floor"):
-        height = rng.uniform(.6, .9) if kind == "table" else rng.uniform(1.6, 2.2)
-        r, tall, top = rng.uniform(.38, .55), rng.uniform(.4, .6), rng.uniform(.45, .95)
-        if kind == "table":
-            belly = [(0, 0)] + [(rng.uniform(.08, .28), z * height) for z in (.08, .35, .6)] + [(.05, .9 * height), (.05, height), (0, height)]
-            parts.append((revolve(belly, sections=16), stand))
-        else: parts.append((cylinder(.045, height, at=(0, 0, height / 2), sections=10), stand))
+        height = rng.uniform(.8, 1.1) if kind == "table" else rng.uniform(1.5, 2.)
+        r, tall, top = rng.uniform(.36, .5), rng.uniform(.4, .6), rng.uniform(.4, .85)
+        belly = [(0, 0), *((rng.uniform(.1, .28), z * height) for z in (.08, .3, .5)), (.06, .75 * height), (.06, height), (0, height)]
+        parts.append((revolve(belly, sections=16) if kind == "table" else cylinder(.05, height, at=(0, 0, height / 2), sections=10), stand))
         whole = cylinder(r, tall, at=(0, 0, height + tall * .3), top_radius=r * top, sections=28)
         back, front = split(whole, "y", -r * .1)
         left, right = split(front, "x", r * .15)
         return parts + [(back, shade), (left, light), (right, other), (cylinder(.03, .12, at=(0, 0, height + tall * .86), sections=8), stand)]
     if kind == "desk":
-        a, b, elbow = rng.uniform(.6, .8), rng.uniform(.55, .75), rng.uniform(20, 40)
-        up = np.array([0, -a * np.sin(np.radians(elbow)), .05 + a * np.cos(np.radians(elbow))])
-        end = up + [0, b * np.cos(np.radians(30)), b * np.sin(np.radians(rng.uniform(10, 40)))]
-        tilt, size = rng.uniform(15, 45), rng.uniform(.24, .34)
-        parts += [(tube([(0, 0, .05), up], .045, sections=8), stand), (tube([up, end], .045, sections=8), stand), (ellipsoid(.07, at=up, subdivisions=1), other)]
+        lower, upper, elbow, rise = rng.uniform(.65, .85), rng.uniform(.55, .75), np.radians(rng.uniform(25, 45)), np.radians(rng.uniform(15, 50))
+        knee = np.array([0, -lower * np.sin(elbow), .05 + lower * np.cos(elbow)])
+        path, tilt, size = [(0, 0, .05), knee, knee + [0, upper * np.cos(rise), upper * np.sin(rise)]], rng.uniform(55, 80), rng.uniform(.22, .3)
+        parts += [(tube(path[:2], .045, sections=8), stand), (tube(path[1:], .045, sections=8), stand), (ellipsoid(.08, at=knee, subdivisions=1), other)]
     else:
-        height, reach = rng.uniform(1.6, 2.), rng.uniform(.7, 1.)
-        t = np.linspace(0, 1, 14)
-        path = np.stack([0 * t, reach * (1 - np.cos(t * 2.2)) / (1 - np.cos(2.2)), height * np.sin(np.minimum(t * 2.2, 2.2)) ** .9], 1)
-        end, tilt, size = path[-1], rng.uniform(0, 20), rng.uniform(.3, .4)
-        parts.append((tube(path, .04, sections=8), stand))
-    whole = revolve([(0, -size), (size, -size), (size * .3, size * .3), (0, size * .35)], sections=24)
-    left, right = split(whole, "x")
-    bulb = ellipsoid((size * .75, size * .75, size * .3), at=(0, 0, -size))
-    return parts + [(place(s, at=end, turn=(tilt, 0, 0)), c) for s, c in ((left, shade), (right, other), (bulb, light))]
+        height, reach, t = rng.uniform(1.8, 2.3), rng.uniform(.6, .9), np.linspace(0, 2.2, 14)
+        path, tilt, size = np.stack([0 * t, reach * (1 - np.cos(t)) / (1 - np.cos(2.2)), height * np.sin(t) ** .9], 1), rng.uniform(50, 75), rng.uniform(.26, .34)
+        parts.append((tube(path, .05, sections=8), stand))
+    bulge = rng.uniform(.6, 1)  # how far the shade's side bulges between bell and cone
+    bell = [(0, -1), (1, -1), (.9 * bulge, -.4), (.5 * bulge, .1), (.15, .3), (0, .3)]
+    left, right = split(revolve(np.multiply(bell, size), sections=24), "x")
+    bulb = ellipsoid((size * .8, size * .8, size * .35), at=(0, 0, -size))
+    return parts + [(place(part, at=path[-1], turn=(tilt, 0, 0)), c) for part, c in ((left, shade), (right, other), (bulb, light))]
 
 # %% ../nbs/02_furniture.ipynb #cell036
 @family("03710193")
@@ -337,15 +347,17 @@ def mailbox(rng: np.random.Generator) -> Parts:
     arch = lambda w, h, n=11: [(-w / 2, 0), (w / 2, 0)] + [(w / 2 * np.cos(t), h - w / 2 + w / 2 * np.sin(t)) for t in np.linspace(0, np.pi, n)]
     if kind == "rural":
         w, h, length, z = rng.uniform(.42, .55), rng.uniform(.5, .65), rng.uniform(.8, 1.1), rng.uniform(.7, 1.1)
-        parts = [(extrude(arch(w, h), length, at=(0, 0, z), axis="y"), body), (extrude(arch(w * 1.08, h * 1.06), .08, at=(0, length / 2, z - .02), axis="y"), door), (box((.12, .08, .06), at=(0, length / 2 + .06, z + h * .75)), dark)]
+        parts = [(extrude(arch(w, h), length, at=(0, 0, z), axis="y"), body), (extrude(arch(w * 1.08, h * 1.06), .08, at=(0, length / 2, z - .02), axis="y"), door)]
+        parts.append((box((.12, .08, .06), at=(0, length / 2 + .06, z + h * .75)), dark))
         parts += [(box((.05, .07, .5), at=(w / 2 + .05, .1, z + h * .75)), flag), (box((.06, .32, .2), at=(w / 2 + .05, .22, z + h * .75 + .25)), flag)]
         parts += [(box((w + .06, length * .9, .07), at=(0, 0, z - .02)), post), (box((.16, .16, z), at=(0, -.05, z / 2)), post)]
         if rng.random() < .5: parts.append((place(box((.09, .09, .6)), at=(0, .18, z - .24), turn=(-40, 0, 0)), post))
         return parts + [(box((.4, .4, .06), at=(0, -.05, .03)), dark)]
     if kind == "street":
         w, h, depth, z = rng.uniform(.6, .75), rng.uniform(1.1, 1.4), rng.uniform(.55, .7), .18
-        side = [(depth / 2, 0), (depth / 2, h - .3)] + [(depth / 2 * np.cos(t), h - .3 + .3 * np.sin(t)) for t in np.linspace(.15, np.pi - .15, 9)] + [(-depth / 2, h - .3), (-depth / 2, 0)]
-        parts = [(extrude(side, w, at=(0, 0, z), axis="x"), body), (box((w * .8, .06, .12), at=(0, depth / 2, z + h - .38)), dark), (box((w * .8, .1, .04), at=(0, depth / 2 + .02, z + h - .3)), door)]
+        side = [(depth / 2, 0), *((depth / 2 * np.cos(t), h - .3 + .3 * np.sin(t)) for t in np.linspace(0, np.pi, 11)), (-depth / 2, 0)]
+        parts = [(extrude(side, w, at=(0, 0, z), axis="x"), body)]
+        parts += [(box((w * .8, .06, .12), at=(0, depth / 2, z + h - .38)), dark), (box((w * .8, .1, .04), at=(0, depth / 2 + .02, z + h - .3)), door)]
         parts += [(box((w * .7, .04, h * .35), at=(0, depth / 2, z + h * .38)), (245, 245, 240)), (box((.04, depth * .7, h * .5), at=(w / 2, 0, z + h * .4)), flag)]
         return parts + [(s, dark) for s in legs(w - .1, depth - .1, z + .03, .1)]
     r, h = rng.uniform(.28, .34), rng.uniform(1.2, 1.5)
@@ -367,40 +379,42 @@ def piano(rng: np.random.Generator) -> Parts:
     "Grand or upright, black, white or wooden, with or without a stool."
     wood = colour(rng, rng.choice(["dark", "dark", "wood", "leather", "white"]))
     accent, brass, seat = contrast(rng, wood, "paint"), colour(rng, "gold"), colour(rng, rng.choice(["leather", "dark", "paint"]))
-    width, z = rng.uniform(1.4, 1.55), .65
+    paper, width, z = (245, 245, 240), rng.uniform(1.4, 1.55), .65
     if rng.random() < .5:
-        length = rng.uniform(1.2, 1.7)
-        wing = [(width / 2, .15), (width / 2, -length), (width * .2, -length - .08), (-.05 * width, -length + .1), (-.2 * width, -length * .62), (-.42 * width, -length * .42), (-width / 2, -length * .25), (-width / 2, .15)]
-        tilt = rng.uniform(25, 45)
-        lid = place(extrude([(x - width / 2, y) for x, y in wing if y < .2], .04), at=(width / 2, 0, z + .2), turn=(0, tilt, 0))
-        inside = extrude([(x * .9, y * .9 - .08) for x, y in wing], .03, at=(0, 0, z + .13))
-        parts = [(extrude(wing, .26, at=(0, 0, z)), wood), (inside, brass), (lid, wood), (tube([(-width * .3, -length * .3, z), (-width * .3 * .9, -length * .3, z + .2 + .75 * width * np.sin(np.radians(tilt)))], .025, sections=6), brass)]
-        parts += [(box((width, .36, .12), at=(0, .28, z - .07)), wood), *keys(width - .16, .26, (0, .32, z + .01)), (box((width * .45, .04, .3), at=(0, .1, z + .28)), wood)]
-        parts += [(box((width * .3, .03, .26), at=(.05, .13, z + .28)), (245, 245, 240))]
-        parts += [(cylinder(.05, z - .1, at=(x, y, (z - .1) / 2), top_radius=.08, sections=8), wood) for x, y in ((width * .42, .2), (-width * .42, .2), (width * .25, -length * .8))]
+        length, tilt = rng.uniform(1.2, 1.7), rng.uniform(25, 45)
+        bow = [(.2, -1.05), (-.05, -.92), (-.2, -.62), (-.42, -.42), (-.5, -.25)]  # the treble side, in widths and lengths
+        wing = [(width / 2, .15), (width / 2, -length), *((x * width, y * length) for x, y in bow), (-width / 2, .15)]
+        lid = place(extrude([(x - width / 2, y) for x, y in wing], .04), at=(width / 2, 0, z + .2), turn=(0, tilt, 0))
+        prop = [(-width * .3, -length * .3, z), (-width * .27, -length * .3, z + .2 + .75 * width * np.sin(np.radians(tilt)))]
+        parts = [(extrude(wing, .26, at=(0, 0, z)), wood), (extrude([(x * .9, y * .9 - .08) for x, y in wing], .03, at=(0, 0, z + .13)), brass), (lid, wood)]
+        parts += [(tube(prop, .025, sections=6), brass), (box((width, .36, .12), at=(0, .28, z - .07)), wood), *keys(width - .16, .26, (0, .32, z + .01))]
+        parts += [(box((width * .45, .04, .3), at=(0, .1, z + .28)), wood), (box((width * .3, .03, .26), at=(.05, .13, z + .28)), paper)]
+        feet = [(width * .42, .2), (-width * .42, .2), (width * .25, -length * .8)]
+        parts += [(cylinder(.05, z - .1, at=(x, y, (z - .1) / 2), top_radius=.08, sections=8), wood) for x, y in feet]
     else:
         height, depth = rng.uniform(1.1, 1.35), rng.uniform(.35, .45)
+        panel = brass if rng.random() < .3 else contrast(rng, wood, "wood")
         parts = [(box((width, depth, height), at=(0, -depth / 2, height / 2)), wood), (box((width + .06, depth + .06, .05), at=(0, -depth / 2, height)), wood)]
-        parts += [(box((width, .34, .14), at=(0, .16, z - .1)), wood), *keys(width - .14, .26, (0, .18, z)), *((box((.07, .34, .26), at=(x, .16, z - .06)), wood) for x in (-width / 2 + .035, width / 2 - .035))]
-        parts += [(s, wood) for s in pair(box((.09, .09, z), at=(width / 2 - .05, .28, z / 2)))]
-        parts += [(box((width * .84, .03, height * .2), at=(0, 0, height * .8)), brass if rng.random() < .3 else contrast(rng, wood, "wood")), (box((width * .3, .04, .28), at=(width * .08, .04, z + .26)), (245, 245, 240))]
-        parts += [(box((width * .26, depth * .7, .16), at=(width * .34, -depth / 2, height + .1)), accent)]
+        parts += [(box((width, .34, .14), at=(0, .16, z - .1)), wood), *keys(width - .14, .26, (0, .18, z))]
+        parts += [(s, wood) for end in (box((.07, .34, .26), at=(width / 2 - .035, .16, z - .06)), box((.09, .09, z), at=(width / 2 - .05, .28, z / 2))) for s in pair(end)]
+        parts += [(box((width * .84, .03, height * .2), at=(0, 0, height * .8)), panel), (box((width * .3, .04, .28), at=(width * .08, .04, z + .26)), paper)]
+        parts.append((box((width * .26, depth * .7, .16), at=(width * .34, -depth / 2, height + .1)), accent))  # a box of sheet music
     parts += [(box((.05, .12, .03), at=(x, .05, .08)), brass) for x in (-.12, 0, .12)]
     if rng.random() < .6: parts += [(box((.6, .32, .1), at=(0, .75, .42), rounding=.03), seat), *((s, wood) for s in moved(legs(.48, .22, .4, .06), (0, .75, 0)))]
-    parts.append((box((.035, .5, .2), at=(width / 2 + .01, .05, z)), accent))
-    return parts
+    return parts + [(box((.035, .5, .2), at=(width / 2 + .01, .05, z)), accent)]
 
 # %% ../nbs/02_furniture.ipynb #cell042
 @family("04256520")
 def sofa(rng: np.random.Generator) -> Parts:
-    "One to three seats, with a chaise or without; cushions, arms and feet of several kinds."
+    "Two or three seats, with a chaise or without; cushions, arms and feet of several kinds."
     n, depth, seat_h, tall = int(rng.integers(2, 4)), rng.uniform(.8, .95), rng.uniform(.36, .46), rng.uniform(.7, .95)
     w, arm, foot = rng.uniform(.55, .75), rng.uniform(.14, .28), rng.uniform(.06, .16)
     fabric = colour(rng, rng.choice(["fabric", "fabric", "leather", "plastic"]))
     throw, cushions, feet = contrast(rng, fabric), contrast(rng, fabric, "fabric"), colour(rng, rng.choice(["wood", "dark", "metal"]))
     tone, width, back = rng.uniform(.75, .95), n * w, .24
     shade = tuple(int(c * tone) for c in fabric)
-    parts = [(box((width + 2 * arm, depth, seat_h - foot - .12), at=(0, 0, (seat_h + foot - .12) / 2)), shade), (box((width + 2 * arm, back, tall - foot), at=(0, -depth / 2 + back / 2, (tall + foot) / 2), rounding=.08), fabric)]
+    parts = [(box((width + 2 * arm, depth, seat_h - foot - .12), at=(0, 0, (seat_h + foot - .12) / 2)), shade)]
+    parts.append((box((width + 2 * arm, back, tall - foot), at=(0, -depth / 2 + back / 2, (tall + foot) / 2), rounding=.08), fabric))
     chaise = rng.random() < .4
     long = rng.uniform(.5, .7) if chaise else 0
     for i in range(n):
@@ -416,7 +430,8 @@ def sofa(rng: np.random.Generator) -> Parts:
         if rng.random() < .3: parts.append((cylinder(arm * .62, depth, at=(x, 0, high - .02), axis="y", sections=14), fabric))
         parts.append((box((arm, depth, high - foot), at=(x, 0, (high + foot) / 2), rounding=.05), fabric))
     if rng.random() < .6: parts.append((place(box((.38, .14, .38), rounding=.06), at=(-width / 2 + .24, -depth / 2 + back + .24, seat_h + .22), turn=(20, 0, 25)), cushions))
-    return parts + [(s, feet) for s in legs(width + arm, depth - .16, foot + .03, .08)] + [(s, feet) for s in ([box((.08, .08, foot + .03), at=((n - 1) / 2 * w, depth / 2 + long - .1, foot / 2))] if chaise else [])]
+    if chaise: parts.append((box((w - .1, .08, foot + .03), at=((n - 1) / 2 * w, depth / 2 + long - .1, (foot + .03) / 2)), feet))
+    return parts + [(s, feet) for s in legs(width + arm, depth - .16, foot + .03, .08)]
 
 # %% ../nbs/02_furniture.ipynb #cell045
 @family("04379243")
@@ -428,25 +443,24 @@ def table(rng: np.random.Generator) -> Parts:
     wood, frame = colour(rng, rng.choice(["wood", "wood", "white", "glass", "dark"])), colour(rng, rng.choice(["wood", "metal", "dark", "white"]))
     cloth, t = contrast(rng, wood), rng.uniform(.05, .09)
     if kind == "round": width = depth = rng.uniform(.9, 1.3)
-    power = 2 if kind == "round" else rng.choice([3.5, 30, 30])
-    parts = [(extrude(outline(width, depth, power) if power < 30 else [(-width / 2, -depth / 2), (width / 2, -depth / 2), (width / 2, depth / 2), (-width / 2, depth / 2)], t, at=(0, 0, height)), wood)]
+    rounded = kind in ("dining", "coffee") and rng.random() < .35
+    oval = rounded or kind == "round"
+    parts = [(extrude(outline(width, depth, 3.5 if rounded else 2), t, at=(0, 0, height)) if oval else box((width, depth, t), at=(0, 0, height)), wood)]
     if kind == "round" and rng.random() < .6:
-        parts += [(revolve([(0, 0), (.35 * width, 0), (.3 * width, .05), (.08, .14), (.06, height * .6), (.12, height), (0, height)], sections=16), frame)]
+        parts.append((revolve([(0, 0), (.35 * width, 0), (.3 * width, .05), (.08, .14), (.06, height * .6), (.12, height), (0, height)], sections=16), frame))
     else:
-        inset = .3 if kind == "round" or power < 30 else .1
-        style = rng.choice(["square", "round", "splayed"])
-        parts += [(s, frame) for s in legs(width - inset * (1 if kind != "round" else 1.2), depth - inset * (1 if kind != "round" else 1.2), height, rng.uniform(.06, .1), style)]
+        inset = .36 if kind == "round" else .3 if rounded else .1
+        parts += [(s, frame) for s in legs(width - inset, depth - inset, height, rng.uniform(.06, .1), rng.choice(["square", "round", "splayed"]))]
         if kind in ("dining", "desk"): parts.append((box((width - .2, depth - .2, .1), at=(0, 0, height - .06)), frame))
         if kind == "coffee": parts.append((box((width * .8, depth * .75, .04), at=(0, 0, height * .35)), frame))
-    w = width * rng.uniform(.26, .36)
-    x = width * .24
-    y = (depth / 2 if power > 3 or kind != "round" else np.sqrt(max((width / 2) ** 2 - x ** 2, 0)))
-    drop = height * rng.uniform(.3, .45)
-    parts += [(box((w, 2 * y + .0, t + .03), at=(x, .02, height)), cloth), (box((w, .04, drop), at=(x, y + .02, height - drop / 2 + t / 2)), cloth)]
+    w, drop, x = width * rng.uniform(.26, .36), height * rng.uniform(.3, .45), width * .24
+    y = np.sqrt((width / 2) ** 2 - x ** 2) if kind == "round" else depth / 2  # where the edge is at x
+    parts += [(box((w, 2 * y, t + .03), at=(x, .02, height)), cloth), (box((w, .04, drop), at=(x, y + .02, height - drop / 2 + t / 2)), cloth)]
     if kind == "desk":
         side, n = contrast(rng, wood, "wood"), int(rng.integers(2, 4))
         parts.append((box((w + .08, depth - .12, height * .75), at=(width / 2 - w / 2 - .08, -.02, height * .62)), side))
-        parts += [(box((w * .9, .05, height * .7 / n - .03), at=(width / 2 - w / 2 - .08, depth / 2 - .07, height * .3 + height * .66 / n * (i + .5))), cloth) for i in range(n)]
+        zs = height * (.3 + .66 / n * (np.arange(n) + .5))
+        parts += [(box((w * .9, .05, height * .7 / n - .03), at=(width / 2 - w / 2 - .08, depth / 2 - .07, z)), cloth) for z in zs]
     return parts
 
 # %% ../nbs/02_furniture.ipynb #cell048
@@ -458,9 +472,7 @@ def tower(rng: np.random.Generator) -> Parts:
     wall, trim = colour(rng, rng.choice(["brick", "white", "metal", "clay"])), colour(rng, rng.choice(["dark", "paint", "leaf"]))
     banner, roof = contrast(rng, wall), contrast(rng, wall)
     square = lambda w, h, z, top=1.: extrude([(-w, -w), (w, -w), (w, w), (-w, w)], h, at=(0, 0, z + h / 2), taper=top)
-    annex = height * rng.uniform(.15, .28)
-    parts = [(box((3.2 * r, 2.8 * r, .14), at=(.4 * r, .2 * r, -.06)), trim), (box((r * 1.2, r * 1.5, annex), at=(r * 1.35, 0, annex / 2)), wall), (box((r * 1.3, r * 1.6, annex * .3), at=(r * 1.35, 0, annex)), roof)]
-    front, top = r, .65 * height                               # where the banner hangs, and from what height
+    parts, front, top, side = [], r, .65 * height, r * 1.35  # the banner is at y = front and reaches up to top, the annex is at x = side
     if kind == "skyscraper":
         z, w, n = 0., r, int(rng.integers(1, 4))
         glass = colour(rng, "screen")
@@ -473,29 +485,34 @@ def tower(rng: np.random.Generator) -> Parts:
         parts.append((cylinder(.05, height * .2, at=(0, 0, height * 1.1), top_radius=.01, sections=6), trim))
         front = r * 1.04
     elif kind == "clock":
-        parts += [(square(r, height * .72, 0), wall), (square(r * 1.15, height * .2, height * .7), wall), (square(r * 1.25, .08, height * .9), trim), (square(r * 1.2, height * .3, height * .92, .02), roof)]
-        parts += [(cylinder(r * .85, .08, at=(0, r * 1.15, height * .8), axis="y"), (245, 242, 225)), (box((.05, .06, r * .6), at=(0, r * 1.15 + .04, height * .8 + r * .25)), (20, 20, 22)), (box((r * .5, .06, .05), at=(r * .2, r * 1.15 + .04, height * .8)), (20, 20, 22))]
+        parts += [(square(r, height * .72, 0), wall), (square(r * 1.15, height * .2, height * .7), wall)]
+        parts += [(square(r * 1.25, .08, height * .9), trim), (square(r * 1.2, height * .3, height * .92, .02), roof)]
+        face, y, z = (245, 242, 225), r * 1.15, height * .8
+        hands = [box((.05, .06, r * .6), at=(0, y + .04, z + r * .25)), box((r * .5, .06, .05), at=(r * .2, y + .04, z))]
+        parts += [(cylinder(r * .85, .08, at=(0, y, z), axis="y"), face), *((hand, (20, 20, 22)) for hand in hands)]
         top = .6 * height
     elif kind == "lighthouse":
-        n, taper = int(rng.integers(3, 6)), .6
-        rad = lambda z: r * (1 - (1 - taper) * z / height)
-        parts += [(cylinder(rad(i * height * .8 / n), height * .8 / n, at=(0, 0, height * .8 * (i + .5) / n), top_radius=rad((i + 1) * height * .8 / n)), wall if i % 2 else roof) for i in range(n)]
-        parts += [(cylinder(r * .85, .08, at=(0, 0, height * .82)), trim), (cylinder(r * .45, height * .1, at=(0, 0, height * .87), sections=12), (255, 235, 140)), (cylinder(r * .6, height * .1, at=(0, 0, height * .97), top_radius=0), roof)]
+        n = int(rng.integers(3, 6))
+        band, radii = .8 * height / n, r * np.linspace(1, .68, n + 1)
+        parts += [(cylinder(radii[i], band, at=(0, 0, band * (i + .5)), top_radius=radii[i + 1]), wall if i % 2 else roof) for i in range(n)]
+        parts += [(cylinder(r * .85, .08, at=(0, 0, height * .82)), trim), (cylinder(r * .45, height * .1, at=(0, 0, height * .87), sections=12), (255, 235, 140))]
+        parts.append((cylinder(r * .6, height * .1, at=(0, 0, height * .97), top_radius=0), roof))
     elif kind == "keep":
-        crown = cut(cylinder(r * 1.2, height * .16, at=(0, 0, height * .8), sections=20), cylinder(r, height, at=(0, 0, height * 1.25 + .1)), *(place(box((3 * r, r * .3, height * .16)), at=(0, 0, height * .87), turn=(0, 0, a)) for a in (0, 45, 90, 135)))
+        gaps = [place(box((3 * r, r * .3, height * .16)), at=(0, 0, height * .87), turn=(0, 0, angle)) for angle in (0, 45, 90, 135)]
+        crown = cut(cylinder(r * 1.2, height * .16, at=(0, 0, height * .8), sections=20), cylinder(r, height, at=(0, 0, height * 1.25 + .1)), *gaps)
         parts += [(cylinder(r * 1.1, height * .75, at=(0, 0, height * .375), top_radius=r, sections=20), wall), (crown, wall)]
         parts += [(box((r * .2, .1, height * .1), at=(x, r * 1., z * height)), (25, 25, 28)) for x, z in ((-r * .5, .6), (-r * .5, .35))]
         if rng.random() < .5: parts.append((cylinder(r * .95, height * .35, at=(0, 0, height * .95), top_radius=0), roof))
     elif kind == "iron":
-        levels = np.array([0, .28, .55, 1.]) * height
-        half = lambda z: r * (.12 + .88 * (1 - z / height) ** 1.8)
-        for a, b in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-            zs = np.linspace(0, height, 9)
+        half = lambda z: r * (.12 + .88 * (1 - z / height) ** 1.8)  # half the width at height z
+        zs, corners = np.linspace(0, height, 9), [(1, 1), (-1, 1), (-1, -1), (1, -1)]
+        for i, (a, b) in enumerate(corners):
+            c, d = corners[(i + 1) % 4]
             parts.append((tube([(a * half(z), b * half(z), z) for z in zs], [.13 - .07 * z / height for z in zs], sections=6), wall))
-        for i, z in enumerate(levels[1:3]): parts.append((box((2.6 * half(z), 2.6 * half(z), .1), at=(0, 0, z)), roof))
-        for lo, hi in zip(np.linspace(0, .9, 6)[:-1] * height, np.linspace(0, .9, 6)[1:] * height):
-            for s in (-1, 1):
-                for q in (-1, 1): parts += [(tube([(q * half(lo), s * half(lo), lo), (-q * half(hi), s * half(hi), hi)], .035, sections=4), wall), (tube([(s * half(lo), q * half(lo), lo), (s * half(hi), -q * half(hi), hi)], .035, sections=4), wall)]
+            for low, high in zip(zs[:-2], zs[1:]):                   # a brace zigzags up each side
+                parts.append((tube([(a * half(low), b * half(low), low), (c * half(high), d * half(high), high)], .035, sections=4), wall))
+                a, b, c, d = c, d, a, b
+        parts += [(box((2.6 * half(z), 2.6 * half(z), .1), at=(0, 0, z)), roof) for z in (.28 * height, .55 * height)]
         parts.append((cylinder(.04, height * .15, at=(0, 0, height * 1.05), sections=6), roof))
         top, front = .6 * height, r * .55
     else:
@@ -504,9 +521,11 @@ def tower(rng: np.random.Generator) -> Parts:
             z, w, h = i * height / n, r * (1 - .45 * i / n), height / n
             parts += [(square(w * .8, h * .7, z), wall), (square(w * 1.5, h * .32, z + h * .62, .45), roof)]
         parts.append((cylinder(.06, height * .2, at=(0, 0, height * 1.05), top_radius=.01, sections=6), trim))
-        front, top = r * .82, height / n * .7
-    parts += [(box((r * .8, .12, top * .8), at=(0, front, top * .6)), banner), (box((r * .6, .3, height * .14), at=(0, r, height * .07)), (60, 40, 30))]
-    return parts
+        front, top, side = r * 1.5, height * .3, r * 2
+    annex = height * rng.uniform(.16, .28)
+    parts += [(box((r * 1.2, r * 1.5, annex), at=(side, 0, annex / 2)), wall), (box((r * 1.3, r * 1.6, annex * .4), at=(side, 0, annex)), roof)]
+    parts += [(box((side + 2 * r, r + 1.3 * front, .14), at=(side / 2, .15 * front, -.06)), trim), (box((r * .8, .12, top * .8), at=(0, front, top * .6)), banner)]
+    return parts + [(box((r * .6, .3, height * .14), at=(0, front, height * .07)), (60, 40, 30))]
 
 # %% ../nbs/02_furniture.ipynb #cell051
 def cushion(width: float, depth: float, thickness: float, power: float, pinch: float, n: int = 16) -> Solid:
@@ -514,7 +533,7 @@ def cushion(width: float, depth: float, thickness: float, power: float, pinch: f
     rings = np.linspace(0, 1, n // 2 + 1)[1:]
     edge = outline(1, 1, power, corners=2 * n)
     edge *= 1 + pinch * (np.abs(np.sin(2 * np.arctan2(edge[:, 1], edge[:, 0])))[:, None] ** 4 - .5)
-    top = [np.c_[edge * s * [width, depth], np.full(2 * n, thickness / 2 * (1 - s ** 2.5) ** .6)] for s in rings]
+    top = [np.c_[edge * s * [width, depth], np.full(2 * n, thickness / 2 * (1 - s ** 2) ** .75)] for s in rings]
     k = 2 * n
     vertices = np.concatenate([*top, *[t * [1, 1, -1] for t in top[:-1]], [[0, 0, thickness / 2], [0, 0, -thickness / 2]]])
     m = len(rings)
@@ -534,11 +553,15 @@ def pillow(rng: np.random.Generator) -> Parts:
     kind = rng.choice(["square", "oblong", "round", "bolster"])
     width, depth = {"square": (1, rng.uniform(.9, 1)), "oblong": (1.3, rng.uniform(.7, .9)), "round": (1, 1), "bolster": (1.3, rng.uniform(.5, .6))}[kind]
     thick = rng.uniform(.25, .4) if kind != "bolster" else depth * .75
-    body = cushion(width, depth, thick, 2 if kind == "round" else rng.uniform(3, 6), 0 if kind == "round" else rng.uniform(0, .12))
+    soft = kind in ("round", "bolster")
+    power, pinch = (2 if kind == "round" else 3, 0) if soft else (rng.uniform(5, 9), rng.uniform(.12, .25))
+    body = cushion(width, depth, thick, power, pinch)
     main = colour(rng, rng.choice(["fabric", "white", "light", "paint"]))
-    stripe, under = contrast(rng, main), contrast(rng, main, "fabric")
-    patch = contrast(rng, main, "paint")
+    stripe, under, patch = contrast(rng, main), contrast(rng, main, "fabric"), contrast(rng, main)
     low, high = split(body, "z", -.02)
     rest, right = split(high, "x", width * .2)
     back, front = split(rest, "y", depth * .18)
-    return [(low, under), (right, stripe), (back, main), (front, patch)]
+    parts = [(low, under), (right, stripe), (back, main), (front, patch)]
+    seam = body.vertices[np.isclose(body.vertices[:, 2], 0)]
+    if rng.random() < .6: parts.append((tube(seam, .025, closed=True, sections=5), contrast(rng, under, "fabric")))
+    return parts
