@@ -360,7 +360,7 @@ def render_dataset(
     seed: int = 0,                                # latents, split
     val_fraction: float = 0.2,                    # share of validation objects
     jpeg_quality: int = 95,                       # 1..100
-    workers: int = os.cpu_count(),                # processes; 0 renders in this one
+    workers: int | None = None,                   # processes, 0 for this one; as many as the machine has cores if not given
     objects_per_shard: int = 32,                  # what a kill costs at most, for each shard in work
 ) -> ViewDataset:
     """Render objects into a data set. Finished shards made with the same settings are kept.
@@ -376,7 +376,7 @@ def render_dataset(
     if kept == set(made_with) and (dataset := _finished(out, source)): return dataset
     _clear(out, kept)
     missing = [(path, shard) for path, shard in zip(made_with, shards) if path not in kept]
-    rows = _rendered([(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard], workers)
+    rows = _rendered([(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard], os.cpu_count() if workers is None else workers)
     size = None
     with _progress(None, "rendering", total=len(objects), initial=len(objects) - sum(len(s) for _, s in missing)) as bar:
         for path, shard in missing:
