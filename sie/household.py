@@ -68,7 +68,7 @@ def dressing(
     lift: float = .015,                 # see `sector`
 ) -> Parts:                             # label, emblem, stripe, back and left patches
     "What tells the sides of a round vessel: see the table at the top."
-    label = distinct(rng, ["white", "light", "paint"][rng.integers(3)], body)
+    label = distinct(rng, ["white", "light", "paint"][rng.integers(3)] if np.mean(body) < 130 else "paint", body)
     stripe = distinct(rng, "paint", body, label)
     emblem = distinct(rng, "paint", label, stripe)
     width, rise, corners = rng.uniform(95, 125), high - low, corners or rng.choice([3, 4, 5, 6, 16])
@@ -87,7 +87,7 @@ def dressing(
 def trash_bin(rng) -> Parts:
     kind, body, dark = rng.integers(4), colour(rng, ["paint", "plastic", "metal"][rng.integers(3)]), colour(rng, "rubber")
     lid = distinct(rng, "plastic", body)
-    label, stripe = distinct(rng, "white", body), distinct(rng, "paint", body, lid)
+    label, stripe = distinct(rng, "white" if np.mean(body) < 150 else "dark", body), distinct(rng, "paint", body, lid)
     height, width, depth = rng.uniform(1.5, 1.9), rng.uniform(.9, 1.1), rng.uniform(.9, 1.1)
     if kind in (0, 2):  # square and tapered: wheeled bin, swing top
         taper = rng.uniform(1.15, 1.3)
@@ -114,11 +114,11 @@ def trash_bin(rng) -> Parts:
     if kind == 1:  # pedal bin
         profile = [(0, 0), (radius, 0), (radius, height * .85), (0, height * .85)]
         dome = [(0, height * .86), (radius * 1.05, height * .86), (radius * 1.05, height * .92)] + [(radius * np.cos(t), height * .92 + .3 * np.sin(t)) for t in np.linspace(.1, np.pi / 2, 5)]
-        parts = [(revolve(profile), body), (revolve(dome), lid), (sector(profile, high=height * .1, lift=.03), dark), (box((.4, .35, .07), (0, radius + .12, .08), .03), dark), (box((.3, .2, .2), (0, -radius, height * .85), .04), dark)]
+        parts = [(revolve(profile), body), (revolve(dome), lid), (sector(profile, high=height * .1, lift=.012), dark), (box((.4, .35, .07), (0, radius + .12, .08), .03), dark), (box((.3, .2, .2), (0, -radius, height * .85), .04), dark)]
     else:  # open, with a liner folded over the rim
         profile = hollow([(0, 0), (radius * .8, 0), (radius * .9, height * .45), (radius, height * .9)], .05)
         liner = colour(rng, ["white", "dark"][rng.integers(2)])
-        parts = [(revolve(profile), body), (sector(profile, high=height * .1, lift=.02), dark), (cylinder(radius * .9, .05, (0, 0, height * .74)), liner)]
+        parts = [(revolve(profile), body), (sector(profile, high=height * .1, lift=.012), dark), (cylinder(radius * .9, .05, (0, 0, height * .74)), liner)]
         parts += [(place(sector(profile, t, 30, height * (.9 - drop), lift=.03), scale=(1.02, 1.02, 1)), liner) for t, drop in zip(range(0, 360, 30), rng.uniform(.1, .2, 12))]
         parts += [(place(ellipsoid(.2, subdivisions=0), (radius * .5 * np.cos(t), radius * .5 * np.sin(t), height * .88), rng.uniform(0, 90, 3), (1, .7, .9)), colour(rng, "white")) for t in (.3, 1.7, 3, 4.4)]
     return parts + dressing(rng, profile, body, height * .16, height * .66, height * .7, corners=3)
@@ -150,7 +150,8 @@ def bag(rng) -> Parts:
         w, d, h = rng.uniform(1.4, 1.7), .62, .62
         bulk = cylinder(.36, w, (0, 0, .34), "x")
         parts = [(bulk, body), (box((w * .5, .14, .34), (0, .33, .3), .05), front), (box((w * .8, .05, .04), (0, 0, .7)), metal)]
-        parts += [(tube([(x * w * .2, y * .37, .1 if False else .2) for x in (1,)] + [(x * w * .2 * np.cos(t), y * (.37 - .2 * np.sin(t)), .5 + .4 * np.sin(t)) for x, t in [(1, t) for t in np.linspace(0, np.pi, 9)]] + [(-w * .2, y * .37, .2)], .04), strap) for y in (-1, 1)]
+        loop = lambda y: [(w * .2, y * .37, .2), *[(w * .2 * np.cos(t), y * (.37 - .2 * np.sin(t)), .5 + .4 * np.sin(t)) for t in np.linspace(0, np.pi, 9)], (-w * .2, y * .37, .2)]
+        parts += [(tube(loop(y), .04), strap) for y in (-1, 1)]
     b = bulk.bounds
     side = (b[1, 0] - b[0, 0]) * .09
     return parts + [(skin(bulk, box((2 * side, 9, 9), (b[1, 0], 0, 0)), .025), gusset), (skin(bulk, box((9, 9, h * .24), (0, 0, 0)), .02), strap),
@@ -159,31 +160,30 @@ def bag(rng) -> Parts:
 # %% ../nbs/05_household.ipynb #cell017
 @family("02801938")
 def basket(rng) -> Parts:
-    body, cloth = colour(rng, ["wood", "wood", "plastic"][rng.integers(3)]), colour(rng, ["fabric", "paint"][rng.integers(2)])
-    dark = tuple(int(.62 * c) for c in body)
+    body, cloth = colour(rng, ["wood", "wood", "wood", "white", "paint"][rng.integers(5)]), colour(rng, ["fabric", "paint"][rng.integers(2)])
+    dark = tuple(int(.6 * c) for c in body)
     bow, square, bands = distinct(rng, "paint", body, cloth), rng.random() < .4, rng.integers(5, 8)
-    height, foot, lean = rng.uniform(.6, 1), rng.uniform(.6, .8), rng.uniform(1.05, 1.35)
-    stretch = (rng.uniform(1.1, 1.5), 1, 1)
-    step, turn, n = height / bands, (45 if square else 0), (4 if square else 24)
+    height, foot, lean = rng.uniform(.8, 1.2), rng.uniform(.65, .8), rng.uniform(1.05, 1.35)
+    stretch, step, n = np.array((rng.uniform(1.1, 1.5), 1, 1)), height / bands, 4 if square else 24
     radius = lambda z: foot * (1 + (lean - 1) * z / height) * (1.25 if square else 1)
+    turned = lambda profile: place(revolve(profile, sections=n), turn=(0, 0, 45 if square else 0), scale=stretch)
     def ring(z, thick, bulge):  # one band of the weave
         r = radius(z)
-        return place(revolve([(r - .1, z - thick), (r, z - thick), (r + bulge, z), (r, z + thick), (r - .1, z + thick), (r - .1, z - thick)], sections=n), turn=(0, 0, turn), scale=stretch)
-    profile = hollow([(0, 0), (radius(0), 0), (radius(height), height)], .08)
-    shell = place(revolve(profile, sections=n), turn=(0, 0, turn), scale=stretch)
-    lining = place(revolve(hollow([(0, .1), (radius(0) - .06, .1), (radius(height) - .06, height - .03)], .05), sections=n), turn=(0, 0, turn), scale=stretch)
-    parts = [(shell, dark), (lining, cloth), (ring(height, .06, .09), body)] + [(ring((i + .5) * step, step * .36, .05), bow if i == 1 else body) for i in range(bands)]
-    full = place(revolve([(0, -.02), (radius(0), -.02), (radius(height) , height + .07), (0, height + .07)], sections=n), turn=(0, 0, turn), scale=stretch)
-    inner = place(revolve([(0, .2), (radius(0) - .2, .2), (radius(height) - .17, 2 * height), (0, 2 * height)], sections=n), turn=(0, 0, turn), scale=stretch)
-    wide = lambda size, at: cut(skin(full, box(size, at), .1), inner)
+        return turned([(r - .1, z - thick), (r, z - thick), (r + bulge, z), (r, z + thick), (r - .1, z + thick), (r - .1, z - thick)])
+    def stake(t):  # an upright on the outside
+        out = (.71 / max(abs(np.cos(t)), abs(np.sin(t))) if square else 1) * stretch * (np.cos(t), np.sin(t), 0)
+        return tube([out * (radius(z) + .03) + (0, 0, z) for z in (0, height)], .045, sections=5)
+    parts = [(turned(hollow([(0, 0), (radius(0), 0), (radius(height), height)], .08)), dark), (ring(height, .07, .1), body)]
+    parts += [(turned(hollow([(0, .1), (radius(0) - .06, .1), (radius(height) - .06, height - .03)], .05)), cloth)]
+    parts += [(ring((i + .5) * step, step * .36, .04), bow if i == 1 else body) for i in range(bands)] + [(stake(t), dark) for t in np.linspace(.1, 2 * np.pi + .1, 18, endpoint=False)]
+    full, inner = (turned([(0, -.02), (radius(0), -.02), (radius(height), height + .07), (0, height + .07)]),
+                   turned([(0, .2), (radius(0) - .2, .2), (radius(height) - .17, 2 * height), (0, 2 * height)]))
+    over = lambda size, at: cut(skin(full, box(size, at), .12), inner)  # a cloth over the wall, inside and outside
     w = radius(height) * stretch[0] * (.72 if square else 1)
-    parts += [(wide((w * 1.0, 9, height * .62), (0, 4.5, height * .8)), cloth), (wide((9, w * .38, height * 2), (4.5, 0, height * .9)), bow), (wide((w * .6, 9, height * .4), (0, -4.5, height * .35)), bow), (wide((9, w * .5, height * .4), (-4.5, 0, height * .85)), cloth)]
-    if rng.random() < .6:
-        rise = rng.uniform(.7, 1)
-        parts.append((tube([(w * np.cos(t), 0, height + rise * np.sin(t)) for t in np.linspace(0, np.pi, 17)], .07), body))
-    else:
-        parts += [(tube([(x * w, .28 * np.cos(t), height + .24 * np.sin(t)) for t in np.linspace(0, np.pi, 9)], .06), body) for x in (-1, 1)]
-    return parts
+    parts += [(over((w, 9, height * .62), (0, 4.5, height * .8)), cloth), (over((9, w * .38, height * 2), (4.5, 0, height * .9)), bow),
+              (over((w * .6, 9, height * .4), (0, -4.5, height * .35)), bow), (over((9, w * .5, height * .4), (-4.5, 0, height * .85)), cloth)]
+    if rng.random() < .6: return parts + [(tube([(w * np.cos(t), 0, height + w * .9 * np.sin(t)) for t in np.linspace(0, np.pi, 17)], .08), body)]
+    return parts + [(tube([(x * w, .3 * np.cos(t), height + .28 * np.sin(t)) for t in np.linspace(0, np.pi, 9)], .07), body) for x in (-1, 1)]
 
 # %% ../nbs/05_household.ipynb #cell020
 @family("02876657")
@@ -227,7 +227,7 @@ def can(rng) -> Parts:
     lip = [(0, h - .05), (top + .03, h - .05), (top + .03, h + .02), (top - .02, h + .02), (top - .05, h - .01), (0, h - .01)]
     dark = tuple(int(.45 * c) for c in metal)
     pull = tube([(.3 * top * np.cos(t), .38 * top + .34 * top * np.sin(t), h + .035) for t in np.linspace(0, 2 * np.pi, 14, endpoint=False)], .035, closed=True, sections=6)
-    parts = [(revolve(profile), body), (revolve(lip), metal), (sector(profile, high=h * .06, lift=.025), metal), (pull, dark), (cylinder(.35 * top, .02, (0, .42 * top, h)), dark),
+    parts = [(revolve(profile), body), (revolve(lip), metal), (sector(profile, high=h * .06, lift=.01), metal), (pull, dark), (cylinder(.35 * top, .02, (0, .42 * top, h)), dark),
              (cylinder(.12 * top, .08, (0, 0, h + .01)), dark), (box((.45 * top, 1.2 * top, .03), (.6 * top, 0, h - .005)), body)]
     if kind: parts += [(sector(profile, low=z - .02, high=z + .02, lift=.012), metal) for z in (h * .12, h * .88)]
     return parts + dressing(rng, profile, body, h * .16, h * .82, h * .9)
@@ -272,15 +272,16 @@ def helmet(rng) -> Parts:
         full = hull([ellipsoid((wide, long, .75)), ellipsoid((.35, .35, .35), (0, -long * .95, .15))])
         full = cut(full, box((4, 4, 2), (0, 0, -1)))
         vents = [box((.14, long * .55, 2), (x * wide, y * long, .9), .06) for x in (-.55, -.2, .2, .55) for y in (.42, -.35)]
-        shell = cut(full, ellipsoid((wide * .85, long * .85, .6)), *[place(v, turn=(0, 0, 0)) for v in vents])
-        parts = [(shell, body), (ellipsoid((wide * .9, long * .9, .62)) if False else cut(ellipsoid((wide * .92, long * .92, .68)), box((4, 4, 2), (0, 0, -1)), ellipsoid((wide * .83, long * .83, .58))), dark)]
+        shell = cut(full, ellipsoid((wide * .85, long * .85, .6)), *vents)
+        foam = cut(ellipsoid((wide * .92, long * .92, .68)), box((4, 4, 2), (0, 0, -1)), ellipsoid((wide * .83, long * .83, .58)))
+        parts = [(shell, body), (foam, dark)]
         parts += [(tube([(x * wide * .8, .25, 0), (x * wide * .6, .2, -.5), (0, .25, -.75)], .035), dark) for x in (-1, 1)]
     else:  # hard hat
         full = cut(ball, box((4, 4, 2), (0, 0, -1.05)))
         shell = cut(full, ellipsoid((wide * .9, long * .9, .8)))
         brim = cut(hull([cylinder(1, .06, sections=32), place(cylinder(.8, .06), (0, .4, -.02))]), cylinder(.8, 1))
         parts = [(shell, body), (place(brim, (0, 0, 0), scale=(wide * 1.15, long * 1.12, 1)), body)] + [(skin(full, box((.12, 9, 9), (x, 0, 4.6)), .06), body) for x in (-.35, .35)]
-        parts.append((skin(full, box((.5, 2, .4), (0, 1, .35)), .045), dark))
+        parts.append((skin(full, box((.5, 2, .4), (0, 1, .35)), .075), dark))
     parts.append((skin(full, box((.3, 4, 4), (0, -.9 if kind != 3 else -.6, 2.2)), .045), crest))
     parts.append((skin(full, box((2, long * .9, .6), (1, -.25, .3)), .03), side))
     parts.append((skin(full, box((.6, 1, .3), (0, -1, .12)), .06), dark))
