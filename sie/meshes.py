@@ -179,7 +179,9 @@ def tube(
 def hull(points: Sequence[Vector] | Sequence[Solid]) -> Solid:
     "The convex hull of points, or of solids."
     if isinstance(points[0], trimesh.Trimesh): points = np.concatenate([s.vertices for s in points])
-    return _from_manifold(m3.Manifold.hull_points(np.asarray(points, float)), "hull")
+    points = np.asarray(points, float)
+    # Many points in one plane can leave slivers folded onto each other; simplifying takes them away
+    return _from_manifold(m3.Manifold.hull_points(points).simplify(1e-5 * np.ptp(points, 0).max()), "hull")
 
 
 def cut(solid: Solid, *tools: Solid) -> Solid:
