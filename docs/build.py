@@ -174,17 +174,14 @@ def write_page(nb, path: str, folder: str, names: dict[str, str]) -> tuple[str, 
 
 
 def with_references(nb, module: str):
-    "A processed library notebook with references, in the order of the source, for its `show_doc` calls, and the source that they document folded below them."
+    "A processed library notebook with references, in the order of the source, for its `show_doc` calls, and the folded source below them."
     cells, shown = [], []
     for cell in [*nb.cells, None]:
         call = re.search(r"^show_doc\((\w+)\)", cell.source or "", re.M) if cell and cell.cell_type == "code" else None
         if call: shown.append(call[1])
         elif shown:
-            source = cells.pop() if cells[-1].cell_type == "code" else None
-            cells += [new_markdown_cell(reference(module, name, **{"no-index": ""})) for name in sorted(shown, key=list(definitions(module)).index)]
-            if source:
-                source.metadata["tags"] = ["hide-input"]
-                cells.append(source)
+            source = [cells.pop()] if "hide-input" in cells[-1].metadata.get("tags", []) else []
+            cells += [new_markdown_cell(reference(module, name, **{"no-index": ""})) for name in sorted(shown, key=list(definitions(module)).index)] + source
             shown = []
         if cell and not call: cells.append(cell)
     nb.cells = cells
@@ -192,12 +189,15 @@ def with_references(nb, module: str):
 
 
 def processed(folder: Path) -> dict[str, object]:
-    "nbdev's processed notebooks of a folder, by file name. Exported definitions stay in, for readers of the source."
+    "nbdev's processed notebooks of a folder, by file name. Unlike nbdev, keep exported constants in sight and exported definitions folded."
     with tempfile.TemporaryDirectory() as copies:
         for path in folder.glob("*.ipynb"):
             nb = nbformat.read(path, as_version=4)
             for cell in nb.cells:
-                if "export" in directives(cell) and re.search(r"^(def|class|[A-Za-z]\w*(:.*)? =)", cell.source, re.M):
+                if "export" not in directives(cell): continue
+                defines = re.search(r"^(def|class) ", cell.source, re.M)
+                if defines: cell.metadata["tags"] = ["hide-input"]
+                if defines or re.search(r"^[A-Za-z]\w*(:.*)? =", cell.source, re.M):
                     cell.source = re.sub(r"#\| *export$", "#| exports", cell.source, count=1, flags=re.M)
             nbformat.write(nb, Path(copies) / path.name)
         made = proc_nbs(copies, n_workers=0, force=True)
@@ -228,7 +228,7 @@ def stage_notebook(path: Path):
 def site() -> None:
     "Write _docs/source, with nothing left of an older site."
     shutil.rmtree(SOURCE.parent, ignore_errors=True)
-    (SOURCE / "api").mkdir(parents=True)
+    (SOURCE / "reference").mkdir(parents=True)  # after "nbs" in the alphabet: Sphinx takes the page it reads last as the one that documents a name
     notebooks = processed(ROOT / "nbs")
     modules = {}
     for name in notebooks:
@@ -239,7 +239,7 @@ def site() -> None:
     for module, public in exports.items():
         names |= {module: module} | {f"{module}.{n}": f"{module}.{n}" for n in public} | {n: f"{module}.{n}" for n in public if "_" in n or n[0].isupper()}
 
-    sections = {"library": [], "results": [], "api/index": []}
+    sections = {"library": [], "results": [], "reference/index": []}
     index = notebooks.pop("index.ipynb")
     for name, nb in notebooks.items():
         if name in modules: nb = with_references(nb, modules[name])
@@ -250,13 +250,13 @@ def site() -> None:
     for name, module in modules.items():
         doc = importlib.import_module(module).__doc__ or ""
         text = [f"# {module}", doc, f"Explained in [{title(notebooks[name])[0]}](/nbs/{name}).", f":::{{py:module}} {module}\n:::", *(reference(module, n) for n in exports[module])]
-        (SOURCE / f"api/{module}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-        sections["api/index"].append((f"api/{module}.md", module, doc))
+        (SOURCE / f"reference/{module}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+        sections["reference/index"].append((f"reference/{module}.md", module, doc))
 
     heads = {
         "library": ("Library", "The notebooks that define the package, in reading order.", "Notebook"),
         "results": ("Results", "The notebooks of the pipeline as they were executed: the report first, then what led to it.", "Notebook"),
-        "api/index": ("API", "Every exported name with its signature, module by module.", "Module"),
+        "reference/index": ("API", "Every exported name with its signature, module by module.", "Module"),
     }
     sections = {name: entries for name, entries in sections.items() if entries}
     for name, entries in sections.items(): (SOURCE / f"{name}.md").write_text(listing(*heads[name], entries), encoding="utf-8")

@@ -22,6 +22,7 @@ nb_render_markdown_format = "myst"
 nb_code_prompt_show = "Show the source"
 nb_code_prompt_hide = "Hide the source"
 python_maximum_signature_line_length = 90
+viewcode_follow_imported_members = False
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
