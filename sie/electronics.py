@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .meshes import Colour, Parts, Solid, Vector, box, colour, cut, cylinder, ellipsoid, extrude, family, fuse, hull, mirror, paint, place, revolve, tube
+from .meshes import Colour, Parts, Solid, Vector, box, colour, cut, cylinder, ellipsoid, extrude, family, hull, place, revolve, tube
 
 # %% auto #0
 __all__ = ['GREY', 'BLACK', 'WHITE', 'RED', 'GREEN', 'SEGMENTS', 'accent', 'panel', 'grid', 'move', 'on_slope', 'screen',
            'camera', 'cellphone', 'dial', 'digit', 'clock', 'keyboard', 'display', 'earphone', 'laptop', 'cone',
-           'loudspeaker', 'cage', 'microphone', 'printer', 'remote', 'handset', 'telephone', 'rack', 'dishwasher',
-           'microwave', 'stove', 'washer']
+           'loudspeaker', 'cage', 'microphone', 'printer', 'remote', 'handset', 'spiral', 'telephone', 'rack',
+           'dishwasher', 'microwave', 'stove', 'washer']
 
 # %% ../nbs/04_electronics.ipynb #cell007
 GREY, BLACK, WHITE, RED, GREEN = (70, 72, 76), (24, 24, 28), (238, 238, 234), (215, 40, 35), (60, 200, 90)
@@ -98,18 +98,21 @@ def cellphone(rng: np.random.Generator) -> Parts:
     if style == "touch":
         t, h = rng.uniform(.06, .1), w * rng.uniform(1.85, 2.15)
         parts = shell(w, t, h) + [(panel(.93 * w, .95 * h, (0, t / 2, 0), .006), BLACK)] + move(screen(rng, .86 * w, .84 * h, .009), (0, t / 2 + .006, 0))
-        parts += [(cylinder(.075 * w, .03, (0, t / 2, -.45 * h), "y"), GREY), (panel(.24 * w, .3 * w, (-.24 * w, -t / 2, .32 * h), .035), BLACK), (box((.04, .5 * t, .14 * h), (-w / 2, 0, .2 * h)), RED)]
+        parts += [(cylinder(.075 * w, .03, (0, t / 2, -.45 * h), "y"), GREY), (panel(.24 * w, .3 * w, (-.24 * w, -t / 2, .32 * h), .035), BLACK),
+                  (box((.04, .5 * t, .14 * h), (-w / 2, 0, .2 * h)), RED)]
         return parts + [(cylinder(.075 * w, .09, (-.24 * w, -t / 2, .32 * h + z * w), "y"), (90, 120, 190)) for z in (-.07, .08)]
     if style == "flip":
         t, h, angle = rng.uniform(.1, .14), w * rng.uniform(1.25, 1.5), rng.uniform(15, 35)
         lower = shell(w, t, h) + move(keypad(3, 4, .8 * w, .7 * h, .03), (0, t / 2, -.02 * h))
-        upper = shell(w, t, h) + [(panel(.88 * w, .86 * h, (0, t / 2, 0), .006), BLACK)] + move(screen(rng, .76 * w, .6 * h, .012), (0, t / 2 + .006, 0)) + [(panel(.3 * w, .05, (0, t / 2, .37 * h), .02), light)]
-        return move(lower, (0, 0, -h / 2), (0, 0, 0)) + [(cylinder(.6 * t, .8 * w, axis="x"), BLACK)] + move(move(upper, (0, 0, h / 2)), turn=(-angle, 0, 0)) \
+        upper = shell(w, t, h) + [(panel(.88 * w, .86 * h, (0, t / 2, 0), .006), BLACK)]
+        upper += move(screen(rng, .76 * w, .6 * h, .012), (0, t / 2 + .006, 0)) + [(panel(.3 * w, .05, (0, t / 2, .37 * h), .02), light)]
+        return move(lower, (0, 0, -h / 2)) + [(cylinder(.6 * t, .8 * w, axis="x"), BLACK)] + move(move(upper, (0, 0, h / 2)), turn=(-angle, 0, 0)) \
             + [(box((.1, .1, .2), (.36 * w, h * np.sin(np.radians(angle)) - .02, h * np.cos(np.radians(angle)))), BLACK)]
     t, h = rng.uniform(.12, .18), w * (rng.uniform(2.1, 2.5) if style == "bar" else rng.uniform(1.5, 1.7))
     parts = shell(w, t, h) + [(panel(.84 * w, .42 * h, (0, t / 2, .24 * h), .01), BLACK)] + move(screen(rng, .72 * w, .34 * h, .012), (0, t / 2 + .01, .24 * h))
     parts += move(keypad(3, 4, .76 * w, .34 * h, .03) if style == "bar" else keypad(7, 4, .86 * w, .3 * h, .03), (0, t / 2, -.24 * h))
-    return parts + [(cylinder(.07, rng.uniform(.25, .6), (.34 * w, -.1 * t, h / 2 + .1)), BLACK)] if style == "bar" else parts + [(box((.06, .5 * t, .2 * h), (-w / 2, 0, .25 * h)), RED)]
+    if style == "bar": return parts + [(cylinder(.07, rng.uniform(.25, .6), (.34 * w, -.1 * t, h / 2 + .1)), BLACK)]
+    return parts + [(box((.06, .5 * t, .2 * h), (-w / 2, 0, .25 * h)), RED)]
 
 # %% ../nbs/04_electronics.ipynb #cell015
 def dial(rng: np.random.Generator, radius: float) -> Parts:
@@ -143,31 +146,40 @@ def clock(rng: np.random.Generator) -> Parts:
     if style == "wall":
         sides, depth = rng.choice([4, 8, 32]), rng.uniform(.2, .4)
         turn, r = 180 / sides, 1 / np.cos(np.pi / sides)
-        rim = place(revolve([(0, -depth), (1.15 * r, -depth), (1.15 * r, 0), (1.1 * r, .06), (1.02 * r, .06), (.98 * r, 0), (0, 0)], axis="y", sections=sides), turn=(0, turn, 0))
+        rim = place(revolve([(0, -depth), (1.15 * r, -depth), (1.15 * r, 0), (1.1 * r, .06), (1.02 * r, .06), (.98 * r, 0),
+                             (0, 0)], axis="y", sections=sides), turn=(0, turn, 0))
         return [(rim, case), (place(cylinder(.9 * r, .06, (0, -depth, 0), "y", sections=sides), turn=(0, turn, 0)), BLACK), (box((.5, .1, .3), (.2, -depth, -.4)), trim),
                 (tube([(-.2, -depth / 2, 1.05), (-.1, -depth / 2, 1.4), (.1, -depth / 2, 1.4), (.2, -depth / 2, 1.05)], .06, sections=6), trim)] + dial(rng, .98)
     if style == "alarm":
         feet = [(cylinder(.1, .5, (x, 0, -1.05), top_radius=.16, sections=10), trim) for x in (-.55, .55)]
-        bells = [(place(revolve([(0, 0), (.42, 0), (.36, .2), (.2, .32), (0, .36)], sections=20), (x, 0, .88), (0, 40 * np.sign(x), 0)), c) for x, c in ((-.6, trim), (.6, trim))]
+        bells = [(place(revolve([(0, 0), (.42, 0), (.36, .2), (.2, .32),
+                                 (0, .36)], sections=20), (x, 0, .88), (0, 40 * np.sign(x), 0)), c) for x, c in ((-.6, trim), (.6, trim))]
         handle = [(tube([(-.3, 0, 1.1), (-.25, 0, 1.5), (.25, 0, 1.5), (.3, 0, 1.1)], .05, sections=6), BLACK), (box((.12, .16, .4), (0, 0, 1.1)), RED)]
-        return [(cylinder(1.08, rng.uniform(.5, .8), axis="y", sections=32), case), (cylinder(.9, .06, (0, -.42, 0), "y"), BLACK)] + feet + bells + handle + move(dial(rng, .95), (0, .4, 0)) + [(cylinder(.2, .5, (.5, -.5, 0), "y", sections=6), trim)]
+        return [(cylinder(1.08, rng.uniform(.5, .8), axis="y", sections=32), case),
+                (cylinder(.9, .06, (0, -.42, 0), "y"), BLACK)] + feet + bells + handle + move(dial(rng, .95), (0, .4, 0)) + [(cylinder(.2, .5, (.5, -.5, 0), "y", sections=6), trim)]
     if style == "mantel":
         w, d, top = rng.uniform(1.1, 1.7), rng.uniform(.5, .8), np.linspace(0, np.pi, 13)
         arch = [(-1.05, -1.2), (1.05, -1.2)] + [(1.05 * np.cos(t), 1.15 * np.sin(t)) for t in top]
-        return [(extrude(arch, d, axis="y"), case), (box((2 * w, 1.3 * d, .3), (0, 0, -1.3)), case), (box((2 * w * .98, 1.35 * d, .1), (0, 0, -1.45)), BLACK), (panel(1.6, 1.6, (0, -d / 2, -.2), .03), BLACK),
-                (panel(1.7, .14, (0, d / 2, -1.05), .04), trim), (ellipsoid(.16, (0, 0, 1.2), 1), trim), (ellipsoid((.2, .25, .25), (1.05, 0, 0), 1), trim)] + move(dial(rng, .85), (0, d / 2 + .02, .1))
+        return [(extrude(arch, d, axis="y"), case), (box((2 * w, 1.3 * d, .3), (0, 0, -1.3)), case), (box((2 * w * .98, 1.35 * d, .1), (0, 0, -1.45)), BLACK),
+                (panel(1.6, 1.6, (0, -d / 2, -.2), .03), BLACK),
+                (panel(1.7, .14, (0, d / 2, -1.05), .04), trim), (ellipsoid(.16, (0, 0, 1.2), 1), trim), (ellipsoid((.2, .25, .25), (1.05, 0, 0), 1), trim)] \
+            + move(dial(rng, .85), (0, d / 2 + .02, .1))
     if style == "tall":
         h, d = rng.uniform(3.2, 4.4), rng.uniform(.7, .9)
         bob = [(box((.06, .06, .5 * h), (.1, d / 2 - .12, -.3 * h)), trim), (cylinder(.24, .12, (.1, d / 2 - .1, -.52 * h), "y"), trim)]
-        return [(box((1.9, d * 1.1, 1.9)), case), (extrude([(-1.15, .9), (1.15, .9), (.8, 1.3), (0, 1.55), (-.8, 1.3)], 1.2 * d, axis="y"), trim), (cut(box((1.3, .9 * d, .62 * h), (0, 0, -.34 * h - .6)), box((.95, d, .5 * h), (0, .3 * d, -.34 * h - .6))), case),
-                (box((.94, .1, .5 * h), (0, -.25 * d, -.34 * h - .6)), BLACK), (box((1.9, 1.2 * d, .6), (0, 0, -.66 * h - .9)), case), (box((.9, .06, 1.2 * h / 2), (0, -.45 * d, -.34 * h - .6)), BLACK),
-                (panel(.5, .34, (.5, .6 * d, -.66 * h - .9), .03), trim), (box((.06, .7 * d, .56 * h), (.65, 0, -.34 * h - .6)), trim), (box((.06, .8 * d, 1.4), (.95, 0, 0)), trim)] + move(bob, (0, 0, -.5)) + move(dial(rng, .84), (0, .55 * d + .02, 0))
+        return [(box((1.9, d * 1.1, 1.9)), case), (extrude([(-1.15, .9), (1.15, .9), (.8, 1.3), (0, 1.55), (-.8, 1.3)], 1.2 * d, axis="y"), trim),
+                (cut(box((1.3, .9 * d, .62 * h), (0, 0, -.34 * h - .6)), box((.95, d, .5 * h), (0, .3 * d, -.34 * h - .6))), case),
+                (box((.94, .1, .5 * h), (0, -.25 * d, -.34 * h - .6)), BLACK), (box((1.9, 1.2 * d, .6), (0, 0, -.66 * h - .9)), case),
+                (box((.9, .06, .6 * h), (0, -.45 * d, -.34 * h - .6)), BLACK), (panel(.5, .34, (.5, .6 * d, -.66 * h - .9), .03), trim),
+                (box((.06, .7 * d, .56 * h), (.65, 0, -.34 * h - .6)), trim), (box((.06, .8 * d, 1.4), (.95, 0, 0)), trim)] \
+            + move(bob, (0, 0, -.5)) + move(dial(rng, .84), (0, .55 * d + .02, 0))
     w, h, d, lit = rng.uniform(1.7, 2.3), rng.uniform(.8, 1.1), rng.uniform(.6, 1), (255, 70, 40) if rng.random() < .5 else (80, 255, 120)
-    numbers = [rng.integers(0, 3), rng.integers(0, 10), rng.integers(0, 6), rng.integers(0, 10)]
+    numbers = [n for value in (rng.integers(0, 24), rng.integers(0, 60)) for n in divmod(int(value), 10)]
     digits = [s for n, x in zip(numbers, (.39, .15, -.15, -.39)) for s in digit(n, (x * w * .84, 0, 0), .13 * w)]
     low, high = (d / 2, -h / 2), (.25 * d, h / 2)
     front = [(panel(.94 * w, .8 * h, out=.03), BLACK)] + move([(s, lit) for s in digits + [panel(.06 * w, .06 * w, (0, 0, z * h), .03) for z in (-.1, .1)]], (0, .03, 0))
-    return [(extrude([(-d / 2, -h / 2), low, high, (-.4 * d, h / 2)], w, axis="x"), case), (box((.34 * w, .3 * d, .12), (-.26 * w, -.05 * d, h / 2)), trim), (box((.9 * w, .9 * d, .08), (0, 0, -h / 2)), BLACK),
+    return [(extrude([(-d / 2, -h / 2), low, high, (-.4 * d, h / 2)], w, axis="x"), case), (box((.34 * w, .3 * d, .12), (-.26 * w, -.05 * d, h / 2)), trim),
+            (box((.9 * w, .9 * d, .08), (0, 0, -h / 2)), BLACK),
             (box((.06, .66 * d, .8 * h), (w / 2, -.08 * d, -.02)), trim), (panel(.5 * w, .6 * h, (.16 * w, -.45 * d, 0), .06), BLACK)] + on_slope(front, low, high)
 
 # %% ../nbs/04_electronics.ipynb #cell018
@@ -198,12 +210,15 @@ def display(rng: np.random.Generator) -> Parts:
     case, h = colour(rng, "dark" if rng.random() < .5 else "white" if rng.random() < .5 else "plastic"), 1
     foot = accent(rng, case, material="metal" if rng.random() < .5 else "paint")
     w, t = h * (rng.uniform(1.15, 1.35) if style == "tube" else rng.uniform(1.3, 1.9)), .12
-    head = [(box((w, t, h), rounding=.04), case)] + move(screen(rng, .92 * w, .86 * h, .02), (0, t / 2, .03 * h)) + [(panel(.1, .05, (-.4 * w, t / 2, -.455 * h), .03), RED if max(case) > 120 else GREEN)]
+    head = [(box((w, t, h), rounding=.04), case)] + move(screen(rng, .92 * w, .86 * h, .02), (0, t / 2, .03 * h))
+    head.append((panel(.1, .05, (-.4 * w, t / 2, -.455 * h), .03), RED if max(case) > 120 else GREEN))
     if style == "tube":
         d = rng.uniform(.7, 1)
-        head += [(hull([box((.98 * w, .02, .98 * h), (0, -t / 2, 0)), box((.6 * w, .02, .55 * h), (0, -d, -.05 * h))]), case), (panel(.5 * w, .4 * h, (0, -d, -.05 * h), .03), BLACK), (panel(.7 * w, .12, (0, t / 2, -.56 * h), .06), foot)]
+        head += [(hull([box((.98 * w, .02, .98 * h), (0, -t / 2, 0)), box((.6 * w, .02, .55 * h), (0, -d, -.05 * h))]), case),
+                 (panel(.5 * w, .4 * h, (0, -d, -.05 * h), .03), BLACK), (panel(.7 * w, .12, (0, t / 2, -.56 * h), .06), foot)]
         return move(head, turn=(rng.uniform(2, 6), 0, 0)) + [(cylinder(.4 * w, .12, (0, -.35, -.6 * h)), foot), (cylinder(.2 * w, .2, (0, -.35, -.5 * h)), BLACK)]
-    head += [(box((.6 * w, .12, .5 * h), (0, -t / 2, -.1 * h), rounding=.05), foot), (panel(.2 * w, .16 * h, (.18 * w, -t / 2 - .06, -.12 * h), .02), WHITE if max(foot) < 150 else BLACK)]
+    head += [(box((.6 * w, .12, .5 * h), (0, -t / 2, -.1 * h), rounding=.05), foot),
+             (panel(.2 * w, .16 * h, (.18 * w, -t / 2 - .06, -.12 * h), .02), WHITE if max(foot) < 150 else BLACK)]
     if style == "television":
         legs = [(tube([(x * w, y, -.72 * h), (x * w, 0, -.45 * h)], .035, sections=6), foot) for x in (-.36, .36) for y in (.22, -.22)]
         return head + legs + ([(box((.9 * w, .14, .14), (0, .1, -.6 * h), rounding=.04), BLACK)] if rng.random() < .5 else [])
@@ -221,24 +236,30 @@ def earphone(rng: np.random.Generator) -> Parts:
     if style == "plugs":
         parts = []
         for x, rgb in ((.42, RED), (-.42, left)):
-            bud = [(ellipsoid((.2, .24, .24), (0, 0, 0)), rgb), (cylinder(.13, .2, (-.2 * np.sign(x), .08, .02), "x", sections=16), WHITE), (tube([(0, -.04, 0), (0, -.06, -.55)], .085, sections=10), shell)]
-            parts += move(bud, (x, 0, .7), (0, 0, 0))
+            bud = [(ellipsoid((.2, .24, .24)), rgb), (cylinder(.13, .2, (-.2 * np.sign(x), .08, .02), "x", sections=16), WHITE),
+                   (tube([(0, -.04, 0), (0, -.06, -.55)], .085, sections=10), shell)]
+            parts += move(bud, (x, 0, .7))
             parts.append((tube([(x, -.06, .2), (.95 * x, .0, -.1), (.4 * x, .1, -.5), (0, .15, -.75)], .035, sections=6), cushion))
-        return parts + [(box((.14, .12, .22), (0, .15, -.8), rounding=.04), shell), (tube([(0, .15, -.8), (.05, .15, -1.1), (.3, .2, -1.3), (.55, .3, -1.15), (.5, .35, -.9)], .035, sections=6), cushion),
+        return parts + [(box((.14, .12, .22), (0, .15, -.8), rounding=.04), shell),
+                        (tube([(0, .15, -.8), (.05, .15, -1.1), (.3, .2, -1.3), (.55, .3, -1.15), (.5, .35, -.9)], .035, sections=6), cushion),
                         (tube([(.5, .35, -.92), (.5, .35, -.6)], .06, sections=8), left)]
     r, z = rng.uniform(.8, .95), -rng.uniform(.1, .3)
     angles = np.linspace(0, np.pi, 17)
     arc = lambda r, y, drop: [(r * np.cos(a), y, 1.05 * r * np.sin(a) + drop) for a in angles]
-    band = [(place(tube(arc(r, 0, 0), .09, sections=8), scale=(1, 1.7, 1)), shell), (place(tube(arc(.92 * r, 0, 0)[4:13], .08, sections=8), scale=(1, 1.5, 1)), cushion), (tube(arc(1.02 * r, .2, -.02)[2:15], .07, sections=6), left)]
+    band = [(place(tube(arc(r, 0, 0), .09, sections=8), scale=(1, 1.7, 1)), shell),
+            (place(tube(arc(.92 * r, 0, 0)[4:13], .08, sections=8), scale=(1, 1.5, 1)), cushion), (tube(arc(1.02 * r, .2, -.02)[2:15], .07, sections=6), left)]
     size, thick = rng.uniform(.3, .44), rng.uniform(.16, .26)
     for x, rgb in ((r, RED), (-r, left)):
         s = np.sign(x)
-        cup = [(cylinder(size, thick, (0, 0, 0), "x"), rgb), (cylinder(.75 * size, .1, (s * (thick / 2 + .03), 0, 0), "x"), shell), (cylinder(1.02 * size, .18, (-s * (thick / 2 + .06), 0, 0), "x"), cushion)]
-        band += move(cup, (x, .06, z), (0, 0, 0), (1, .9, 1.15))
+        cup = [(cylinder(size, thick, (0, 0, 0), "x"), rgb), (cylinder(.75 * size, .1, (s * (thick / 2 + .03), 0, 0), "x"), shell),
+               (cylinder(1.02 * size, .18, (-s * (thick / 2 + .06), 0, 0), "x"), cushion)]
+        band += move(cup, (x, .06, z), scale=(1, .9, 1.15))
     if style == "headset":
         reach = rng.uniform(.8, 1.1)
-        band += [(tube([(-r - .1, .1, z - .1), (-r, .5, z - .35), (-.55 * r, reach, z - .5)], .055, sections=8), GREY), (ellipsoid((.2, .13, .13), (-.5 * r, reach, z - .5), 1), WHITE)]
-    else: band += [(tube([(-r, .1, z - size), (-r, .2, z - .8), (-.7 * r, .5, z - 1.05), (-.1 * r, .6, z - 1.05)], .05, sections=6), WHITE), (cylinder(.09, .3, (-.05 * r, .6, z - 1.05), "x"), GREY)]
+        band += [(tube([(-r - .1, .1, z - .1), (-r, .5, z - .35), (-.55 * r, reach, z - .5)], .055, sections=8), GREY),
+                 (ellipsoid((.2, .13, .13), (-.5 * r, reach, z - .5), 1), WHITE)]
+    else: band += [(tube([(-r, .1, z - size), (-r, .2, z - .8), (-.7 * r, .5, z - 1.05), (-.1 * r, .6, z - 1.05)], .05, sections=6), WHITE),
+                   (cylinder(.09, .3, (-.05 * r, .6, z - 1.05), "x"), GREY)]
     return band
 
 # %% ../nbs/04_electronics.ipynb #cell027
@@ -253,8 +274,9 @@ def laptop(rng: np.random.Generator) -> Parts:
     top += [(s, keys) for s in grid(11, 4, (.76 if pad else .88) * w, .42 * h, (x, 0, .2 * h), .025, .8)]
     top += [(panel(.32 * w, .26 * h, (1.5 * x, 0, -.28 * h), .015), extra), (panel(.1 * w, .07 * h, (-.41 * w, 0, .44 * h), .03), RED)]
     if pad: top += [(s, extra) for s in grid(3, 4, .16 * w, .42 * h, (-.39 * w, 0, .2 * h), .025, .8)]
-    leaf = [(box((w, .6 * t, h), (0, 0, h / 2), rounding=.25 * t), case), (panel(.6 * w, .93 * h, (.17 * w, -.3 * t, h / 2), .012), lid), (panel(.95 * w, .92 * h, (0, .3 * t, h / 2), .006), BLACK)]
-    leaf += move(screen(rng, .88 * w, .82 * h, .014), (0, .3 * t, .52 * h)) + [(place(cylinder(.1, .05, axis="y"), (.15 * w, -.3 * t, .6 * h)), WHITE if max(lid) < 170 else BLACK)]
+    leaf = [(box((w, .6 * t, h), (0, 0, h / 2), rounding=.25 * t), case), (panel(.6 * w, .93 * h, (.17 * w, -.3 * t, h / 2), .012), lid),
+            (panel(.95 * w, .92 * h, (0, .3 * t, h / 2), .006), BLACK)]
+    leaf += move(screen(rng, .88 * w, .82 * h, .014), (0, .3 * t, .52 * h)) + [(cylinder(.1, .05, (.15 * w, -.3 * t, .6 * h), "y"), WHITE if max(lid) < 170 else BLACK)]
     return move(top, turn=(90, 0, 0)) + move(leaf, (0, -h / 2, .02), (lean, 0, 0)) + [(cylinder(.55 * t, .8 * w, (0, -h / 2, 0), "x", sections=10), GREY)]
 
 # %% ../nbs/04_electronics.ipynb #cell030
@@ -275,7 +297,8 @@ def loudspeaker(rng: np.random.Generator) -> Parts:
     tone, strip = accent(rng, baffle, case), accent(rng, baffle, case)
     body = box((w, d, h)) if style != "stage" else extrude([(-.5, d / 2), (.5, d / 2), (.34, -d / 2), (-.34, -d / 2)], h)
     parts = [(body, case), (panel(.92 * w, .95 * h, (0, d / 2, 0), .03), baffle), (panel(.14 * w, .95 * h, (-.43 * w, d / 2, 0), .06), strip),
-             (panel(.3 * w, .4 * h, (.12 * w, -d / 2, -.2 * h), .03), BLACK if max(case) > 100 else WHITE), (box((1.04 * w, 1.02 * d, .1), (0, 0, -h / 2)), BLACK), (box((.96 * w, .94 * d, .06), (0, -.01, h / 2)), strip)]
+             (panel(.3 * w, .4 * h, (.12 * w, -d / 2, -.2 * h), .03), BLACK if max(case) > 100 else WHITE), (box((1.04 * w, 1.02 * d, .1), (0, 0, -h / 2)), BLACK),
+             (box((.96 * w, .94 * d, .06), (0, -.01, h / 2)), strip)]
     r, y = .36 * w, d / 2 + .03
     woofers = int(rng.integers(2, 4)) if style == "floor" else 1
     z = -.5 * h + .12 + r * (1 + 2.08 * np.arange(woofers))
@@ -305,27 +328,35 @@ def microphone(rng: np.random.Generator) -> Parts:
     if style in ("hand", "stand"):
         r, length = rng.uniform(.34, .44), rng.uniform(1.5, 2.1)
         parts = cage((r, r, r * rng.uniform(1, 1.25)), (0, 0, .2), wire, GREY) + [(cylinder(.9 * r, .18, (0, 0, -.02 - .2 * r)), ring)]
-        parts += [(cylinder(.5 * r, length, (0, 0, -.1 - length / 2), top_radius=.8 * r), body), (box((.66 * r, .5 * r, .6 * length), (0, .45 * r, -.1 - .42 * length), rounding=.04), WHITE if max(body) < 200 else BLACK),
+        parts += [(cylinder(.5 * r, length, (0, 0, -.1 - length / 2), top_radius=.8 * r), body),
+                  (box((.66 * r, .5 * r, .6 * length), (0, .45 * r, -.1 - .42 * length), rounding=.04), WHITE if max(body) < 200 else BLACK),
                   (box((.18 * r, .2 * r, .16 * length), (0, .75 * r, -.1 - .3 * length)), RED), (box((.6 * r, .7 * r, .84 * length), (.4 * r, 0, -.1 - .53 * length), rounding=.05), stripe)]
         end = -.1 - length
-        if style == "hand": return parts + [(cylinder(.4 * r, .3, (0, 0, end - .1)), GREY), (tube([(0, 0, end - .2), (0, 0, end - .4), (-.15, .1, end - .6), (-.5, .2, end - .65)], .09, sections=8), BLACK)]
+        if style == "hand": return parts + [(cylinder(.4 * r, .3, (0, 0, end - .1)), GREY),
+                                            (tube([(0, 0, end - .2), (0, 0, end - .4), (-.15, .1, end - .6), (-.5, .2, end - .65)], .09, sections=8), BLACK)]
         tilt, grip, tall = rng.uniform(10, 35), .1 + .7 * length, rng.uniform(.7, 1.1)   # the clip holds it `grip` below its neck
         clip = [(box((1.7 * r, 1.5 * r, .24), rounding=.05), BLACK)]
         foot = [(cylinder(.07, tall, (0, 0, -tall / 2)), GREY), (cylinder(.62, .1, (0, .1, -tall), top_radius=.5), body), (box((.3, .4, .14), (.3, .35, .06 - tall)), RED)]
-        foot += [(box((.5, .7, .1), (-.34, .1, .06 - tall), rounding=.04), stripe), (tube([(-.15, -.3, -.2), (-.45, -.4, .05 - tall), (-.9, -.3, .05 - tall)], .07, sections=6), BLACK)]
+        foot += [(box((.5, .7, .1), (-.34, .1, .06 - tall), rounding=.04), stripe),
+                 (tube([(-.15, -.3, -.2), (-.45, -.4, .05 - tall), (-.9, -.3, .05 - tall)], .07, sections=6), BLACK)]
         return move(move(parts, (0, 0, grip)) + clip, turn=(tilt, 0, 0)) + foot
     if style == "studio":
         r, h = rng.uniform(.38, .48), rng.uniform(.9, 1.2)
-        parts = cage((r, r, .62), (0, 0, .45), wire, GREY) + [(cylinder(1.02 * r, h, (0, 0, .3 - h / 2)), body), (cylinder(1.08 * r, .12, (0, 0, .3)), ring), (box((1.1 * r, .5 * r, .66 * h), (0, .85 * r, .28 - h / 2), rounding=.06), WHITE if max(body) < 200 else BLACK)]
-        parts += [(box((.6 * r, 1.3 * r, .9 * h), (.85 * r, -.1 * r, .26 - h / 2), rounding=.06), stripe), (cylinder(.2 * r, .1, (0, 1.1 * r, .3 - .4 * h), "y", sections=14), RED)]
+        parts = cage((r, r, .62), (0, 0, .45), wire, GREY) + [(cylinder(1.02 * r, h, (0, 0, .3 - h / 2)), body), (cylinder(1.08 * r, .12, (0, 0, .3)), ring)]
+        parts += [(box((1.1 * r, .5 * r, .66 * h), (0, .85 * r, .28 - h / 2), rounding=.06), WHITE if max(body) < 200 else BLACK)]
+        parts += [(box((.6 * r, 1.3 * r, .9 * h), (.85 * r, -.1 * r, .26 - h / 2), rounding=.06), stripe),
+                  (cylinder(.2 * r, .1, (0, 1.1 * r, .3 - .4 * h), "y", sections=14), RED)]
         turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
         hoops = [(tube([(.68 * np.cos(t), .68 * np.sin(t), z) for t in turn], .05, closed=True, sections=6), ring) for z in (.1, -.4 * h)]
-        struts = [(tube([(.3 * np.cos(a), .3 * np.sin(a), -.2 * h), (.68 * np.cos(a), .68 * np.sin(a), z)], .03, sections=5), BLACK) for a in np.radians((45, 135, 225, 315)) for z in (.1, -.4 * h)]
-        return parts + hoops + struts + [(tube([(-.75, 0, .15), (-.8, 0, -.4 * h), (-.5, 0, -.4 - h), (0, 0, -.5 - h)], .09, sections=6), GREY), (cylinder(.1, .4, (0, 0, -.45 - h)), GREY), (cylinder(.6, .1, (0, -.05, -.65 - h)), BLACK)]
+        struts = [(tube([(.3 * np.cos(a), .3 * np.sin(a), -.2 * h),
+                         (.68 * np.cos(a), .68 * np.sin(a), z)], .03, sections=5), BLACK) for a in np.radians((45, 135, 225, 315)) for z in (.1, -.4 * h)]
+        return parts + hoops + struts + [(tube([(-.75, 0, .15), (-.8, 0, -.4 * h), (-.5, 0, -.4 - h), (0, 0, -.5 - h)], .09, sections=6), GREY),
+                                         (cylinder(.1, .4, (0, 0, -.45 - h)), GREY), (cylinder(.6, .1, (0, -.05, -.65 - h)), BLACK)]
     bend = rng.uniform(.3, .6)
     neck = tube([(.25, -.25, 0), (.25, -.3, .5), (.25, -.2, 1), (.25, bend - .2, 1.4)], .06, sections=8)
-    return [(box((1.1, .9, .26), (0, 0, -.05), rounding=.08), body), (neck, GREY), (box((.9, .7, .1), (0, 0, -.2)), BLACK), (cylinder(.22, .12, (-.25, .15, .1)), RED), (panel(.7, .1, (.1, .44, -.02), .03), stripe),
-            (place(cylinder(.2, .14, axis="z"), (.25, bend - .2, 1.4), (-60, 0, 0)), ring)] + move(cage((.22, .22, .36), (0, 0, .25), wire, GREY), (.25, bend - .2, 1.4), (-60, 0, 0))
+    return [(box((1.1, .9, .26), (0, 0, -.05), rounding=.08), body), (neck, GREY), (box((.9, .7, .1), (0, 0, -.2)), BLACK),
+            (cylinder(.22, .12, (-.25, .15, .1)), RED), (panel(.7, .1, (.1, .44, -.02), .03), stripe),
+            (place(cylinder(.2, .14), (.25, bend - .2, 1.4), (-60, 0, 0)), ring)] + move(cage((.22, .22, .36), (0, 0, .25), wire, GREY), (.25, bend - .2, 1.4), (-60, 0, 0))
 
 # %% ../nbs/04_electronics.ipynb #cell036
 @family("04004475")
@@ -336,13 +367,15 @@ def printer(rng: np.random.Generator) -> Parts:
     lid = accent(rng, case, WHITE, material="plastic")
     ink = accent(rng, WHITE, case)
     mouth = box((.74 * w, .8 * d, .36 * h), (.08 * w, .4 * d, -.14 * h))
-    parts = [(cut(box((w, d, h)), mouth), case), (box((.72 * w, .04, .34 * h), (.08 * w, .02, -.14 * h)), BLACK), (box((.94 * w, .92 * d, .08), (0, -.01, h / 2)), lid), (panel(.7 * w, .5 * h, (0, -d / 2, 0), .03), GREY), (box((.92 * w, .92 * d, .06), (0, 0, -h / 2)), BLACK)]
+    parts = [(cut(box((w, d, h)), mouth), case), (box((.72 * w, .04, .34 * h), (.08 * w, .02, -.14 * h)), BLACK),
+             (box((.94 * w, .92 * d, .08), (0, -.01, h / 2)), lid), (panel(.7 * w, .5 * h, (0, -d / 2, 0), .03), GREY), (box((.92 * w, .92 * d, .06), (0, 0, -h / 2)), BLACK)]
     parts.append((box((.05, .7 * d, .7 * h), (w / 2, 0, 0)), lid))
     out = rng.uniform(.4, .6)
     sheet = [(box((.6 * w, .62 * d + out, .03), (.08 * w, .18 * d + out / 2, 0)), WHITE), (box((.26 * w, .7 * out, .03), (.2 * w, .5 * d + .45 * out, .015)), ink)] \
         + [(box((.18 * w, .1 * out, .03), (-.08 * w, .5 * d + u * out, .015)), BLACK) for u in (.25, .5, .75)]
     parts += move(sheet, (0, 0, -.26 * h)) + [(box((.68 * w, .9 * out, .04), (.08 * w, .45 * d + .3 * out, -.31 * h)), lid)]
-    keys = [(panel(.16 * w, .7 * h, out=.03), GREY if max(case) > 120 else WHITE), (panel(.12 * w, .2 * h, (0, 0, .2 * h), .05), (90, 190, 230)), (panel(.1 * w, .1 * h, (0, 0, -.05 * h), .05), GREEN), (panel(.1 * w, .1 * h, (0, 0, -.22 * h), .05), RED)]
+    keys = [(panel(.16 * w, .7 * h, out=.03), GREY if max(case) > 120 else WHITE), (panel(.12 * w, .2 * h, (0, 0, .2 * h), .05), (90, 190, 230)),
+            (panel(.1 * w, .1 * h, (0, 0, -.05 * h), .05), GREEN), (panel(.1 * w, .1 * h, (0, 0, -.22 * h), .05), RED)]
     parts += move(keys, (-.4 * w, d / 2, .06 * h))
     if style == "inkjet":
         lean, rise = rng.uniform(15, 30), rng.uniform(.6, .9)
@@ -353,7 +386,8 @@ def printer(rng: np.random.Generator) -> Parts:
         glass = [(box((.8 * w, .7 * d, .06), (.05 * w, 0, h / 2 + .03)), (150, 200, 215))]
         cover = [(box((.96 * w, .94 * d, .12), (0, .47 * d, .06), rounding=.04), lid), (box((.7 * w, .7 * d, .04), (.05 * w, .45 * d, -.005)), WHITE)]
         return parts + glass + move(cover, (0, -.47 * d, h / 2 + .08), (lift, 0, 0))
-    return parts + [(box((.66 * w, .6 * d, .03), (.08 * w, -.05, h / 2 + .055)), WHITE), (box((.24 * w, .4 * d, .03), (.2 * w, -.05, h / 2 + .07)), ink), (panel(.7 * w, .14 * h, (.08 * w, d / 2, -.42 * h), .03), lid)]
+    return parts + [(box((.66 * w, .6 * d, .03), (.08 * w, -.05, h / 2 + .055)), WHITE), (box((.24 * w, .4 * d, .03), (.2 * w, -.05, h / 2 + .07)), ink),
+                    (panel(.7 * w, .14 * h, (.08 * w, d / 2, -.42 * h), .03), lid)]
 
 # %% ../nbs/04_electronics.ipynb #cell039
 @family("04074963")
@@ -364,13 +398,15 @@ def remote(rng: np.random.Generator) -> Parts:
     volume, channel = accent(rng, case, keys), accent(rng, case, keys)
     y, blocks = t / 2, ["ring", "numbers", "rockers", "colours"]
     rng.shuffle(blocks)
-    parts = [(box((w, t, h), rounding=.45 * t) if rng.random() < .5 else box((w, t, h), rounding=.03), case), (panel(.86 * w, .8 * h, (0, -y, -.06 * h), .02), back), (box((.7 * w, .6 * t, .1), (0, 0, h / 2)), (110, 20, 30)),
+    parts = [(box((w, t, h), rounding=.45 * t) if rng.random() < .5 else box((w, t, h), rounding=.03), case), (panel(.86 * w, .8 * h, (0, -y, -.06 * h), .02), back),
+             (box((.7 * w, .6 * t, .1), (0, 0, h / 2)), (110, 20, 30)),
              (cylinder(.17 * w, .08, (.25 * w, y, .43 * h), "y", sections=16), RED)] + [(s, keys) for s in grid(2, 1, .4 * w, .05 * h, (-.2 * w, y, .43 * h), .03, .8)]
     size = {"ring": .3, "numbers": .32, "rockers": .17, "colours": .07}
     z = .385
     for name in blocks:
         at, tall = (0, y, (z - size[name] / 2) * h), size[name] * h
-        if name == "ring": parts += [(cylinder(min(.4 * w, .48 * tall), .06, at, "y"), keys), (cylinder(.2 * w, .1, at, "y", sections=16), case), (panel(.14 * w, .2 * tall, np.add(at, (-.4 * w, 0, -.36 * tall)), .03), channel)]
+        if name == "ring": parts += [(cylinder(min(.4 * w, .48 * tall), .06, at, "y"), keys), (cylinder(.2 * w, .1, at, "y", sections=16), case),
+                                     (panel(.14 * w, .2 * tall, np.add(at, (-.4 * w, 0, -.36 * tall)), .03), channel)]
         elif name == "numbers": parts += [(s, keys) for s in grid(3, 4, .84 * w, tall, at, .04, .68)]
         elif name == "rockers": parts += [(panel(.28 * w, .85 * tall, np.add(at, (x * w, 0, 0)), .06), c) for x, c in ((.26, volume), (-.26, channel))]
         else: parts += [(panel(.16 * w, .6 * tall, np.add(at, (x * w, 0, 0)), .04), c) for x, c in zip((.33, .11, -.11, -.33), (RED, GREEN, (240, 200, 40), (50, 90, 220)))]
@@ -382,7 +418,15 @@ def handset(length: float, shell: Colour, holes: Colour) -> Parts:
     "A hand set along x that lies on its face: the mouth piece at -x, the ear piece at +x."
     l = length / 2
     parts = [(tube([(-.86 * l, 0, .02), (-.6 * l, 0, .16), (0, 0, .21), (.6 * l, 0, .16), (.86 * l, 0, .02)], (.11, .12, .11, .12, .11), sections=10), shell)]
-    return parts + [(cylinder(.21, .2, (x * l, 0, -.08), top_radius=.17, sections=18), shell) for x in (-.9, .9)] + [(cylinder(.16, .06, (x * l, 0, -.17), sections=14), holes) for x in (-.9, .9)]
+    for x in (-.9 * l, .9 * l): parts += [(cylinder(.21, .2, (x, 0, -.08), top_radius=.17, sections=18), shell), (cylinder(.16, .06, (x, 0, -.17), sections=14), holes)]
+    return parts
+
+
+def spiral(start: Vector, end: Vector, turns: int = 7) -> Solid:
+    "A coiled cord between two points."
+    s = np.linspace(0, 1, 8 * turns)[:, None]
+    a = 2 * np.pi * turns * s
+    return tube(np.add(start, np.subtract(end, start) * s) + .07 * np.hstack([np.cos(a), .5 + 0 * a, np.sin(a)]), .04, sections=5)
 
 
 @family("04401088")
@@ -392,23 +436,28 @@ def telephone(rng: np.random.Generator) -> Parts:
     light = WHITE if max(case) < 220 or min(case) < 120 else BLACK
     tone = case if style == "dial" and rng.random() < .6 else accent(rng, case, light)
     mark = accent(rng, case, light, tone)
-    spiral = lambda a, b, turns=7: [tuple(np.add(a, np.subtract(b, a) * s) + .07 * np.array((np.cos(turns * 2 * np.pi * s), .5, np.sin(turns * 2 * np.pi * s)))) for s in np.linspace(0, 1, 8 * turns)]
     if style == "dial":
         w, d, h = rng.uniform((1.3, 1.15, .6), (1.5, 1.35, .75))
         low, high = (.5 * d, .14), (-.06 * d, h)
-        ring = [(cylinder(.42, .1, axis="y", sections=24), light), (cylinder(.19, .16, axis="y"), mark)] + [(cylinder(.055, .14, (.31 * np.sin(a), 0, .31 * np.cos(a)), "y", sections=8), BLACK if light == WHITE else WHITE) for a in np.radians(np.arange(-120, 151, 30))]
+        ring = [(cylinder(.42, .1, axis="y", sections=24), light),
+                (cylinder(.19, .16, axis="y"), mark)]
+        holes = [(.31 * np.sin(a), 0, .31 * np.cos(a)) for a in np.radians(np.arange(-120, 151, 30))]
+        ring += [(cylinder(.055, .14, at, "y", sections=8), BLACK if light == WHITE else WHITE) for at in holes]
         body = hull([box((w, d, .14), (0, 0, .07)), box((.62 * w, .4 * d, .02), (0, -.26 * d, h))])
         rest = [(box((.16, .34 * d, .24), (x * w, -.26 * d, h + .06)), case) for x in (-.24, .24)]
-        return [(body, case), (box((.94 * w, .94 * d, .06), (0, 0, 0)), BLACK), (panel(.5 * w, .12, (0, -.485 * d, .2), .03), light)] + on_slope(ring, low, high) + rest + move(handset(1.5 * w / 1.4, tone, BLACK), (0, -.26 * d, h + .26)) \
-            + [(tube(spiral((.6 * w, -.1, h + .1), (.42 * w, .1, .1)), .04, sections=5), BLACK), (box((.1, .5, .1), (-.46 * w, .2, .15)), mark)]
+        return [(body, case), (box((.94 * w, .94 * d, .06), (0, 0, 0)), BLACK),
+                (panel(.5 * w, .12, (0, -.485 * d, .2), .03), light)] + on_slope(ring, low, high) + rest + move(handset(1.5 * w / 1.4, tone, BLACK), (0, -.26 * d, h + .26)) \
+            + [(spiral((.6 * w, -.1, h + .1), (.42 * w, .1, .1)), BLACK), (box((.1, .5, .1), (-.46 * w, .2, .15)), mark)]
     w, d, h = rng.uniform((1.2, 1.2, .4), (1.5, 1.5, .6))
-    keys = [(s, light) for s in grid(3, 4, .42 * w, .5 * d, (-.2 * w, 0, -.12 * d), .05, .72)] + [(panel(.5 * w, .22 * d, (-.2 * w, 0, .32 * d), .03), (120, 190, 170)), (panel(.4 * w, .06 * d, (-.2 * w, 0, -.44 * d), .05), mark)]
+    keys = [(s, light) for s in grid(3, 4, .42 * w, .5 * d, (-.2 * w, 0, -.12 * d), .05, .72)]
+    keys += [(panel(.5 * w, .22 * d, (-.2 * w, 0, .32 * d), .03), (120, 190, 170)), (panel(.4 * w, .06 * d, (-.2 * w, 0, -.44 * d), .05), mark)]
     cradle = [(panel(.36 * w, .96 * d, (.28 * w, 0, 0), .03), mark)] + move(handset(1.05 * d, tone, BLACK), (.28 * w, .28, 0), (0, 90, 90))
-    cord = [(tube(spiral((.3 * w, .1, -.52 * d), (.62 * w, -.05, .3 * d), 9), .04, sections=5), BLACK)]
+    cord = [(spiral((.3 * w, .1, -.52 * d), (.62 * w, -.05, .3 * d), 9), BLACK)]
     front = keys + cradle + cord
     if style == "wall": return [(box((w, .4, 1.1 * d), (0, -.2, 0), rounding=.08), case), (panel(.8 * w, .9 * d, (0, -.4, 0), .03), BLACK)] + front
     low, high = (.5 * d, .1), (-.5 * d, h)
-    return [(extrude([(-.52 * d, 0), (.52 * d, 0), (.52 * d, .09), (-.52 * d, h)], w, axis="x"), case), (box((.9 * w, .9 * d, .06)), BLACK), (panel(.6 * w, .5 * h, (0, -.52 * d, .45 * h), .03), mark)] + on_slope(front, low, high)
+    return [(extrude([(-.52 * d, 0), (.52 * d, 0), (.52 * d, .09), (-.52 * d, h)], w, axis="x"), case), (box((.9 * w, .9 * d, .06)), BLACK),
+            (panel(.6 * w, .5 * h, (0, -.52 * d, .45 * h), .03), mark)] + on_slope(front, low, high)
 
 # %% ../nbs/04_electronics.ipynb #cell045
 def rack(rng: np.random.Generator, width: float, depth: float, wire: Colour, plates: bool) -> Parts:
@@ -434,15 +483,19 @@ def dishwasher(rng: np.random.Generator) -> Parts:
     shell = cut(box((w, d, h)), box(cave, (0, t, z - .09)))
     lining = cut(box((w - 2 * t + .02, d - .1, cave[2] + .02), (0, .02, z - .09)), box((w - 2 * t - .02, d, cave[2] - .02), (0, .06, z - .09)))
     angle, low = rng.uniform(55, 92), z - .09 - cave[2] / 2
-    door = [(box((.99 * w, t, cave[2]), (0, .04, cave[2] / 2)), case), (panel(.9 * w, .9 * cave[2], (0, 0, .5 * cave[2]), .015), inside), (box((.2 * w, .06, .2), (.2 * w, 0, .6 * cave[2])), GREY),
+    door = [(box((.99 * w, t, cave[2]), (0, .04, cave[2] / 2)), case), (panel(.9 * w, .9 * cave[2], (0, 0, .5 * cave[2]), .015), inside),
+            (box((.2 * w, .06, .2), (.2 * w, 0, .6 * cave[2])), GREY),
             (box((.7 * w, .06, .08), (0, .12, .88 * cave[2])), BLACK)]
-    parts = [(shell, case), (lining, inside), (box((1.02 * w, 1.02 * d, .08), (0, 0, h / 2)), top), (box((.94 * w, .9 * d, .12), (0, -.04, -h / 2)), BLACK), (panel(.8 * w, .7 * h, (0, -d / 2, 0), .02), GREY),
-             (panel(.92 * w, .15, (0, d / 2, h / 2 - .14), .02), BLACK if max(case) > 120 else WHITE), (panel(.22 * w, .1, (-.28 * w, d / 2 + .02, h / 2 - .14), .02), (90, 220, 240))]
+    parts = [(shell, case), (lining, inside), (box((1.02 * w, 1.02 * d, .08), (0, 0, h / 2)), top), (box((.94 * w, .9 * d, .12), (0, -.04, -h / 2)), BLACK),
+             (panel(.8 * w, .7 * h, (0, -d / 2, 0), .02), GREY),
+             (panel(.92 * w, .15, (0, d / 2, h / 2 - .14), .02), BLACK if max(case) > 120 else WHITE),
+             (panel(.22 * w, .1, (-.28 * w, d / 2 + .02, h / 2 - .14), .02), (90, 220, 240))]
     parts += [(cylinder(.05, .1, (u * w, d / 2, h / 2 - .14), "y", sections=12), RED if u > .3 else GREY) for u in (.36, .22, .08)]
     parts.append((box((.05, .8 * d, .76 * h), (w / 2, -.04, 0)), top))
     pull = rng.uniform(.35, .7) * d
     parts += move(door, (0, d / 2 - .03, low), (-angle, 0, 0))
-    return parts + move(rack(rng, .78 * w, .8 * d, wire, True), (0, .06 + pull, low + .16)) + move(rack(rng, .78 * w, .8 * d, wire, False), (0, .06 + rng.uniform(0, .5) * pull, low + .56 * cave[2]))
+    parts += move(rack(rng, .78 * w, .8 * d, wire, True), (0, .06 + pull, low + .16))
+    return parts + move(rack(rng, .78 * w, .8 * d, wire, False), (0, .06 + rng.uniform(0, .5) * pull, low + .56 * cave[2]))
 
 # %% ../nbs/04_electronics.ipynb #cell048
 @family("03761084")
@@ -453,14 +506,19 @@ def microwave(rng: np.random.Generator) -> Parts:
     x = w / 2 - .04 - door / 2
     knobs, frame = accent(rng, case, BLACK), GREY if not dark else (180, 184, 190)
     parts = [(box((w, d, h), rounding=.03), case), (panel(door, .88 * h, (x, y, 0), .04), frame), (panel(.78 * door, .66 * h, (x + .04 * w, y + .04, 0), .015), (30, 34, 44)),
-             (ellipsoid((.2, .04, .12), (x + .04 * w, y + .05, -.16 * h), 1), (250, 180, 70)), (panel(.6 * door, .05 * h, (x + .04 * w, y + .05, -.27 * h), .02), (190, 200, 205)), (box((.06, .12, .66 * h), (x - .45 * door, y + .1, 0), rounding=.02), WHITE if dark else BLACK)]
+             (ellipsoid((.2, .04, .12), (x + .04 * w, y + .05, -.16 * h), 1), (250, 180, 70)),
+             (panel(.6 * door, .05 * h, (x + .04 * w, y + .05, -.27 * h), .02), (190, 200, 205)),
+             (box((.06, .12, .66 * h), (x - .45 * door, y + .1, 0), rounding=.02), WHITE if dark else BLACK)]
     px, pw = -w / 2 + .04 + (w - .1 - door) / 2, w - .14 - door
     parts += [(panel(pw, .88 * h, (px, y, 0), .03), BLACK), (panel(.8 * pw, .16 * h, (px, y + .03, .3 * h), .02), (80, 240, 160))]
-    if rng.random() < .6: parts += [(s, WHITE) for s in grid(3, 4, .84 * pw, .4 * h, (px, y + .03, -.02 * h), .03, .7)] + [(panel(.8 * pw, .1 * h, (px, y + .03, -.34 * h), .03), knobs)]
-    else: parts += [(cylinder(.36 * pw, .12, (px, y + .05, z * h), "y"), knobs) for z in (.06, -.24)] + [(panel(.04, .3 * pw, (px, y + .1, z * h + .15 * pw), .03), WHITE) for z in (.06, -.24)]
+    if rng.random() < .6:
+        parts += [(s, WHITE) for s in grid(3, 4, .84 * pw, .4 * h, (px, y + .03, -.02 * h), .03, .7)] + [(panel(.8 * pw, .1 * h, (px, y + .03, -.34 * h), .03), knobs)]
+    else:
+        for z in (.06 * h, -.24 * h): parts += [(cylinder(.36 * pw, .12, (px, y + .05, z), "y"), knobs), (panel(.04, .3 * pw, (px, y + .1, z + .15 * pw), .03), WHITE)]
     parts += [(panel(.7 * w, .6 * h, (.05 * w, -y, 0), .02), GREY if not dark else (160, 160, 165)), (box((.9 * w, .9 * d, .06), (0, 0, -h / 2)), BLACK)]
     parts += [(box((.04, .5 * d, .06 * h), (w / 2, 0, z * h)), BLACK if not dark else WHITE) for z in (.1, .22, .34)]
-    return parts + [(box((.06, .06, .1), (sx * .42 * w, sy * .4 * d, -h / 2 - .05)), BLACK) for sx in (-1, 1) for sy in (-1, 1)] + ([(box((.5 * w, .55 * d, .04), (.14 * w, 0, h / 2)), knobs)] if rng.random() < .6 else [])
+    parts += [(box((.06, .06, .1), (u * w, v * d, -h / 2 - .05)), BLACK) for u in (-.42, .42) for v in (-.4, .4)]
+    return parts + ([(box((.5 * w, .55 * d, .04), (.14 * w, 0, h / 2)), knobs)] if rng.random() < .6 else [])
 
 # %% ../nbs/04_electronics.ipynb #cell051
 @family("04330267")
@@ -469,9 +527,13 @@ def stove(rng: np.random.Generator) -> Parts:
     case = colour(rng, "white" if rng.random() < .3 else "metal" if rng.random() < .4 else "paint" if rng.random() < .6 else "dark")
     dark, kind = max(case) < 120, rng.choice(["gas", "coil", "glass"])
     top, pan, y = (GREY if dark else BLACK) if kind != "gas" else (195, 198, 204), accent(rng, case, BLACK), d / 2
-    parts = [(box((w, d, h)), case), (box((1.02 * w, 1.02 * d, .07), (0, 0, h / 2)), top), (panel(.9 * w, .52 * h, (0, y, -.08 * h), .04), GREY if not dark else (150, 152, 158)), (panel(.62 * w, .28 * h, (0, y + .04, -.12 * h), .015), (25, 22, 24)),
-             (panel(.5 * w, .05 * h, (0, y + .05, -.19 * h), .02), (240, 120, 30)), (box((.8 * w, .06, .06), (0, y + .13, .13 * h), rounding=.02), WHITE if dark else BLACK), (panel(.9 * w, .12 * h, (0, y, -.41 * h), .03), case if rng.random() < .5 else GREY),
-             (box((.9 * w, .86 * d, .1), (0, -.03, -h / 2)), BLACK), (panel(.7 * w, .6 * h, (0, -y, 0), .02), GREY if not dark else (160, 160, 165)), (panel(.96 * w, .15 * h, (0, y, .37 * h), .03), BLACK if not dark else WHITE)]
+    parts = [(box((w, d, h)), case), (box((1.02 * w, 1.02 * d, .07), (0, 0, h / 2)), top),
+             (panel(.9 * w, .52 * h, (0, y, -.08 * h), .04), GREY if not dark else (150, 152, 158)), (panel(.62 * w, .28 * h, (0, y + .04, -.12 * h), .015), (25, 22, 24)),
+             (panel(.5 * w, .05 * h, (0, y + .05, -.19 * h), .02), (240, 120, 30)),
+             (box((.8 * w, .06, .06), (0, y + .13, .13 * h), rounding=.02), WHITE if dark else BLACK),
+             (panel(.9 * w, .12 * h, (0, y, -.41 * h), .03), case if rng.random() < .5 else GREY),
+             (box((.9 * w, .86 * d, .1), (0, -.03, -h / 2)), BLACK), (panel(.7 * w, .6 * h, (0, -y, 0), .02), GREY if not dark else (160, 160, 165)),
+             (panel(.96 * w, .15 * h, (0, y, .37 * h), .03), BLACK if not dark else WHITE)]
     parts += [(cylinder(.065, .14, (u * w, y + .05, .37 * h), "y", sections=12), RED if u > .35 else WHITE if not dark else BLACK) for u in (.4, .24, .08, -.3)]
     spots = [(x * w, v * d) for v in (.24, -.2) for x in (.24, -.24)]
     hot = int(rng.integers(0, 4))
@@ -480,12 +542,16 @@ def stove(rng: np.random.Generator) -> Parts:
         glow = (245, 70, 20) if i == hot or kind == "glass" and i == 0 else GREY
         parts.append((cylinder(r, .05, (u, v, z), sections=20), glow))
         if kind == "coil": parts.append((cylinder(.6 * r, .08, (u, v, z), sections=16), BLACK))
-        if kind == "gas": parts += [(cylinder(.5 * r, .09, (u, v, z), sections=14), BLACK), (box((2.3 * r, .035, .05), (u, v, z + .07)), BLACK), (box((.035, 2.3 * r, .05), (u, v, z + .075)), BLACK)]
-    if rng.random() < .7: parts += [(box((w, .1, .34), (0, -.46 * d, h / 2 + .18)), case), (panel(.6 * w, .2, (-.1 * w, -.46 * d + .05, h / 2 + .2), .02), BLACK if not dark else WHITE), (panel(.2 * w, .12, (-.1 * w, -.46 * d + .07, h / 2 + .2), .02), (80, 240, 160))]
+        if kind == "gas": parts += [(cylinder(.5 * r, .09, (u, v, z), sections=14), BLACK), (box((2.3 * r, .035, .05), (u, v, z + .07)), BLACK),
+                                    (box((.035, 2.3 * r, .05), (u, v, z + .075)), BLACK)]
+    if rng.random() < .7: parts += [(box((w, .1, .34), (0, -.46 * d, h / 2 + .18)), case),
+                                    (panel(.6 * w, .2, (-.1 * w, -.46 * d + .05, h / 2 + .2), .02), BLACK if not dark else WHITE),
+                                    (panel(.2 * w, .12, (-.1 * w, -.46 * d + .07, h / 2 + .2), .02), (80, 240, 160))]
     u, v = spots[0]   # the pan is always front left
     tall, z = rng.uniform(.14, .4), h / 2 + .13
     pot = revolve([(0, 0), (.25, 0), (.27, tall), (.24, tall), (.22, .04), (0, .04)], (u, v, z))
-    return parts + [(pot, pan), (cylinder(.225, .1 * tall, (u, v, z + .6 * tall)), (200, 60, 30)), (tube([(u + .2, v + .04, z + .8 * tall), (u + .62, v + .14, z + tall)], .035, sections=8), BLACK)]
+    return parts + [(pot, pan), (cylinder(.225, .1 * tall, (u, v, z + .6 * tall)), (200, 60, 30)),
+                    (tube([(u + .2, v + .04, z + .8 * tall), (u + .62, v + .14, z + tall)], .035, sections=8), BLACK)]
 
 # %% ../nbs/04_electronics.ipynb #cell054
 @family("04554684")
@@ -495,24 +561,34 @@ def washer(rng: np.random.Generator) -> Parts:
     dark, front_loader = max(case) < 120, rng.random() < .75
     trim, y = accent(rng, case, WHITE), d / 2
     linen = [accent(rng, case, (70, 90, 110)) for _ in range(3)]
-    parts = [(box((.94 * w, .9 * d, .1), (0, 0, -h / 2 - .02)), BLACK), (box((.05, .76 * d, .7 * h), (w / 2, -.04, -.06 * h)), trim), (panel(.7 * w, .7 * h, (0, -y, 0), .02), GREY if not dark else (160, 160, 165))]
-    console = [(panel(.96 * w, .17 * h, (0, 0, 0), .03), GREY if not dark else (170, 172, 176)), (panel(.3 * w, .13 * h, (.3 * w, .03, 0), .03), trim), (cylinder(.07 * h, .14, (-.06 * w, .05, 0), "y"), WHITE),
+    parts = [(box((.94 * w, .9 * d, .1), (0, 0, -h / 2 - .02)), BLACK), (box((.05, .76 * d, .7 * h), (w / 2, -.04, -.06 * h)), trim),
+             (panel(.7 * w, .7 * h, (0, -y, 0), .02), GREY if not dark else (160, 160, 165))]
+    console = [(panel(.96 * w, .17 * h, (0, 0, 0), .03), GREY if not dark else (170, 172, 176)), (panel(.3 * w, .13 * h, (.3 * w, .03, 0), .03), trim),
+               (cylinder(.07 * h, .14, (-.06 * w, .05, 0), "y"), WHITE),
                (panel(.03, .07 * h, (-.06 * w, .11, .03 * h), .03), RED), (panel(.24 * w, .09 * h, (-.32 * w, .03, 0), .02), (80, 220, 250))]
     if not front_loader:
         hole, z = .38 * min(w, d), h / 2
-        parts += [(cut(box((w, d, h)), cylinder(hole, .7 * h, (0, .06 * d, z))), case), (cylinder(1.02 * hole, .1, (0, .06 * d, .2 * h)), (90, 100, 115)), (revolve([(hole - .02, -.3 * h), (hole + .02, -.3 * h), (hole + .02, .02), (hole + .06, .05), (hole - .04, .05), (hole - .02, -.3 * h)], (0, .06 * d, z)), (200, 204, 210)),
+        parts += [(cut(box((w, d, h)), cylinder(hole, .7 * h, (0, .06 * d, z))), case), (cylinder(1.02 * hole, .1, (0, .06 * d, .2 * h)), (90, 100, 115)),
+                  (revolve([(hole - .02, -.3 * h), (hole + .02, -.3 * h), (hole + .02, .02), (hole + .06, .05), (hole - .04, .05),
+                            (hole - .02, -.3 * h)], (0, .06 * d, z)), (200, 204, 210)),
                   (cylinder(.12, .4 * h, (0, .06 * d, .3 * h), top_radius=.06), WHITE), (panel(.86 * w, .1, (0, y, .34 * h), .02), trim), (panel(.3 * w, .2 * h, (.24 * w, y, -.28 * h), .02), trim)]
         parts += [(ellipsoid((.2, .16, .14), (u * hole, .06 * d + v * hole, z - .16), 1), c) for (u, v), c in zip(((.5, .2), (-.45, .3), (-.1, -.5)), linen)]
-        lid = [(box((.9 * w, .06, .84 * d), (0, 0, .42 * d), rounding=.02), trim if rng.random() < .5 else case), (panel(.6 * w, .5 * d, (0, .03, .45 * d), .015), (150, 190, 205))]
-        return parts + [(box((w, .22, .3 * h), (0, -.42 * d, z + .13 * h)), case)] + move(console, (0, -.42 * d + .11, z + .16 * h)) + move(lid, (0, -.29 * d, z + .02), (rng.uniform(8, 20), 0, 0))
+        lid = [(box((.9 * w, .06, .84 * d), (0, 0, .42 * d), rounding=.02), trim if rng.random() < .5 else case),
+               (panel(.6 * w, .5 * d, (0, .03, .45 * d), .015), (150, 190, 205))]
+        parts.append((box((w, .22, .3 * h), (0, -.42 * d, z + .13 * h)), case))
+        return parts + move(console, (0, -.42 * d + .11, z + .16 * h)) + move(lid, (0, -.29 * d, z + .02), (rng.uniform(8, 20), 0, 0))
     r, z = rng.uniform(.36, .42) * w, -.08 * h
     ring = revolve([(.74, -.1), (1, -.1), (1, .1), (.92, .22), (.8, .22), (.74, .1), (.74, -.1)], axis="y", sections=32)
-    parts += [(cut(box((w, d, h), rounding=.03), cylinder(.74 * r, .5 * d, (0, y, z), "y")), case), (cylinder(.76 * r, .06, (0, .26 * d, z), "y"), (130, 140, 150)), (box((.9 * w, .86 * d, .06), (0, -.02, h / 2)), trim)]
+    parts += [(cut(box((w, d, h), rounding=.03), cylinder(.74 * r, .5 * d, (0, y, z), "y")), case), (cylinder(.76 * r, .06, (0, .26 * d, z), "y"), (130, 140, 150)),
+              (box((.9 * w, .86 * d, .06), (0, -.02, h / 2)), trim)]
     parts += [(ellipsoid((.4 * r, .12, .24 * r), (u * r, .36 * d, z + v * r), 1), c) for (u, v), c in zip(((.28, -.42), (-.3, -.44), (.02, -.2)), linen)]
     glass = [(place(ring, scale=(r, r * .8, r)), (205, 208, 214) if not dark and max(case) - min(case) > 40 or max(case) < 200 else GREY)]
     open_ = rng.random() < .35
     pane = [(ellipsoid((.76 * r, .1, .76 * r), (0, .02, 0)), (110, 160, 195)), (box((.12 * r, .2, .4 * r), (-.86 * r, .12, 0), rounding=.03), trim)]
     washing = [(ellipsoid((.5 * r, .08, .3 * r), (u * r, .07, v * r), 1), c) for (u, v), c in zip(((.22, -.3), (-.3, -.34)), linen)]
     hatch = glass + pane + ([] if open_ else washing)
-    hatch = move(hatch, (0, y, z)) if not open_ else move(move(hatch, (-1.02 * r, .06, 0)), (1.02 * r, y + .04, z), (0, 0, rng.uniform(75, 120))) + [(place(ring, (0, y, z), scale=(.96 * r, .2 * r, .96 * r)), GREY)]
+    if open_:   # swung out on a hinge on the left
+        hatch = move(move(hatch, (-1.02 * r, .06, 0)), (1.02 * r, y + .04, z), (0, 0, rng.uniform(75, 120)))
+        hatch.append((place(ring, (0, y, z), scale=(.96 * r, .2 * r, .96 * r)), GREY))
+    else: hatch = move(hatch, (0, y, z))
     return parts + hatch + move(console, (0, y, .38 * h)) + [(panel(.2 * w, .08 * h, (-.32 * w, y, -.42 * h), .02), GREY if not dark else WHITE)]
