@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import manifold3d as m3
 import numpy as np
 
-from .meshes import (Colour, Parts, Solid, _from_manifold, box, colour, common, cut, cylinder, ellipsoid, extrude, family, fuse, hull, mirror, place, revolve, tube)
+from .meshes import Colour, Parts, Solid, _from_manifold, box, colour, common, cut, cylinder, ellipsoid, extrude, family, hull, place, revolve, tube
 
 # %% auto #0
 __all__ = ['Outline', 'hollow', 'sector', 'skin', 'distinct', 'dressing', 'trash_bin', 'bag', 'basket', 'bottle', 'bowl', 'can',
@@ -96,10 +96,10 @@ def trash_bin(rng) -> Parts:
         w, d = width * taper, depth * taper
         parts = [
             (tub, body), (skin(tub, box((9, 9, height * .12)), .03), dark),
-            (skin(tub, box((width * .7, 1, height * .4), (0, 1, height * .6))), label),
-            (skin(tub, extrude([(-.2, -.15), (.2, -.15), (0, .2)], 1, (0, 1, height * .62), "y"), .03), stripe),
-            (skin(tub, box((1, depth * .5, height), (1, 0, height * .55)), .03), stripe),
-            (skin(tub, box((width * .5, 1, height * .25), (0, -1, height * .3))), stripe),
+            (skin(tub, box((width * .7, 2, height * .4), (0, 1, height * .6))), label),
+            (skin(tub, extrude([(-.2, -.15), (.2, -.15), (0, .2)], 2, (0, 1, height * .62), "y"), .03), stripe),
+            (skin(tub, box((2, depth * .5, height), (1, 0, height * .55)), .03), stripe),
+            (skin(tub, box((width * .5, 2, height * .25), (0, -1, height * .3))), stripe),
         ]
         if kind == 0:
             parts += [(box((w * 1.08, d * 1.15, .09), (0, .02, height + .04), .04), lid), (box((w * .8, d * .8, .1), (0, 0, height + .1), .05), lid)]
