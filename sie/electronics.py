@@ -10,9 +10,9 @@ import numpy as np
 from .meshes import Colour, Parts, Solid, Vector, box, colour, cut, cylinder, ellipsoid, extrude, family, hull, place, revolve, tube
 
 # %% auto #0
-__all__ = ['GREY', 'BLACK', 'WHITE', 'RED', 'GREEN', 'SEGMENTS', 'accent', 'panel', 'grid', 'move', 'on_slope', 'screen',
-           'camera', 'cellphone', 'dial', 'digit', 'clock', 'keyboard', 'display', 'earphone', 'laptop', 'cone',
-           'loudspeaker', 'cage', 'microphone', 'printer', 'remote', 'handset', 'spiral', 'telephone', 'rack',
+__all__ = ['GREY', 'BLACK', 'WHITE', 'RED', 'GREEN', 'SEGMENTS', 'accent', 'against', 'panel', 'grid', 'move', 'on_slope',
+           'screen', 'camera', 'cellphone', 'dial', 'digit', 'clock', 'keyboard', 'display', 'earphone', 'laptop',
+           'cone', 'loudspeaker', 'cage', 'microphone', 'printer', 'remote', 'handset', 'spiral', 'telephone', 'rack',
            'dishwasher', 'microwave', 'stove', 'washer']
 
 # %% ../nbs/04_electronics.ipynb #cell007
@@ -23,6 +23,11 @@ def accent(rng: np.random.Generator, *others: Colour, material: str = "paint") -
     "Of eight draws of a material, the one that is furthest from the other colours."
     draws = [colour(rng, material) for _ in range(8)]
     return max(draws, key=lambda c: min(np.linalg.norm(np.subtract(c, o)) for o in others))
+
+
+def against(rgb: Colour) -> Colour:
+    "Dark grey for what lies on a light colour, light grey on a dark one."
+    return (45, 47, 52) if max(rgb) > 110 else (185, 188, 194)
 
 
 def panel(width: float, height: float, at: Vector = (0, 0, 0), out: float = .02) -> Solid:
@@ -368,7 +373,7 @@ def printer(rng: np.random.Generator) -> Parts:
     ink = accent(rng, WHITE, case)
     mouth = box((.74 * w, .8 * d, .36 * h), (.08 * w, .4 * d, -.14 * h))
     parts = [(cut(box((w, d, h)), mouth), case), (box((.72 * w, .04, .34 * h), (.08 * w, .02, -.14 * h)), BLACK),
-             (box((.94 * w, .92 * d, .08), (0, -.01, h / 2)), lid), (panel(.7 * w, .5 * h, (0, -d / 2, 0), .03), GREY), (box((.92 * w, .92 * d, .06), (0, 0, -h / 2)), BLACK)]
+             (box((.94 * w, .92 * d, .08), (0, -.01, h / 2)), lid), (panel(.7 * w, .5 * h, (0, -d / 2, 0), .03), against(case)), (box((.92 * w, .92 * d, .06), (0, 0, -h / 2)), BLACK)]
     parts.append((box((.05, .7 * d, .7 * h), (w / 2, 0, 0)), lid))
     out = rng.uniform(.4, .6)
     sheet = [(box((.6 * w, .62 * d + out, .03), (.08 * w, .18 * d + out / 2, 0)), WHITE), (box((.26 * w, .7 * out, .03), (.2 * w, .5 * d + .45 * out, .015)), ink)] \
@@ -487,7 +492,7 @@ def dishwasher(rng: np.random.Generator) -> Parts:
             (box((.2 * w, .06, .2), (.2 * w, 0, .6 * cave[2])), GREY),
             (box((.7 * w, .06, .08), (0, .12, .88 * cave[2])), BLACK)]
     parts = [(shell, case), (lining, inside), (box((1.02 * w, 1.02 * d, .08), (0, 0, h / 2)), top), (box((.94 * w, .9 * d, .12), (0, -.04, -h / 2)), BLACK),
-             (panel(.8 * w, .7 * h, (0, -d / 2, 0), .02), GREY),
+             (panel(.8 * w, .7 * h, (0, -d / 2, 0), .02), against(case)),
              (panel(.92 * w, .15, (0, d / 2, h / 2 - .14), .02), BLACK if max(case) > 120 else WHITE),
              (panel(.22 * w, .1, (-.28 * w, d / 2 + .02, h / 2 - .14), .02), (90, 220, 240))]
     parts += [(cylinder(.05, .1, (u * w, d / 2, h / 2 - .14), "y", sections=12), RED if u > .3 else GREY) for u in (.36, .22, .08)]
@@ -515,7 +520,7 @@ def microwave(rng: np.random.Generator) -> Parts:
         parts += [(s, WHITE) for s in grid(3, 4, .84 * pw, .4 * h, (px, y + .03, -.02 * h), .03, .7)] + [(panel(.8 * pw, .1 * h, (px, y + .03, -.34 * h), .03), knobs)]
     else:
         for z in (.06 * h, -.24 * h): parts += [(cylinder(.36 * pw, .12, (px, y + .05, z), "y"), knobs), (panel(.04, .3 * pw, (px, y + .1, z + .15 * pw), .03), WHITE)]
-    parts += [(panel(.7 * w, .6 * h, (.05 * w, -y, 0), .02), GREY if not dark else (160, 160, 165)), (box((.9 * w, .9 * d, .06), (0, 0, -h / 2)), BLACK)]
+    parts += [(panel(.7 * w, .6 * h, (.05 * w, -y, 0), .02), against(case)), (box((.9 * w, .9 * d, .06), (0, 0, -h / 2)), BLACK)]
     parts += [(box((.04, .5 * d, .06 * h), (w / 2, 0, z * h)), BLACK if not dark else WHITE) for z in (.1, .22, .34)]
     parts += [(box((.06, .06, .1), (u * w, v * d, -h / 2 - .05)), BLACK) for u in (-.42, .42) for v in (-.4, .4)]
     return parts + ([(box((.5 * w, .55 * d, .04), (.14 * w, 0, h / 2)), knobs)] if rng.random() < .6 else [])
@@ -532,7 +537,7 @@ def stove(rng: np.random.Generator) -> Parts:
              (panel(.5 * w, .05 * h, (0, y + .05, -.19 * h), .02), (240, 120, 30)),
              (box((.8 * w, .06, .06), (0, y + .13, .13 * h), rounding=.02), WHITE if dark else BLACK),
              (panel(.9 * w, .12 * h, (0, y, -.41 * h), .03), case if rng.random() < .5 else GREY),
-             (box((.9 * w, .86 * d, .1), (0, -.03, -h / 2)), BLACK), (panel(.7 * w, .6 * h, (0, -y, 0), .02), GREY if not dark else (160, 160, 165)),
+             (box((.9 * w, .86 * d, .1), (0, -.03, -h / 2)), BLACK), (panel(.7 * w, .6 * h, (0, -y, 0), .02), against(case)),
              (panel(.96 * w, .15 * h, (0, y, .37 * h), .03), BLACK if not dark else WHITE)]
     parts += [(cylinder(.065, .14, (u * w, y + .05, .37 * h), "y", sections=12), RED if u > .35 else WHITE if not dark else BLACK) for u in (.4, .24, .08, -.3)]
     spots = [(x * w, v * d) for v in (.24, -.2) for x in (.24, -.24)]
@@ -562,7 +567,7 @@ def washer(rng: np.random.Generator) -> Parts:
     trim, y = accent(rng, case, WHITE), d / 2
     linen = [accent(rng, case, (70, 90, 110)) for _ in range(3)]
     parts = [(box((.94 * w, .9 * d, .1), (0, 0, -h / 2 - .02)), BLACK), (box((.05, .76 * d, .7 * h), (w / 2, -.04, -.06 * h)), trim),
-             (panel(.7 * w, .7 * h, (0, -y, 0), .02), GREY if not dark else (160, 160, 165))]
+             (panel(.7 * w, .7 * h, (0, -y, 0), .02), against(case))]
     console = [(panel(.96 * w, .17 * h, (0, 0, 0), .03), GREY if not dark else (170, 172, 176)), (panel(.3 * w, .13 * h, (.3 * w, .03, 0), .03), trim),
                (cylinder(.07 * h, .14, (-.06 * w, .05, 0), "y"), WHITE),
                (panel(.03, .07 * h, (-.06 * w, .11, .03 * h), .03), RED), (panel(.24 * w, .09 * h, (-.32 * w, .03, 0), .02), (80, 220, 250))]
