@@ -21,6 +21,7 @@ nb_execution_mode = "off"  # pages show what the committed and the executed note
 nb_render_markdown_format = "myst"
 nb_code_prompt_show = "Show the source"
 nb_code_prompt_hide = "Hide the source"
+highlight_language = "none"  # where a code block does not say
 python_maximum_signature_line_length = 90
 viewcode_follow_imported_members = False
 add_module_names = False

@@ -110,12 +110,11 @@ def test_imports_never_point_forward():
             if other.startswith("sie."): assert order[other.split(".")[1]] < number, f"sie/{name}.py imports {other}, which is defined later"
 
 
-def test_package_imports_only_its_requirements():
-    declared = {canonicalize_name(Requirement(r).name) for r in shlex.split(settings()["requirements"])}
+def test_requirements_are_what_the_package_imports():
     distributions = packages_distributions()
-    for path in ROOT.glob("sie/*.py"):
-        for name in {i.split(".")[0] for i in imports(path)} - {"sie", *sys.stdlib_module_names}:
-            assert declared & {canonicalize_name(d) for d in distributions.get(name, [name])}, f"{path.name} imports {name}: not among the requirements of settings.ini"
+    names = {i.split(".")[0] for path in ROOT.glob("sie/*.py") for i in imports(path)} - {"sie", *sys.stdlib_module_names}
+    imported = {canonicalize_name(distributions.get(name, [name])[0]) for name in names}
+    assert imported == {canonicalize_name(Requirement(r).name) for r in shlex.split(settings()["requirements"])}
 
 
 # ---- requirements.txt
