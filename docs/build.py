@@ -141,10 +141,9 @@ def reference(module: str, name: str, **options) -> str:
 # ---- the site: pages
 
 def title(nb) -> tuple[str, str]:
-    "Heading and one-line description of a notebook."
-    text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
-    head, lead = re.search(r"^# +(.+)$", text, re.M), re.search(r"^> *(.+)$", text, re.M)
-    return head[1] if head else "", lead[1] if lead else ""
+    "Heading and one-line description of a notebook: the first two lines of its first cell."
+    head, lead = re.match(r"# +(.+)\n+(?:> *)?(.+)", nb.cells[0].source).groups()
+    return head, lead
 
 
 def site_target(path: str) -> str:

@@ -78,7 +78,7 @@ def test_stale_files_are_noticed(tmp_path):
 def test_notebook(path):
     nb = nbformat.read(path, as_version=4)
     assert nb.metadata.kernelspec == {"name": "python3", "display_name": "python3", "language": "python"}
-    assert re.match(r"# \S.*\n+> \S", nb.cells[0].source), "the first cell is a title and a one-line description"
+    assert re.match(r"# \S.*\n+(> )?\S", nb.cells[0].source), "the first cell is a title and a one-line description"
     errors = [cell.id for cell in nb.cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert not errors, f"cells {errors} show an error"
 
@@ -113,8 +113,10 @@ def test_imports_never_point_forward():
 def test_requirements_are_what_the_package_imports():
     distributions = packages_distributions()
     names = {i.split(".")[0] for path in ROOT.glob("sie/*.py") for i in imports(path)} - {"sie", *sys.stdlib_module_names}
-    imported = {canonicalize_name(distributions.get(name, [name])[0]) for name in names}
-    assert imported == {canonicalize_name(Requirement(r).name) for r in shlex.split(settings()["requirements"])}
+    providers = {name: {canonicalize_name(d) for d in distributions.get(name, [name])} for name in names}
+    declared = {canonicalize_name(Requirement(r).name) for r in shlex.split(settings()["requirements"])}
+    assert not [name for name, by in providers.items() if not by & declared], "imported, but not among the requirements of settings.ini"
+    assert not declared - set().union(*providers.values()), "among the requirements of settings.ini, but not imported"
 
 
 # ---- requirements.txt
