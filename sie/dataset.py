@@ -32,9 +32,9 @@ def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
 # %% auto #0
 __all__ = ['LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'LIST_NAMES', 'Files', 'SHARD_BYTES', 'ObjectRow', 'check_row',
            'write_shard', 'split_objects', 'ViewDataset', 'ProceduralRenderer', 'procedural_objects', 'render_object',
-           'render_dataset', 'normalise', 'Pairs', 'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews',
-           'Views', 'load_views', 'PairLoader', 'write_split_lists', 'read_split_lists', 'export_layout',
-           'import_layout']
+           'exit_with_parent', 'render_dataset', 'normalise', 'Pairs', 'SingleViews', 'PairDataset',
+           'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader', 'write_split_lists',
+           'read_split_lists', 'export_layout', 'import_layout']
 
 # %% ../nbs/08_dataset.ipynb #cell006
 LATENTS = len(LATENT_NAMES)
@@ -340,7 +340,7 @@ def _finished(out: Path, source: Mapping) -> ViewDataset | None:
     return dataset if dataset.info["source"] == json.loads(json.dumps(source)) else None
 
 
-def _start_worker() -> None:
+def exit_with_parent() -> None:
     "End this process when its parent is gone, even if that was killed."
     threading.Thread(target=lambda: (mp.parent_process().join(), os._exit(1)), daemon=True).start()
 
@@ -348,7 +348,7 @@ def _start_worker() -> None:
 def _rendered(jobs: Sequence[tuple], workers: int) -> Iterator[ObjectRow]:
     "Rows of the jobs, in their order, rendered by `workers` processes, or by this one if 0."
     if not workers: yield from (render_object(*job) for job in jobs); return
-    with ProcessPoolExecutor(workers, mp.get_context("spawn"), _start_worker) as pool: yield from pool.map(render_object, *zip(*jobs))
+    with ProcessPoolExecutor(workers, mp.get_context("spawn"), exit_with_parent) as pool: yield from pool.map(render_object, *zip(*jobs))
 
 
 def render_dataset(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .encoders import Split, make_encoder, projector
 from .losses import attraction, covariance, variance
 from .predictors import Hypernetwork, MLPPredictor
-from .rotations import transformation, transformation_size
+from .rotations import transformation, transformation_norm, transformation_size
 
 # %% auto #0
 __all__ = ['Term', 'HEADS', 'METHODS', 'Outputs', 'Method', 'Model']
@@ -119,7 +119,7 @@ class Model(nn.Module):
         widths: Sequence[int] = (2048, 2048, 2048),      # of a projector on the whole representation; one on a part gets its share
         equivariant: int | None = None,                  # dimensions of the equivariant part; None: half
         classes: int = 55,                               # for the supervised reference
-        predictor: Mapping | None = None,                # options of `Hypernetwork` or `MLPPredictor`
+        predictor: Mapping | None = None,                # options of `Hypernetwork` (its norm is known here) or `MLPPredictor`
     ):
         super().__init__()
         self.method, self.encoder = method, make_encoder(encoder)
@@ -131,7 +131,8 @@ class Model(nn.Module):
         self.predictor = None
         if method.predictor:
             dim = self.heads["equivariant"][-1].out_features
-            self.predictor = (Hypernetwork if method.predictor == "hypernetwork" else MLPPredictor)(g, dim, **(predictor or {}))
+            if method.predictor == "hypernetwork": self.predictor = Hypernetwork(g, dim, **({"norm": transformation_norm(method.form, method.colour)} | dict(predictor or {})))
+            else: self.predictor = MLPPredictor(g, dim, **(predictor or {}))
 
     def part(self, head: str, h: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch part"]:
         "The part of the representation that a head sees."

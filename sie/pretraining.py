@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from dvclive import Live
 from jaxtyping import Float
@@ -27,13 +28,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .dataset import PairLoader, ViewDataset, Views, _start_worker, load_views
+from .dataset import PairLoader, ViewDataset, Views, exit_with_parent, load_views
 from .methods import METHODS, Model, Outputs
 from .rotations import relative_rotation
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'ridge', 'OnlineProbes', 'new_model', 'save_model', 'load_model',
-           'train_step', 'pretrain', 'write_curves', 'pretrain_all', 'main']
+           'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
 
 # %% ../nbs/13_pretraining.ipynb #cell006
 @dataclass(frozen=True)
@@ -239,6 +240,7 @@ def pretrain(
                 row = {"step": step, "seconds": time.perf_counter() - started, "lr": settings.learning_rate(step - 1, steps), **{f"train/{k}": v for k, v in means.items()}}
                 row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
                 if outputs.u1 is not None: row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
+                if outputs.predicted is not None: row["prediction/explained"] = 1 - ((outputs.predicted - outputs.z2).square().mean() / outputs.z2.square().mean()).item()
                 row |= {f"probe/{k}": v for k, v in probes(plain.encoder).items()}
                 history.append(row)
                 if step < steps: _write_checkpoint(checkpoint, plain, optimiser, {"step": step, "history": history})
@@ -257,9 +259,16 @@ def write_curves(history: Sequence[Mapping[str, float]], folder: str | Path) -> 
             for key, value in row.items():
                 if key != "step": live.log_metric(key, value)
 
+
+def read_curves(folder: str | Path) -> pd.DataFrame:
+    "The curves that `write_curves` wrote, a column for each."
+    files = sorted(Path(folder).glob("plots/metrics/**/*.tsv"))
+    curves = [pd.read_csv(f, sep="\t", index_col="step").iloc[:, -1].rename(f.relative_to(Path(folder) / "plots/metrics").with_suffix("").as_posix()) for f in files]
+    return pd.concat(curves, axis=1).reset_index() if curves else pd.DataFrame({"step": []})
+
 # %% ../nbs/13_pretraining.ipynb #cell016
 def _pretrain_in_process(path: Path, settings: Settings, threads: int, steps: mp.Array, slot: int, folders: dict) -> None:
-    _start_worker()
+    exit_with_parent()
     torch.set_num_threads(threads)
     def progress(step, total): steps[2 * slot], steps[2 * slot + 1] = step, total
     pretrain(ViewDataset(path), settings, progress=progress, **folders)
@@ -272,7 +281,7 @@ def pretrain_all(
     logs: str | Path,                           # curves go to `logs/name`
     checkpoints: str | Path,                    # folder for checkpoints
     workers: int | None = None,                 # runs at a time; as many as cores if not given, 1 on a GPU
-) -> None:
+) -> list[pd.DataFrame]:                        # each run's curves
     "Pretrain several models side by side. Raises `RuntimeError` naming the runs that failed, when the others are done."
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count())
     workers = min(workers, len(runs))
@@ -293,6 +302,7 @@ def pretrain_all(
             bar.total, bar.n = sum(steps[1::2]) * len(runs) // max(1, sum(map(bool, steps[1::2]))), sum(steps[::2])
             bar.refresh()
     if failed: raise RuntimeError(f"pretraining failed: {', '.join(failed)}; what the process printed is above")
+    return [read_curves(Path(logs) / name) for name in runs]
 
 # %% ../nbs/13_pretraining.ipynb #cell018
 def main(path: str | Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 # %% auto #0
 __all__ = ['LATENT_NAMES', 'LATENT_RANGES', 'ANGLES', 'HUES', 'ROTATION_FORMS', 'sample_latents', 'euler_to_quaternion',
            'quaternion_multiply', 'quaternion_inverse', 'quaternion_to_matrix', 'quaternion_to_euler',
-           'relative_rotation', 'colour_difference', 'transformation', 'transformation_size']
+           'relative_rotation', 'colour_difference', 'transformation', 'transformation_size', 'transformation_norm']
 
 # %% ../nbs/00_rotations.ipynb #cell006
 #: Names of the seven latents, in the order of the data.
@@ -116,3 +116,9 @@ def transformation_size(form: str = "quaternion", colour: bool = False) -> int:
     "Number of entries of `transformation`. Raises `ValueError` for an unknown form."
     if form not in ROTATION_FORMS: raise ValueError(f"unknown form {form!r} of a rotation; there are {', '.join(ROTATION_FORMS)}")
     return ROTATION_FORMS[form] + 2 * colour
+
+
+def transformation_norm(form: str = "quaternion", colour: bool = False, pairs: int = 20_000) -> float:
+    "Root mean square norm of `transformation` over random pairs of 3DIEBench's latents: 1 for quaternions, sqrt(3) for matrices."
+    first, second = torch.from_numpy(sample_latents(2 * pairs, np.random.default_rng(0))).double().unflatten(0, (2, -1))
+    return round(transformation(first, second, form, colour).square().sum(-1).mean().sqrt().item(), 9)
