@@ -4,7 +4,10 @@
 
 # %% ../nbs/14_evaluation.ipynb #cell003
 from __future__ import annotations
-from collections.abc import Callable, Iterator, Mapping
+import multiprocessing as mp
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +22,13 @@ from .dataset import ViewDataset, load_views
 from .encoders import PARTS, Split
 from .methods import Model
 from .predictors import Hypernetwork
+from .pretraining import load_model
 from .rotations import ANGLES, colour_difference, euler_to_quaternion, relative_rotation, transformation
 
 # %% auto #0
 __all__ = ['TARGETS', 'Predictor', 'Embedded', 'embed', 'r2', 'Probe', 'make_head', 'random_pairs', 'train_head',
            'classification', 'regression', 'chance_r2', 'predict_views', 'ranks', 'retrieval', 'chance_retrieval',
-           'nearest', 'rotation_error', 'pre', 'chance_pre', 'evaluate', 'chance_levels']
+           'nearest', 'rotation_error', 'pre', 'chance_pre', 'evaluate', 'evaluate_all', 'chance_levels']
 
 # %% ../nbs/14_evaluation.ipynb #cell006
 @dataclass
@@ -249,6 +253,22 @@ def evaluate(
             rows.append(("equivariant", name, "pre", pre(e, predicted, queries, queries)))
             if name == "val": rows.append(("equivariant", "all", "pre", pre(e, predicted, queries, torch.cat([e.train, e.val]))))
     return pd.DataFrame(rows, columns=["part", "split", "metric", "value"])
+
+
+def _evaluate_saved(embedded: Path, model: Path, probe: Probe) -> pd.DataFrame:
+    torch.set_num_threads(1)
+    return evaluate(Embedded.load(embedded), (loaded := load_model(model)[0]).split, probe, loaded)
+
+
+def evaluate_all(
+    embedded: Mapping[str, Path],       # name -> file of `Embedded.save`
+    models: Mapping[str, Path],         # name -> folder of the model
+    probe: Probe = Probe(),
+) -> pd.DataFrame:                      # as `evaluate`, with the column `name` in front
+    "Evaluate several models side by side, one core for each."
+    with ProcessPoolExecutor(min(len(models), os.cpu_count()), mp.get_context("spawn")) as pool:
+        tables = pool.map(_evaluate_saved, embedded.values(), [models[name] for name in embedded], [probe] * len(embedded))
+        return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
 
 
 def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:

@@ -20,11 +20,12 @@ from .meshes import CLASSES
 from .rotations import relative_rotation
 
 # %% auto #0
-__all__ = ['STYLES', 'show_views', 'angle_of', 'show_retrieval', 'show_curves']
+__all__ = ['STYLES', 'READ_OFF', 'RETRIEVED', 'show_views', 'angle_of', 'show_retrieval', 'show_curves', 'results_table']
 
 # %% ../nbs/15_figures.ipynb #cell006
 def show_views(dataset: ViewDataset, objects: Sequence[int], views: int = 8, size: float = .9) -> Figure:
-    "A grid of the first views of some objects, a row for each, with its class beside it."
+    "A grid of the first views of some objects (fewer if there are fewer), a row for each, with its class beside it."
+    views = min(views, dataset.views)
     fig, axes = plt.subplots(len(objects), views, figsize=(size * views + .8, size * len(objects)), squeeze=False, gridspec_kw={"wspace": .03, "hspace": .03})
     for row, object in zip(axes, objects):
         for ax, image in zip(row, dataset.decode([object] * views, range(views))): _picture(ax, image)
@@ -88,3 +89,25 @@ def show_curves(
         if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
     fig.tight_layout()
     return fig
+
+# %% ../nbs/15_figures.ipynb #cell016
+def results_table(
+    metrics: pd.DataFrame,                              # tidy results
+    columns: Mapping[str, tuple[str, str, str]],        # heading -> (metric, part, split)
+    methods: Sequence[str] | None = None,               # rows, in this order; as they come if not given
+) -> pd.DataFrame:
+    "Mean ± standard deviation over seeds (mean alone for a single value), empty where a method does not have the metric. Raises `ValueError` for a heading that no result has."
+    cells = metrics.groupby(["method", "metric", "part", "split"], sort=False)["value"].agg(["mean", "std", "size"])
+    def cell(method, key):
+        if (method, *key) not in cells.index: return ""
+        mean, std, size = cells.loc[(method, *key)]
+        return f"{mean:.2f} ± {std:.2f}" if size > 1 else f"{mean:.2f}"
+    for heading, key in columns.items():
+        if not (metrics[["metric", "part", "split"]] == list(key)).all(1).any(): raise ValueError(f"no results for {heading!r}: metric {key[0]}, part {key[1]}, split {key[2]}")
+    methods = list(dict.fromkeys(metrics["method"])) if methods is None else methods
+    return pd.DataFrame({heading: [cell(m, key) for m in methods] for heading, key in columns.items()}, index=pd.Index(methods, name="method"))
+
+
+#: The two tables of the report: what can be read off each part, and where the prediction lands.
+READ_OFF = {f"{label} {part}": (metric, part, "val") for metric, label in [("top1", "top-1"), ("rotation_r2", "rotation R²"), ("colour_r2", "colour R²")] for part in ("all", "invariant", "equivariant")}
+RETRIEVED = {"MRR": ("mrr", "equivariant", "val"), "H@1": ("h1", "equivariant", "val"), "H@5": ("h5", "equivariant", "val"), "PRE train-train": ("pre", "equivariant", "train"), "PRE val-val": ("pre", "equivariant", "val"), "PRE val-all": ("pre", "equivariant", "all")}

@@ -1,0 +1,126 @@
+"The pipeline end to end, small, in a copy of the repository: what it makes, and what a change runs again."
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+TINY = {"methods": ["sie_matrix", "random"], "data.classes": 4, "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
+METHODS, STAGES = TINY["methods"], ("pretrain", "embed", "evaluate")
+
+
+def run(repo: Path, *command: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)}
+    return subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def change(repo: Path, **values) -> None:
+    params = YAML(typ="safe").load(repo / "params.yaml")
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        section = params
+        for part in sections: section = section[part]
+        section[last] = value
+    with open(repo / "params.yaml", "w") as file: YAML().dump(params, file)
+
+
+def to_run(repo: Path) -> set[str]:
+    "Stages that `dvc repro` would run."
+    result = run(repo, "dvc", "status", "dvc.yaml")
+    assert result.returncode == 0, result.stderr
+    return {line.rstrip(":") for line in result.stdout.splitlines() if line and not line[0].isspace() and line.endswith(":")}
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory) -> Path:
+    repo = tmp_path_factory.mktemp("clone") / "sie"
+    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(lambda f: f and (ROOT / f).is_file() and not f.startswith(("results/", "dvc.lock")), files):
+        (repo / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, repo / name)
+    subprocess.run("git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm copy", shell=True, cwd=repo, check=True)
+    assert run(repo, str(BIN / "python"), "-m", "sie.params", "smoke").returncode == 0
+    change(repo, **TINY)
+    result = run(repo, "dvc", "repro")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return repo
+
+
+def test_every_stage_leaves_an_executed_notebook_without_errors(repo):
+    notebooks = [repo / "results/fetch.ipynb", repo / "results/report.ipynb", *(repo / f"results/{stage}/{method}.ipynb" for stage in STAGES for method in METHODS)]
+    for path in notebooks:
+        cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        assert all(c.execution_count for c in cells), path
+        assert not any(o.output_type == "error" for c in cells for o in c.outputs), path
+
+
+def test_one_tidy_table(repo):
+    metrics = pd.read_csv(repo / "results/metrics.csv")
+    assert list(metrics) == ["preset", "method", "seed", "part", "split", "metric", "value"]
+    assert set(metrics["method"]) == {*METHODS, "chance"} and set(metrics["preset"]) == {"smoke"} and metrics["value"].notna().all()
+    read_off = metrics[metrics["metric"].isin(["top1", "rotation_r2", "colour_r2"])].groupby("method").size()
+    assert read_off["sie_matrix"] == read_off["random"] == 3 * 3 * 2    # metrics x parts x seeds
+    assert {"mrr", "h1", "h5", "pre"} <= set(metrics[metrics["method"] == "sie_matrix"]["metric"])
+    assert metrics[metrics["metric"] == "mrr"].groupby("split").size().to_dict() == {"train": 3, "val": 3}   # two seeds and chance
+    chance = metrics[(metrics["method"] == "chance") & (metrics["split"] == "val")].set_index(["metric", "part"])["value"]
+    assert chance["top1", "all"] == .25 and abs(chance["mrr", "equivariant"] - sum(1 / r for r in range(1, 7)) / 6) < 1e-6
+
+
+def test_dvc_shows_metrics_and_plots(repo):
+    shown = run(repo, "dvc", "metrics", "show", "--md").stdout
+    assert all(f"results/evaluate/{m}.json" in shown for m in METHODS) and "rotation_r2" in shown
+    plots = run(repo, "dvc", "plots", "show", "-o", "plots")
+    assert plots.returncode == 0, plots.stderr
+    page = (repo / "plots/index.html").read_text()
+    assert "sie_matrix" in page and "vega" in page
+
+
+def test_a_second_run_does_nothing_in_seconds(repo):
+    started = time.perf_counter()
+    result = run(repo, "dvc", "repro")
+    assert result.returncode == 0 and "Running stage" not in result.stdout, result.stdout
+    assert "up to date" in result.stdout
+    assert time.perf_counter() - started < 30       # 10 s on a quiet machine; tests run beside other tests
+
+
+@pytest.mark.parametrize(("key", "value", "stages"), [
+    ("pretrain.lr", .01, {"pretrain", "embed", "evaluate", "report"}),
+    ("evaluate.epochs", 4, {"evaluate", "report"}),
+    ("data.seed", 5, {"fetch", "pretrain", "embed", "evaluate", "report"}),
+])
+def test_a_change_runs_what_depends_on_it(repo, key, value, stages):
+    before = (repo / "params.yaml").read_text()
+    try:
+        change(repo, **{key: value})
+        changed = {name.partition("@")[0] for name in to_run(repo)}
+    finally: (repo / "params.yaml").write_text(before)
+    first = {"pretrain.lr": "pretrain", "evaluate.epochs": "evaluate", "data.seed": "fetch"}[key]
+    assert first in changed and changed <= stages   # what follows shows as changed once its input has changed
+    assert not to_run(repo)
+
+
+def test_a_mistake_stops_before_anything_is_computed(repo):
+    before = (repo / "params.yaml").read_text()
+    try:
+        change(repo, **{"pretrain.lr": "fast"})
+        result = run(repo, "dvc", "repro")
+    finally: (repo / "params.yaml").write_text(before)
+    assert result.returncode != 0 and "pretrain.lr: given 'fast'" in result.stdout + result.stderr
+
+
+def test_the_authors_archive_is_only_fetched_when_asked_for(repo):
+    shown = run(repo, "dvc", "dag", "--dot", "report").stdout
+    assert "data.dvc" not in shown
+    before = (repo / "params.yaml").read_text()
+    try:
+        change(repo, **{"data.source": "3diebench", "data.input": "data/3DIEBench.tar.gz"})
+        assert "data.dvc" in run(repo, "dvc", "dag", "--dot", "report").stdout
+    finally: (repo / "params.yaml").write_text(before)

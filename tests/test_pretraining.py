@@ -1,0 +1,97 @@
+"Pretraining under faults: killed at any moment, it goes on and ends in the same weights; runs side by side."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
+from sie.pretraining import Settings, load_model, new_model, pretrain_all, read_curves
+
+SMALL = dict(encoder="small_pool", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> ViewDataset:
+    return render_dataset(tmp_path_factory.mktemp("data") / "views", procedural_objects(6, ["02691156", "02958343", "03001627"]), ProceduralRenderer(size=24, samples=4), views=5, workers=0)
+
+
+def start(folder: Path, dataset: ViewDataset, **settings) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({"dataset": str(dataset.path), "out": str(folder / "model"), "logs": str(folder / "logs"), "settings": {**SMALL, **settings}}))
+    return subprocess.Popen([sys.executable, "-m", "sie.pretraining", str(folder / "run.json")], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("method", ["sie_matrix", "supervised"])
+def test_killed_and_started_again_ends_in_the_same_weights(tmp_path, dataset, method):
+    whole = start(tmp_path / "whole", dataset, method=method)
+    assert whole.wait() == 0, whole.stderr.read()
+    kills = 0
+    for _ in range(20):
+        run = start(tmp_path / "killed", dataset, method=method)
+        checkpoints, before = tmp_path / "killed/checkpoints", _newest(tmp_path / "killed/checkpoints")
+        while run.poll() is None and (kills >= 3 or _newest(checkpoints) == before): time.sleep(.005)   # kill it soon after its next checkpoint
+        if run.poll() is not None: break
+        time.sleep(.013 * kills)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        kills += run.returncode == -signal.SIGKILL
+    assert run.returncode == 0, run.stderr.read()
+    assert kills >= 2, "the run was over before it could be killed twice"
+    assert (tmp_path / "killed/model/model.safetensors").read_bytes() == (tmp_path / "whole/model/model.safetensors").read_bytes()
+    curves = [read_curves(tmp_path / name / "logs").drop(columns="seconds") for name in ("killed", "whole")]
+    assert curves[0].equals(curves[1]) and len(curves[0]) > 3
+    assert not list(checkpoints.iterdir())
+
+
+def _newest(folder: Path) -> float:
+    return max((p.stat().st_mtime_ns for p in folder.glob("*.safetensors")), default=0)
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tmp_path, dataset):
+    run = start(tmp_path, dataset)
+    while run.poll() is None and not _newest(tmp_path / "checkpoints"): time.sleep(.005)
+    run.kill(); run.wait()
+    other = start(tmp_path, dataset, lr=2e-3)
+    assert other.wait() == 0, other.stderr.read()
+    assert load_model(tmp_path / "model")[1].lr == 2e-3
+    assert read_curves(tmp_path / "logs")["lr"].eq(2e-3).all()
+
+
+def test_seeds_side_by_side_are_what_they_are_alone(tmp_path, dataset):
+    runs = {f"seed-{s}": Settings(**SMALL, seed=s) for s in range(2)}
+    curves = pretrain_all(dataset, runs, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints", workers=2)
+    assert [c["step"].iloc[-1] for c in curves] == [40, 40]
+    alone = start(tmp_path / "alone", dataset, seed=1)
+    assert alone.wait() == 0, alone.stderr.read()
+    weights = [load_model(p)[0].state_dict() for p in (tmp_path / "models/seed-1", tmp_path / "alone/model", tmp_path / "models/seed-0")]
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values()))
+    assert not all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[2].values()))
+
+
+def test_a_failed_run_is_named(tmp_path, dataset):
+    runs = {"good": Settings(**SMALL), "bad": Settings(**{**SMALL, "batch_size": 10_000})}
+    with pytest.raises(RuntimeError, match="bad"): pretrain_all(dataset, runs, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints", workers=2)
+    assert (tmp_path / "models/good/model.safetensors").exists() and not (tmp_path / "models/bad").exists()
+
+
+def test_random_is_the_untrained_encoder(tmp_path, dataset):
+    settings = Settings(**{**SMALL, "method": "random", "seed": 3})
+    pretrain_all(dataset, {"random": settings}, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints")
+    model, fresh = load_model(tmp_path / "models/random")[0], new_model(settings)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), fresh.state_dict().values()))
+
+
+def test_damaged_models_are_refused(tmp_path, dataset):
+    run = start(tmp_path, dataset, epochs=1)
+    assert run.wait() == 0, run.stderr.read()
+    settings = json.loads((tmp_path / "model/settings.json").read_text())
+    (tmp_path / "model/settings.json").write_text(json.dumps(settings | {"widths": [32, 32, 16]}))
+    with pytest.raises(RuntimeError, match="heads.invariant"): load_model(tmp_path / "model")
+    (tmp_path / "model/model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model.safetensors"): load_model(tmp_path / "model")
