@@ -1,0 +1,450 @@
+"""Speed and memory, against what one would use without this package. `make bench`, or
+
+    python benchmarks/run.py                       all, in about 8 minutes on 2 quiet cores: results.csv and the tables of README.md
+    python benchmarks/run.py --only loading ...    these, in place of their old rows
+    python benchmarks/run.py --quick               every line of this file in tiny sizes, only printed: the numbers mean nothing
+
+Every measurement runs in fresh processes, one after the other, on the CPU. Sizes are those of the default preset, whatever params.yaml says now.
+Imports that only some benchmarks need are in these, for else they would count in the start-up time and memory of the others."""
+from __future__ import annotations
+import argparse, csv, multiprocessing as mp, os, platform, resource, sys, tempfile, time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+
+from sie.dataset import (PairLoader, Pairs, ProceduralRenderer, ViewDataset, export_layout, load_views, procedural_objects,
+                         render_dataset, split_objects)
+from sie.meshes import CLASSES
+from sie.rotations import sample_latents
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- measured: written by run.py -->", "<!-- end of measured -->"
+
+
+@dataclass(frozen=True)
+class Scale:
+    "How large and how long."
+    preset: str = "default"                # of presets.yaml
+    objects: tuple[int, int] = (10, 30)    # rendered in short and in long runs, of as many classes
+    repeats: int = 3                       # of what takes seconds
+    seconds: float = 4                     # to repeat what takes less
+    large: int = 256                       # size of the larger images, pixels
+    pairs: int = 4096                      # loaded in a run
+    batches: tuple[int, int] = (64, 256)   # for ResNet-18 and the predictor
+    widths: int = 2048                     # of ResNet-18's projectors; the predictor has half of that
+
+    @property
+    def values(self) -> dict:
+        "params.yaml with the preset's values, as plain data: checking it takes imports that rendering does not need."
+        yaml = YAML(typ="safe")
+        values = yaml.load(HERE.parent / "params.yaml")
+        for key, value in yaml.load(HERE.parent / "presets.yaml")[self.preset].items():
+            *sections, last = key.split(".")
+            reduce(dict.__getitem__, sections, values)[last] = value
+        return values
+
+    @property
+    def data(self) -> SimpleNamespace: return SimpleNamespace(**self.values["data"])
+
+    @property
+    def params(self):
+        from sie.params import Params
+        return Params(**self.values)
+
+
+QUICK = Scale("smoke", objects=(3, 6), repeats=1, seconds=.2, large=64, pairs=64, batches=(4, 8), widths=64)
+
+
+class Row(NamedTuple):
+    "One measurement. Units with a slash are rates, more is better; of all others less is better."
+    setting: str
+    value: float
+    unit: str
+    reference: str = ""   # the setting that it is compared with
+
+
+# ---- tools
+
+def fresh(function: Callable, *args, threads: int = 1, copies: int = 1) -> list:
+    "What `function(*args)` returns in each of so many new processes that run side by side."
+    context = mp.get_context("spawn")
+    with ProcessPoolExecutor(copies, context, _start, (threads, context.Barrier(copies, timeout=600))) as pool:
+        return [future.result() for future in [pool.submit(function, *args) for _ in range(copies)]]
+
+
+def _start(threads: int, barrier) -> None:
+    global together
+    torch.set_num_threads(threads)
+    together = barrier.wait    # side by side measurements start when all are warm
+
+
+def timed(function: Callable) -> float:
+    "Seconds of a call."
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def typical(step: Callable, seconds: float) -> float:
+    "Median seconds of a step that is repeated for so long, and at least 3 times, after 2 for warm-up."
+    step(); step(); together()
+    times = []
+    while len(times) < 3 or sum(times) < seconds: times.append(timed(step))
+    return median(times)
+
+
+def peak(who: int = resource.RUSAGE_SELF) -> float:
+    "Peak resident memory so far, MiB: of this process, or of the largest of its finished children."
+    return resource.getrusage(who).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
+
+
+def peaks(function: Callable, *args) -> tuple[float, float]:
+    "Peak memory of this process and of the largest of its children, after a call."
+    function(*args)
+    return peak(), peak(resource.RUSAGE_CHILDREN)
+
+
+def mixed(scale: Scale, count: int) -> list[tuple[str, str]]:
+    "One object of each of so many classes, evenly chosen."
+    return procedural_objects(1, [CLASSES[k].synset for k in np.linspace(0, len(CLASSES) - 1, count).astype(int)])
+
+
+def rendered(scale: Scale, work: Path, size: int, count: int, views: int) -> ViewDataset:
+    "A data set of a few objects, made by whoever asks first."
+    return render_dataset(work / f"views-{size}", mixed(scale, count), ProceduralRenderer(size=size, samples=scale.data.samples), views=views)
+
+
+# ---- rendering
+
+class SceneForEveryImage(ProceduralRenderer):
+    "The same images, but Mitsuba's scene is built anew for each."
+    def __call__(self, synset, object_id, latents, seed):
+        from sie.objects import make_object
+        mesh = make_object(synset, int(object_id))
+        return np.concatenate([self._renderer.render(mesh, latents[v:v + 1], seed, first=v) for v in range(len(latents))])
+
+
+def render_times(scale: Scale) -> dict[str, float]:
+    "Seconds to make a data set: in one process (`one`, `naive`), and in all, of few (`short`) and of more objects (`long`)."
+    data, (few, many) = scale.data, (mixed(scale, n) for n in scale.objects)
+    def seconds(renderer, objects, workers):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            dataset = render_dataset(folder, objects, renderer(size=data.size, samples=data.samples), views=data.views, workers=workers)
+            return time.perf_counter() - start, dataset.fingerprint
+    seconds(ProceduralRenderer, few[:3], 0)
+    runs = []
+    for _ in range(scale.repeats):
+        runs.append({"one": seconds(ProceduralRenderer, few, 0), "naive": seconds(SceneForEveryImage, few, 0),
+                     "short": seconds(ProceduralRenderer, few, None), "long": seconds(ProceduralRenderer, many, None)})
+        assert len({runs[-1][name][1] for name in ("one", "naive", "short")}) == 1, "the images are not the same"
+    return {name: median(run[name][0] for run in runs) for name in runs[0]}
+
+
+def rendering(scale: Scale, work: Path) -> list[Row]:
+    """Images rendered, encoded and stored, of objects of mixed classes.
+    "After start-up" is the rate at which a data set of more objects takes longer than one of few; "in all" has the processes' start in it, which is a smaller part of a larger set.
+    The reference makes the very same images with Mitsuba's scene built anew for each."""
+    seconds, data, (few, many) = fresh(render_times, scale)[0], scale.data, scale.objects
+    what, every = f"{data.size} px, {data.samples} samples, ", f"{os.cpu_count()} processes"
+    naive, images = what + "1 process, scene built for every image", data.views * few
+    return [Row(naive, images / seconds["naive"], "images/s"),
+            Row(what + "1 process", images / seconds["one"], "images/s", naive),
+            Row(what + f"{every}, after start-up", data.views * (many - few) / (seconds["long"] - seconds["short"]), "images/s", naive),
+            Row(what + f"{every}, {many * data.views} images in all", data.views * many / seconds["long"], "images/s", naive)]
+
+
+# ---- loading
+
+class FilePairs(torch.utils.data.Dataset):
+    "Pairs from the authors' layout, the usual way: two images and two latents are opened for each."
+    def __init__(self, folder: Path, dataset: ViewDataset, pairs: int):
+        from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+        self.homes, self.labels = np.load(folder / "train_images.npy"), np.load(folder / "train_labels.npy")
+        self.folder, self.views, self.pairs = str(folder), dataset.views, pairs
+        self.transform = Compose([Resize((dataset.height, dataset.width)), ToTensor(), Normalize(dataset.mean, dataset.std)])
+
+    def __len__(self): return self.pairs
+
+    def view(self, k: int, view: int):
+        from PIL import Image
+        home = self.folder + self.homes[k]
+        with open(f"{home}image_{view}.jpg", "rb") as file: image = Image.open(file).convert("RGB")
+        return self.transform(image), np.load(f"{home}latent_{view}.npy")
+
+    def __getitem__(self, k):
+        k %= len(self.homes)
+        (image_1, latent_1), (image_2, latent_2) = (self.view(k, v) for v in np.random.choice(self.views, 2, replace=False))
+        return image_1, image_2, latent_1, latent_2, self.labels[k]
+
+
+def load_rates(scale: Scale, work: Path, size: int, count: int, views: int, batch: int) -> dict[str, float]:
+    "Pairs per second of three ways to load the same data."
+    dataset = rendered(scale, work, size, count, views)
+    folder, objects = work / f"files-{size}", dataset.split("train")
+    export_layout(dataset, folder)
+    files, memory = FilePairs(folder, dataset, scale.pairs), load_views(dataset, objects)
+    first = torch.zeros(1, dtype=int)
+    torch.testing.assert_close(memory.normalised(first, first)[0], files.view(0, 0)[0], rtol=0, atol=.05)    # decoders differ by a 255th
+    ours = {"memory": memory, "jpeg": load_views(dataset, objects, in_memory=False)}
+    epochs = {name: partial(PairLoader(v, batch, 0, pairs_per_object=-(-scale.pairs // len(v))).epoch, 0) for name, v in ours.items()}
+    loader = torch.utils.data.DataLoader(files, batch, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True)
+    epochs["files"] = lambda: iter(loader)
+    def rate(epoch):
+        start = time.perf_counter()
+        return sum(len(pairs[0]) for pairs in epoch()) / (time.perf_counter() - start)
+    runs = [{name: rate(epoch) for name, epoch in epochs.items()} for _ in range(1 + scale.repeats)]
+    return {name: median(run[name] for run in runs[1:]) for name in epochs}
+
+
+def loading(scale: Scale, work: Path) -> list[Row]:
+    """Pairs of normalised images and latents in batches, as a training loop gets them, from data that the system has in its page cache. `PairLoader` works in the training's process, on 1 thread.
+    The reference is what one would write for the authors' files: two `PIL.Image.open` and two `np.load` for each pair, torchvision's transforms, and a `DataLoader` with 2 processes."""
+    rows, (few, many), data = [], scale.objects, scale.data
+    for size, count, views, batch in ((data.size, many, data.views, scale.batches[1]), (scale.large, few, 6, scale.batches[0])):
+        rates, what = fresh(load_rates, scale, work, size, count, views, batch)[0], f"{size} px, "
+        reference = what + "image and latent files, DataLoader with 2 processes"
+        rows += [Row(reference, rates["files"], "pairs/s"),
+                 Row(what + "decoded on access, 1 thread", rates["jpeg"], "pairs/s", reference),
+                 Row(what + "decoded in memory, 1 thread", rates["memory"], "pairs/s", reference)]
+    return rows
+
+
+# ---- training
+
+class Materialised(torch.nn.Module):
+    "A hypernetwork as it is usually written: the matrix W is made for each sample and then multiplied."
+    def __init__(self, hypernetwork):
+        super().__init__()
+        self.hypernetwork = hypernetwork
+
+    def forward(self, z, g):
+        (w,) = self.hypernetwork.matrices(g)
+        return (w @ z[..., None].to(w.dtype))[..., 0]
+
+
+def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = False) -> float:
+    "Pairs per second of training steps on one and the same batch, with the preset's settings but for some changes."
+    from lightning_fabric import Fabric
+    from sie.pretraining import OPTIMISERS, new_model, train_step
+    settings = replace(scale.params.settings("sie_matrix", 0), **changes)
+    rng, batch = np.random.default_rng(0), settings.batch_size
+    images = lambda: torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+    latents = lambda: torch.from_numpy(sample_latents(batch, rng))
+    pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch) % len(CLASSES), torch.arange(batch))
+    model = new_model(settings).to(memory_format=torch.channels_last)
+    if materialised: model.predictor = Materialised(model.predictor)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=settings.precision)
+    model, optimiser = fabric.setup(model, OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay))
+    return batch / typical(lambda: train_step(model, optimiser, fabric, pairs, settings), scale.seconds)
+
+
+def training(scale: Scale, work: Path) -> list[Row]:
+    """Training steps: forward, loss, backward and optimiser, data already there. First the default preset (`small_pool`, method `sie_matrix`), where the reference is one process that uses 2 threads in float32, as torch does by itself;
+    the pipeline trains two seeds side by side. Then ResNet-18 with the paper's projectors (method `sie`), where the reference is the same in float32 with W materialised for each sample."""
+    rows, default, size = [], SimpleNamespace(**scale.values["pretrain"]), scale.data.size
+    what = f"{default.encoder}, {default.crop} px, batch {default.batch_size}, "
+    for precision in ("32-true", "bf16-mixed"):
+        for how, threads, copies in (("1 process of 2 threads", 2, 1), ("1 process of 1 thread", 1, 1), ("2 processes of 1 thread", 1, 2)):
+            rate = sum(fresh(train_rate, scale, default.crop, dict(precision=precision), threads=threads, copies=copies))
+            rows.append(Row(f"{what}{how}, {precision}", rate, "pairs/s", f"{what}1 process of 2 threads, 32-true"))
+    for batch in scale.batches:
+        paper = dict(method="sie", encoder="resnet18", widths=[scale.widths] * 3, batch_size=batch)
+        what = f"resnet18, {size} px, batch {batch}, 2 threads, "
+        for precision, materialised in (("32-true", True), ("32-true", False), ("bf16-mixed", False)):
+            rate, = fresh(train_rate, scale, size, dict(paper, precision=precision), materialised, threads=2)
+            rows.append(Row(f"{what}{precision}{', W materialised' * materialised}", rate, "pairs/s", f"{what}32-true, W materialised"))
+    return rows
+
+
+# ---- predictor
+
+def predictor_cost(scale: Scale, batch: int, materialised: bool) -> tuple[float, float]:
+    "Milliseconds of forward and backward of the predictor, and how much more memory they need than with one sample, MiB."
+    from sie.predictors import Hypernetwork
+    torch.manual_seed(0)
+    dim = scale.widths // 2
+    factored = Hypernetwork(4, dim)
+    predictor = Materialised(factored) if materialised else factored
+    z, g, out = torch.randn(batch, dim, requires_grad=True), torch.randn(batch, 4), torch.randn(batch, dim)
+    def step(size=batch):
+        predictor.zero_grad(); z.grad = None
+        predictor(z[:size], g[:size]).backward(out[:size])
+    step(1)    # the libraries' own memory, and the gradient of H
+    before = peak()
+    seconds = typical(step, scale.seconds)
+    needed = peak() - before
+    torch.testing.assert_close(predictor(z[:4], g[:4]), factored(z[:4], g[:4]), rtol=1e-3, atol=1e-3)
+    return 1000 * seconds, needed
+
+
+def predictor(scale: Scale, work: Path) -> list[Row]:
+    """Forward and backward of the linear hypernetwork in float32 on 2 threads, and how much higher the process's peak memory is than after a single sample. The reference makes the matrix W for each sample and multiplies with it; `sie.predictors` never makes it."""
+    rows = []
+    for batch in scale.batches:
+        what = f"{scale.widths // 2} dimensions, batch {batch}, "
+        costs = {how: fresh(predictor_cost, scale, batch, how == "W materialised", threads=2)[0] for how in ("W materialised", "factored")}
+        for k, unit in enumerate(("ms", "MiB")):
+            rows += [Row(f"{what}{how}", cost[k], unit, f"{what}W materialised") for how, cost in costs.items()]
+    return rows
+
+
+# ---- evaluation
+
+@dataclass(frozen=True)
+class Repeated(ProceduralRenderer):
+    "Views of a few rendered objects again and again: a large data set in seconds."
+    source: str = ""
+
+    def __call__(self, synset, object_id, latents, seed):
+        dataset = ViewDataset(self.source)
+        return dataset.decode([seed % len(dataset)] * dataset.views, range(dataset.views)).permute(0, 2, 3, 1).numpy()
+
+
+def full_size(scale: Scale, work: Path) -> ViewDataset:
+    "A data set with as many objects, views and pixels as the preset's, made by whoever asks first."
+    data = scale.data
+    source = rendered(scale, work, data.size, scale.objects[1], data.views)
+    renderer = Repeated(size=data.size, samples=data.samples, source=str(source.path))
+    return render_dataset(work / "full", procedural_objects(data.objects_per_class), renderer, views=data.views, workers=0)
+
+
+def any_embedded(scale: Scale):
+    "An untrained model, and random numbers of the shapes that it would make of the data."
+    from sie.evaluation import Embedded
+    from sie.pretraining import new_model
+    data, model, rng = scale.data, new_model(scale.params.settings("sie_matrix", 0)).eval(), np.random.default_rng(0)
+    labels = np.arange(data.classes).repeat(data.objects_per_class)
+    shape, embedding = (len(labels), data.views), model.heads["equivariant"][-1].out_features
+    latents = torch.from_numpy(np.stack([sample_latents(data.views, rng) for _ in labels]))
+    split = map(torch.from_numpy, split_objects(labels, data.val_fraction, data.seed))
+    return model, Embedded(torch.randn(*shape, model.encoder.dim), latents, torch.from_numpy(labels), *split, torch.randn(*shape, embedding))
+
+
+def evaluate_seconds(scale: Scale, repeats: int) -> tuple[float, int]:
+    "Seconds, and the number of training objects."
+    from sie.evaluation import evaluate
+    model, e = any_embedded(scale)
+    probe = scale.params.probe()
+    evaluate(e, model.split, replace(probe, epochs=1), model)
+    return median(timed(lambda: evaluate(e, model.split, probe, model)) for _ in range(repeats)), len(e.train)
+
+
+def embed_seconds(scale: Scale, work: Path, repeats: int) -> float:
+    from sie.evaluation import embed
+    from sie.pretraining import new_model
+    settings, dataset = scale.params.settings("sie_matrix", 0), full_size(scale, work)
+    return median(timed(lambda: embed(new_model(settings), dataset, settings.crop)) for _ in range(repeats))
+
+
+def evaluation(scale: Scale, work: Path) -> list[Row]:
+    """Evaluation of one run on 1 thread, at the default preset's size: every view is embedded once, then nine heads (class, rotation, colour; whole, invariant, equivariant) are trained on the embeddings, and retrieval and PRE are computed.
+    The reference runs the frozen encoder anew in every epoch of the heads, as the authors' code does. It is extrapolated, in its favour, as if all three parts shared a pass and validation cost nothing:
+    evaluation + epochs x training objects x (1 + 2 + 2 views for class, rotation, colour) x embedding / views of the data set."""
+    data, epochs = scale.data, scale.values["evaluate"]["epochs"]
+    views = data.classes * data.objects_per_class * data.views
+    (heads, train), once = fresh(evaluate_seconds, scale, scale.repeats)[0], fresh(embed_seconds, scale, work, scale.repeats)[0]
+    again = epochs * train * 5 * once / views
+    reference = f"encoder run again for {epochs} epochs, extrapolated"
+    return [Row(f"embedding {views} views", once, "s"), Row("evaluation of the embeddings", heads, "s"),
+            Row(reference, heads + again, "s"), Row("embedding and evaluation", heads + once, "s", reference)]
+
+
+# ---- memory
+
+def pretrain_briefly(scale: Scale, work: Path) -> None:
+    from sie.pretraining import pretrain
+    pretrain(ViewDataset(work / "full"), replace(scale.params.settings("sie_matrix", 0), epochs=2), work / "model")
+
+
+def render_all(scale: Scale, work: Path) -> None:
+    data = scale.data
+    render_dataset(work / "again", mixed(scale, scale.objects[1]), ProceduralRenderer(size=data.size, samples=data.samples), views=data.views)
+
+
+def memory(scale: Scale, work: Path) -> list[Row]:
+    """Peak resident memory of each process at the default preset's size, libraries included (those that processes share are counted in each).
+    Rendering needs the same for any number of objects: it holds one unfinished shard of 32. The pipeline trains and evaluates one run on each core, so there are as many such processes."""
+    fresh(full_size, scale, work)    # for those below to find
+    (main, worker), = fresh(peaks, render_all, scale, work)
+    alone = {"training": (pretrain_briefly, scale, work), "embedding": (embed_seconds, scale, work, 1), "evaluation": (evaluate_seconds, scale, 1)}
+    return [Row("rendering, main process", main, "MiB"), Row("rendering, each worker", worker, "MiB"),
+            *(Row(name, fresh(peaks, *call)[0][0], "MiB") for name, call in alone.items())]
+
+
+# ---- results
+
+BENCHMARKS = {f.__name__: f for f in (rendering, loading, training, predictor, evaluation, memory)}
+COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command")
+
+
+def tidy(name: str, rows: list[Row]) -> list[dict]:
+    "Rows of the table; the ratio says how many times better than the reference."
+    values = {(row.setting, row.unit): row.value for row in rows}
+    def ratio(row):
+        if row.reference in ("", row.setting): return ""
+        theirs = values[row.reference, row.unit]
+        return f"{row.value / theirs if '/' in row.unit else theirs / max(row.value, 1e-9):.3g}"
+    return [dict(zip(COLUMNS, (name, row.setting, f"{row.value:.4g}", row.unit, "" if row.reference == row.setting else row.reference, ratio(row), f"python benchmarks/run.py --only {name}"))) for row in rows]
+
+
+def machine() -> str:
+    "One line on what was measured on."
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 ** 30
+    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores, {gib:.0f} GiB of memory; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def report(results: list[dict]) -> str:
+    "The tables of README.md."
+    lines = [f"Measured on: {machine()}."]
+    for name, function in BENCHMARKS.items():
+        rows = [r for r in results if r["benchmark"] == name]
+        if not rows: continue
+        lines += ["", f"### {name.capitalize()}", "", *(line.strip() for line in function.__doc__.splitlines()), "", f"`{rows[0]['command']}`", "",
+                  "| setting | value | unit | times better | than |", "|---|---:|---|---:|---|"]
+        lines += [f"| {r['setting']} | {float(r['value']):,.3g} | {r['unit']} | {r['ratio']} | {r['reference']} |" for r in rows]
+    return "\n".join(lines)
+
+
+def write(results: list[dict], names: list[str]) -> None:
+    "Put new results in the place of old ones of these benchmarks, in results.csv and README.md."
+    table, readme = HERE / "results.csv", HERE / "README.md"
+    if table.exists():
+        with table.open(newline="") as file: results = [r for r in csv.DictReader(file) if r["benchmark"] not in names] + results
+    results.sort(key=lambda r: list(BENCHMARKS).index(r["benchmark"]))
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader(); writer.writerows(results)
+    before, rest = readme.read_text().split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{report(results)}\n{END}{rest.split(END)[1]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help=f"which benchmarks: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing is written")
+    args = parser.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"
+    results = []
+    with tempfile.TemporaryDirectory() as work:
+        for name in args.only:
+            start = time.perf_counter()
+            rows = tidy(name, BENCHMARKS[name](QUICK if args.quick else Scale(), Path(work)))
+            print(f"{name}, {time.perf_counter() - start:.0f} s")
+            for r in rows: print(f"  {r['setting']}: {r['value']} {r['unit']}" + f"   ({r['ratio']} times better than {r['reference']})" * bool(r["ratio"]), flush=True)
+            results += rows
+    if not args.quick: write(results, args.only)
+
+
+if __name__ == "__main__": main()
