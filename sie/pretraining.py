@@ -253,11 +253,13 @@ def pretrain(
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: str | Path) -> None:
     "Write the rows of a run as DVCLive metrics and plots, one file for each curve."
-    with _whole_folder(Path(folder)) as temporary, Live(str(temporary), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
-        for row in history:
-            live.step = row["step"]
-            for key, value in row.items():
-                if key != "step": live.log_metric(key, value)
+    with _whole_folder(Path(folder)) as temporary:
+        with Live(str(temporary), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
+            for row in history:
+                live.step = row["step"]
+                for key, value in row.items():
+                    if key != "step": live.log_metric(key, value)
+        (temporary / "metrics.json").unlink(missing_ok=True)   # the last row once more, which `dvc plots` would take for a curve
 
 
 def read_curves(folder: str | Path) -> pd.DataFrame:
