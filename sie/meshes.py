@@ -16,8 +16,7 @@ from scipy.spatial.transform import Rotation
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_BY_SYNSET', 'Solid', 'Vector', 'Colour', 'MATERIALS', 'Parts', 'FAMILIES', 'ShapeClass', 'place',
            'mirror', 'box', 'cylinder', 'ellipsoid', 'revolve', 'extrude', 'tube', 'hull', 'cut', 'fuse', 'common',
-           'split', 'colour', 'paint', 'contrast', 'normalise', 'assemble', 'family', 'make_object', 'sketch',
-           'picture']
+           'split', 'colour', 'paint', 'contrast', 'normalise', 'assemble', 'family', 'picture']
 
 # %% ../nbs/01_meshes.ipynb #cell006
 @dataclass(frozen=True)
@@ -268,25 +267,6 @@ def family(synset: str):
         FAMILIES[synset] = make
         return make
     return register
-
-
-def make_object(
-    synset: str,        # one of the 55 synset ids
-    seed: int,          # which object of the family
-) -> trimesh.Trimesh:   # unit diagonal, centred, with face colours
-    """The object of a family with this seed: always the same bytes for the same synset and seed.
-
-    Raises `KeyError` naming the synset if no family is registered for it."""
-    if synset not in FAMILIES: raise KeyError(f"no family for synset {synset!r}; there are: {sorted(FAMILIES)}")
-    return assemble(FAMILIES[synset](np.random.default_rng([int(synset), seed])))
-
-# %% ../nbs/01_meshes.ipynb #cell026
-def sketch(ax, mesh: trimesh.Trimesh, azimuth: float = 60, elevation: float = 30) -> None:
-    "Draw a mesh with matplotlib, seen from `azimuth` and `elevation` in degrees (90, 45 is the data's camera). For quick looks: triangles are sorted by depth, not exactly occluded."
-    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
-    shade = .55 + .45 * np.clip(mesh.face_normals @ [.3, .5, .8], -1, 1)
-    ax.add_collection3d(Poly3DCollection(mesh.triangles, facecolors=np.clip(mesh.visual.face_colors[:, :3] / 255 * shade[:, None], 0, 1)))
-    ax.set(xlim=(-.4, .4), ylim=(-.4, .4), zlim=(-.4, .4)); ax.set_aspect("equal"); ax.set_axis_off(); ax.view_init(elevation, azimuth)
 
 # %% ../nbs/01_meshes.ipynb #picture
 def picture(
