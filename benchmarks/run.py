@@ -249,7 +249,7 @@ def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = Fals
 
 
 def training(scale: Scale, work: Path) -> list[Row]:
-    """Training steps: forward, loss, backward and optimiser, data already there. First the default preset (`small_pool`, method `sie_matrix`), where the reference is one process that uses 2 threads in float32, as torch does by itself;
+    """Training steps: forward, loss, backward and optimiser, data already there. First the default preset (`small`, method `sie_matrix`), where the reference is one process that uses 2 threads in float32, as torch does by itself;
     the pipeline trains two seeds side by side. Then ResNet-18 with the paper's projectors (method `sie`), where the reference is the same in float32 with W materialised for each sample."""
     rows, default, size = [], SimpleNamespace(**scale.values["pretrain"]), scale.data.size
     what = f"{default.encoder}, {default.crop} px, batch {default.batch_size}, "

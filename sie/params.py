@@ -38,15 +38,21 @@ class Data(_Section):
     source: Literal["procedural", "3diebench"]          # families of meshes rendered here, or the authors' archive (or folder)
     input: str                                          # what `fetch` depends on: the code of the families, or the archive or folder
     lists: str | None                                   # folder of the authors' split lists (3diebench); null: split here
-    classes: Annotated[int, Field(ge=2, le=len(CLASSES))]   # so many of the 55, evenly spaced in label order (procedural)
+    classes: Annotated[list[Literal[tuple(c.name for c in CLASSES)]], Field(min_length=2)] | None   # which of ShapeNetCore's; null: all (procedural)
     objects_per_class: Annotated[int, Field(ge=2)]      # procedural
     views: Annotated[int, Field(ge=2)]                  # of each object
-    size: Annotated[int, Field(ge=8)]                   # pixels (procedural)
+    size: Annotated[int, Field(ge=8)]                   # of the frame, pixels (procedural)
+    crop: Positive | None                               # render the central square of that many pixels; null: the frame (procedural)
     samples: Positive                                   # light paths per pixel (procedural)
     val_fraction: Annotated[float, Field(gt=0, lt=1)]   # share of the objects of each class
     seed: int
     ranges: dict[str, tuple[float, float]]              # of each latent (procedural)
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]   # procedural
+
+    @property
+    def chosen(self) -> list[str]:
+        "Synsets of the classes, in label order."
+        return [c.synset for c in CLASSES if self.classes is None or c.name in self.classes]
 
     @field_validator("ranges", mode="before")
     @classmethod
@@ -113,7 +119,10 @@ class Params(_Section):
     @model_validator(mode="after")
     def _fit(self) -> Params:
         if self.data.source == "procedural":
-            if self.pretrain.crop and self.pretrain.crop > self.data.size: raise ValueError(f"pretrain.crop is {self.pretrain.crop}, larger than the images (data.size is {self.data.size})")
+            image = self.data.crop or self.data.size
+            if self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
+                raise ValueError(f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is")
+            if self.pretrain.crop and self.pretrain.crop > image: raise ValueError(f"pretrain.crop is {self.pretrain.crop}, larger than the images ({image} px)")
             if self.pretrain.batch_size > self.train_objects * self.pretrain.pairs_per_object:
                 raise ValueError(f"pretrain.batch_size is {self.pretrain.batch_size}, but there are about {self.train_objects} training objects with {self.pretrain.pairs_per_object} pairs each an epoch")
         return self
@@ -121,7 +130,7 @@ class Params(_Section):
     @property
     def train_objects(self) -> int:
         "Number of training objects of procedural data."
-        return self.data.classes * round(self.data.objects_per_class * (1 - self.data.val_fraction))
+        return len(self.data.chosen) * round(self.data.objects_per_class * (1 - self.data.val_fraction))
 
     def settings(self, method: str, seed: int) -> Settings:
         "Pretraining settings of a method and seed."
@@ -155,9 +164,8 @@ def fetch(params: Params, out: str | Path) -> ViewDataset:
     "The data set that the parameters ask for: rendered, or packed from the authors' archive or folder."
     d = params.data
     if d.source == "3diebench": return import_layout(Path(d.input), Path(out), d.lists, val_fraction=d.val_fraction, seed=d.seed)
-    chosen = [CLASSES[k * len(CLASSES) // d.classes].synset for k in range(d.classes)]
-    objects = procedural_objects(d.objects_per_class, chosen)
-    return render_dataset(out, objects, ProceduralRenderer(size=d.size, samples=d.samples), views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality)
+    objects = procedural_objects(d.objects_per_class, d.chosen)
+    return render_dataset(out, objects, ProceduralRenderer(size=d.size, samples=d.samples, crop=d.crop), views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality)
 
 # %% ../nbs/16_params.ipynb #cell010
 def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> None:

@@ -13,7 +13,7 @@ import torch
 from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
 from sie.pretraining import Settings, load_model, new_model, pretrain_all, read_curves
 
-SMALL = dict(encoder="small_pool", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
+SMALL = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
 
 
 @pytest.fixture(scope="module")
