@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+
 
 # %% auto #0
 __all__ = ['ENCODERS', 'PARTS', 'resnet18', 'SmallResNet', 'make_encoder', 'Split', 'projector']
@@ -19,6 +18,7 @@ __all__ = ['ENCODERS', 'PARTS', 'resnet18', 'SmallResNet', 'make_encoder', 'Spli
 # %% ../nbs/09_encoders.ipynb #cell006
 def resnet18() -> nn.Module:
     "torchvision's ResNet-18 without classifier and with zero-initialised residual branches: representation of 512 (Garrido et al. 2023, section 4)."
+    import torchvision   # here and below, not above: it takes seconds, and most of the pipeline's processes make no encoder
     encoder = torchvision.models.resnet18(zero_init_residual=True)
     encoder.fc, encoder.dim = nn.Identity(), 512
     return encoder
@@ -27,24 +27,24 @@ def resnet18() -> nn.Module:
 class SmallResNet(nn.Module):
     "ResNet's layout with basic blocks and `width` channels in the first stage, for small images: representation of `8 * width`."
     def __init__(self,
-        width: int = 16,      # channels of the first stage; ResNet-18 has 64
+        width: int = 12,      # channels of the first stage; ResNet-18 has 64
         blocks: int = 1,      # in each stage; ResNet-18 has 2, and 1 makes ResNet-10
         pool: bool = False,   # max-pool after the stem, as ResNet-18 has: a quarter of the cost, for images over about 60 px
     ):
         super().__init__()
+        from torchvision.models.resnet import BasicBlock
+        def stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+            shortcut = None if inputs == outputs else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+
         self.dim = 8 * width
         stem = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         if pool: stem.append(nn.MaxPool2d(3, 2, 1))
-        stages = [self._stage(width, width, 1, blocks), *(self._stage(k * width, 2 * k * width, 2, blocks) for k in (1, 2, 4))]
+        stages = [stage(width, width, 1), *(stage(k * width, 2 * k * width, 2) for k in (1, 2, 4))]
         self.layers = nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(m, BasicBlock): nn.init.zeros_(m.bn2.weight)
-
-    @staticmethod
-    def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-        shortcut = None if inputs == outputs else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]: return self.layers(images)
 

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from dvclive import Live
 from jaxtyping import Float
-from lightning_fabric import Fabric
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,6 +31,8 @@ from tqdm.auto import tqdm
 from .dataset import PairLoader, ViewDataset, Views, exit_with_parent, load_views
 from .methods import METHODS, Model, Outputs
 from .rotations import relative_rotation
+
+if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'ridge', 'OnlineProbes', 'new_model', 'save_model', 'load_model',
@@ -72,7 +74,7 @@ class Settings:
         return rate if self.schedule == "constant" else rate * (1 + np.cos(np.pi * step / steps)) / 2
 
 
-OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMISERS = {"adam": partial(torch.optim.Adam, fused=True), "adamw": partial(torch.optim.AdamW, fused=True)}
 
 
 def best_precision(device: torch.device) -> str:
@@ -143,10 +145,10 @@ def _read_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer)
     tensors = load_file(path)
     strip = lambda prefix: {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
     model.load_state_dict(strip("model."))
-    state = {}
+    state, params = {}, [p for group in optimiser.param_groups for p in group["params"]]
     for key, value in strip("optimiser.").items():
         i, name = key.split(".")
-        state.setdefault(int(i), {})[name] = value
+        state.setdefault(int(i), {})[name] = torch.empty_like(params[int(i)]).copy_(value) if value.ndim else value   # in the memory layout of the weights, by which the fused update goes
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     with safe_open(path, "pt") as file: return json.loads(file.metadata()["info"])
 
@@ -204,6 +206,7 @@ def pretrain(
     """Pretrain a model. If it was interrupted, go on from its last checkpoint; on the CPU the result is the same to the bit, given the same number of threads.
 
     Raises `FloatingPointError` naming step and terms when the loss is no longer finite; the last checkpoint stays."""
+    from lightning_fabric import Fabric   # here and not above: it takes seconds, and who only loads a model does without
     settings_json = json.loads(json.dumps(dataclasses.asdict(settings)))
     name = hashlib.sha256(json.dumps([settings_json, dataset.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = Path(checkpoints or Path(out).parent / "checkpoints") / f"{settings.method}-{settings.seed}-{name}.safetensors"
@@ -253,6 +256,7 @@ def pretrain(
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: str | Path) -> None:
     "Write the rows of a run as DVCLive metrics and plots, one file for each curve."
+    from dvclive import Live
     with _whole_folder(Path(folder)) as temporary:
         with Live(str(temporary), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
             for row in history:
