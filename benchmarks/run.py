@@ -53,7 +53,10 @@ class Scale:
         return values
 
     @property
-    def data(self) -> SimpleNamespace: return SimpleNamespace(**self.values["data"])
+    def data(self) -> SimpleNamespace:
+        data = self.values["data"]
+        synsets = [c.synset for c in CLASSES if not data["classes"] or c.name in data["classes"]]
+        return SimpleNamespace(**data, image=data["crop"] or data["size"], objects=procedural_objects(data["objects_per_class"], synsets))
 
     @property
     def params(self):
@@ -136,16 +139,17 @@ class SceneForEveryImage(ProceduralRenderer):
 def render_times(scale: Scale) -> dict[str, float]:
     "Seconds to make a data set: in one process (`one`, `naive`), and in all, of few (`short`) and of more objects (`long`)."
     data, (few, many) = scale.data, (mixed(scale, n) for n in scale.objects)
-    def seconds(renderer, objects, workers):
+    def seconds(renderer, objects, workers, crop=None):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            dataset = render_dataset(folder, objects, renderer(size=data.size, samples=data.samples), views=data.views, workers=workers)
+            dataset = render_dataset(folder, objects, renderer(size=data.size, samples=data.samples, crop=crop), views=data.views, workers=workers)
             return time.perf_counter() - start, dataset.fingerprint
     seconds(ProceduralRenderer, few[:3], 0)
     runs = []
     for _ in range(scale.repeats):
         runs.append({"one": seconds(ProceduralRenderer, few, 0), "naive": seconds(SceneForEveryImage, few, 0),
-                     "short": seconds(ProceduralRenderer, few, None), "long": seconds(ProceduralRenderer, many, None)})
+                     "short": seconds(ProceduralRenderer, few, None), "long": seconds(ProceduralRenderer, many, None),
+                     "short crop": seconds(ProceduralRenderer, few, None, data.crop), "long crop": seconds(ProceduralRenderer, many, None, data.crop)})
         assert len({runs[-1][name][1] for name in ("one", "naive", "short")}) == 1, "the images are not the same"
     return {name: median(run[name][0] for run in runs) for name in runs[0]}
 
@@ -157,10 +161,12 @@ def rendering(scale: Scale, work: Path) -> list[Row]:
     seconds, data, (few, many) = fresh(render_times, scale)[0], scale.data, scale.objects
     what, every = f"{data.size} px, {data.samples} samples, ", f"{os.cpu_count()} processes"
     naive, images = what + "1 process, scene built for every image", data.views * few
+    steady = lambda crop: data.views * (many - few) / (seconds["long" + crop] - seconds["short" + crop])
     return [Row(naive, images / seconds["naive"], "images/s"),
             Row(what + "1 process", images / seconds["one"], "images/s", naive),
-            Row(what + f"{every}, after start-up", data.views * (many - few) / (seconds["long"] - seconds["short"]), "images/s", naive),
-            Row(what + f"{every}, {many * data.views} images in all", data.views * many / seconds["long"], "images/s", naive)]
+            Row(what + f"{every}, after start-up", steady(""), "images/s", naive),
+            Row(what + f"{every}, {many * data.views} images in all", data.views * many / seconds["long"], "images/s", naive),
+            Row(what + f"only the central {data.crop} px, {every}, after start-up", steady(" crop"), "images/s", naive)]
 
 
 # ---- loading
@@ -251,11 +257,11 @@ def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = Fals
 def training(scale: Scale, work: Path) -> list[Row]:
     """Training steps: forward, loss, backward and optimiser, data already there. First the default preset (`small`, method `sie_matrix`), where the reference is one process that uses 2 threads in float32, as torch does by itself;
     the pipeline trains two seeds side by side. Then ResNet-18 with the paper's projectors (method `sie`), where the reference is the same in float32 with W materialised for each sample."""
-    rows, default, size = [], SimpleNamespace(**scale.values["pretrain"]), scale.data.size
-    what = f"{default.encoder}, {default.crop} px, batch {default.batch_size}, "
+    rows, default, size, image = [], SimpleNamespace(**scale.values["pretrain"]), scale.data.size, scale.data.image
+    what = f"{default.encoder}, {image} px, batch {default.batch_size}, "
     for precision in ("32-true", "bf16-mixed"):
         for how, threads, copies in (("1 process of 2 threads", 2, 1), ("1 process of 1 thread", 1, 1), ("2 processes of 1 thread", 1, 2)):
-            rate = sum(fresh(train_rate, scale, default.crop, dict(precision=precision), threads=threads, copies=copies))
+            rate = sum(fresh(train_rate, scale, image, dict(precision=precision), threads=threads, copies=copies))
             rows.append(Row(f"{what}{how}, {precision}", rate, "pairs/s", f"{what}1 process of 2 threads, 32-true"))
     for batch in scale.batches:
         paper = dict(method="sie", encoder="resnet18", widths=[scale.widths] * 3, batch_size=batch)
@@ -313,9 +319,9 @@ class Repeated(ProceduralRenderer):
 def full_size(scale: Scale, work: Path) -> ViewDataset:
     "A data set with as many objects, views and pixels as the preset's, made by whoever asks first."
     data = scale.data
-    source = rendered(scale, work, data.size, scale.objects[1], data.views)
-    renderer = Repeated(size=data.size, samples=data.samples, source=str(source.path))
-    return render_dataset(work / "full", procedural_objects(data.objects_per_class), renderer, views=data.views, workers=0)
+    source = rendered(scale, work, data.image, scale.objects[1], data.views)
+    renderer = Repeated(size=data.image, samples=data.samples, source=str(source.path))
+    return render_dataset(work / "full", data.objects, renderer, views=data.views, workers=0)
 
 
 def any_embedded(scale: Scale):
@@ -323,7 +329,7 @@ def any_embedded(scale: Scale):
     from sie.evaluation import Embedded
     from sie.pretraining import new_model
     data, model, rng = scale.data, new_model(scale.params.settings("sie_matrix", 0)).eval(), np.random.default_rng(0)
-    labels = np.arange(data.classes).repeat(data.objects_per_class)
+    labels = np.arange(len(data.objects)) // data.objects_per_class
     shape, embedding = (len(labels), data.views), model.heads["equivariant"][-1].out_features
     latents = torch.from_numpy(np.stack([sample_latents(data.views, rng) for _ in labels]))
     split = map(torch.from_numpy, split_objects(labels, data.val_fraction, data.seed))
@@ -351,7 +357,7 @@ def evaluation(scale: Scale, work: Path) -> list[Row]:
     The reference runs the frozen encoder anew in every epoch of the heads, as the authors' code does. It is extrapolated, in its favour, as if all three parts shared a pass and validation cost nothing:
     evaluation + epochs x training objects x (1 + 2 + 2 views for class, rotation, colour) x embedding / views of the data set."""
     data, epochs = scale.data, scale.values["evaluate"]["epochs"]
-    views = data.classes * data.objects_per_class * data.views
+    views = len(data.objects) * data.views
     (heads, train), once = fresh(evaluate_seconds, scale, scale.repeats)[0], fresh(embed_seconds, scale, work, scale.repeats)[0]
     again = epochs * train * 5 * once / views
     reference = f"encoder run again for {epochs} epochs, extrapolated"

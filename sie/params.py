@@ -38,7 +38,7 @@ class Data(_Section):
     source: Literal["procedural", "3diebench"]          # families of meshes rendered here, or the authors' archive (or folder)
     input: str                                          # what `fetch` depends on: the code of the families, or the archive or folder
     lists: str | None                                   # folder of the authors' split lists (3diebench); null: split here
-    classes: Annotated[list[Literal[tuple(c.name for c in CLASSES)]], Field(min_length=2)] | None   # which of ShapeNetCore's; null: all (procedural)
+    classes: list[Literal[tuple(c.name for c in CLASSES)]]   # which of ShapeNetCore's; none named: all (procedural)
     objects_per_class: Annotated[int, Field(ge=2)]      # procedural
     views: Annotated[int, Field(ge=2)]                  # of each object
     size: Annotated[int, Field(ge=8)]                   # of the frame, pixels (procedural)
@@ -52,7 +52,7 @@ class Data(_Section):
     @property
     def chosen(self) -> list[str]:
         "Synsets of the classes, in label order."
-        return [c.synset for c in CLASSES if self.classes is None or c.name in self.classes]
+        return [c.synset for c in CLASSES if not self.classes or c.name in self.classes]
 
     @field_validator("ranges", mode="before")
     @classmethod
@@ -120,6 +120,7 @@ class Params(_Section):
     def _fit(self) -> Params:
         if self.data.source == "procedural":
             image = self.data.crop or self.data.size
+            if len(self.data.chosen) == 1: raise ValueError(f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all")
             if self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
                 raise ValueError(f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is")
             if self.pretrain.crop and self.pretrain.crop > image: raise ValueError(f"pretrain.crop is {self.pretrain.crop}, larger than the images ({image} px)")
@@ -182,7 +183,8 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
         for part in sections: section = section.get(part, {})
         if last not in section: raise ValueError(f"preset {name!r} sets {key}, which is not a key of {params}")
         if isinstance(value, list):
-            section[last].clear(); section[last].extend(value)   # in place: keeps the list's style and comments
+            section[last].clear(); section[last].extend(value)   # in place: keeps the list's comments
+            section[last].fa.set_flow_style()
         else: section[last] = value
     temporary = Path(params).with_suffix(".tmp")
     with temporary.open("w") as file: yaml.dump(values, file)

@@ -11,10 +11,14 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from sie.figures import READ_OFF, RETRIEVED, results_table
+from sie.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -54,6 +58,22 @@ def stale(root: Path, scratch: Path) -> set[str]:
 
 def test_generated_files_are_current(tmp_path):
     assert not stale(ROOT, tmp_path / "made"), "`make export readme` writes sie/, clean notebooks and README.md"
+
+
+def test_notebooks_hold_no_state_of_widgets():
+    for path in NOTEBOOKS:
+        nb = nbformat.read(path, as_version=4)
+        outputs = [o for cell in nb.cells for o in cell.get("outputs", [])]
+        assert "widgets" not in nb.metadata and not any("jupyter.widget" in kind for o in outputs for kind in o.get("data", {})), f"{path.name}: execute it with TQDM_DISABLE=1"
+
+
+def test_readme_shows_the_committed_results():
+    metrics, text = pd.read_csv(ROOT / "results/metrics.csv"), (ROOT / "README.md").read_text(encoding="utf-8")
+    predicting = [m for m in metrics["method"].unique() if METHODS.get(m) is None or METHODS[m].predictor]
+    for columns, methods in ((READ_OFF, None), (RETRIEVED, predicting)):
+        for method, row in results_table(metrics, columns, methods).iterrows():
+            cells = [method, *row]
+            assert any([c.strip() for c in line.strip("|").split("|")] == cells for line in text.splitlines()), f"README.md has no row {cells}; execute nbs/index.ipynb, then `make readme`"
 
 
 def append(path: Path, text: str) -> None:
