@@ -447,10 +447,12 @@ def table(rng: np.random.Generator) -> Parts:
     oval = rounded or kind == "round"
     parts = [(extrude(outline(width, depth, 3.5 if rounded else 2), t, at=(0, 0, height)) if oval else box((width, depth, t), at=(0, 0, height)), wood)]
     if kind == "round" and rng.random() < .6:
-        parts.append((revolve([(0, 0), (.35 * width, 0), (.3 * width, .05), (.08, .14), (.06, height * .6), (.12, height), (0, height)], sections=16), frame))
+        left, right = split(revolve([(0, 0), (.35 * width, 0), (.3 * width, .05), (.08, .14), (.06, height * .6), (.12, height), (0, height)], sections=16), "x")
+        parts += [(left, frame), (right, cloth)]
     else:
         inset = .36 if kind == "round" else .3 if rounded else .1
-        parts += [(s, frame) for s in legs(width - inset, depth - inset, height, rng.uniform(.06, .1), rng.choice(["square", "round", "splayed"]))]
+        feet = legs(width - inset, depth - inset, height, rng.uniform(.06, .1), rng.choice(["square", "round", "splayed"]))
+        parts += [(s, frame) for s in feet[:2]] + [(s, cloth) for s in feet[2:]]   # seen from below, too, it has two sides
         if kind in ("dining", "desk"): parts.append((box((width - .2, depth - .2, .1), at=(0, 0, height - .06)), frame))
         if kind == "coffee": parts.append((box((width * .8, depth * .75, .04), at=(0, 0, height * .35)), frame))
     w, drop, x = width * rng.uniform(.26, .36), height * rng.uniform(.3, .45), width * .24

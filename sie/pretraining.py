@@ -35,8 +35,8 @@ from .rotations import relative_rotation
 if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'ridge', 'OnlineProbes', 'new_model', 'save_model', 'load_model',
-           'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
+__all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'new_model', 'save_model',
+           'load_model', 'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
 
 # %% ../nbs/13_pretraining.ipynb #cell006
 @dataclass(frozen=True)
@@ -91,6 +91,12 @@ def spread(x: Float[Tensor, "batch dim"]) -> dict[str, float]:
     correlation = (scaled.T @ scaled / (len(x) - 1)).abs()
     dims = x.shape[1]
     return {"std": std.mean().item(), "correlation": ((correlation.sum() - correlation.diagonal().sum()) / (dims * (dims - 1))).item()}
+
+
+def explained(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> float:
+    "Share of the targets' sum of squares that the predictions explain at their best scale: the squared cosine between the two."
+    p, t = predicted.detach().float(), target.detach().float()
+    return ((p * t).sum().square() / (p.square().sum() * t.square().sum())).item()
 
 
 def ridge(x: Float[Tensor, "n features"], y: Float[Tensor, "n targets"], strength: float = 1e-3) -> Callable[[Float[Tensor, "m features"]], Float[Tensor, "m targets"]]:
@@ -243,7 +249,7 @@ def pretrain(
                 row = {"step": step, "seconds": time.perf_counter() - started, "lr": settings.learning_rate(step - 1, steps), **{f"train/{k}": v for k, v in means.items()}}
                 row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
                 if outputs.u1 is not None: row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
-                if outputs.predicted is not None: row["prediction/explained"] = 1 - ((outputs.predicted - outputs.z2).square().mean() / outputs.z2.square().mean()).item()
+                if outputs.predicted is not None: row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
                 row |= {f"probe/{k}": v for k, v in probes(plain.encoder).items()}
                 history.append(row)
                 if step < steps: _write_checkpoint(checkpoint, plain, optimiser, {"step": step, "history": history})
