@@ -1,6 +1,6 @@
 """Speed and memory, against what one would use without this package. `make bench`, or
 
-    python benchmarks/run.py                       all, in about 8 minutes on 2 quiet cores: results.csv and the tables of README.md
+    python benchmarks/run.py                       all, on quiet cores: results.csv and the tables of README.md
     python benchmarks/run.py --only loading ...    these, in place of their old rows
     python benchmarks/run.py --quick               every line of this file in tiny sizes, only printed: the numbers mean nothing
 
@@ -98,10 +98,10 @@ def timed(function: Callable) -> float:
 
 
 def typical(step: Callable, seconds: float) -> float:
-    "Median seconds of a step that is repeated for so long, and at least 3 times, after 2 for warm-up."
-    step(); step(); together()
+    "Median seconds of a step that is repeated for so long, and at least 3 times (once if it takes so long alone), after 2 for warm-up."
+    step(); few = 3 if timed(step) < seconds else 1; together()
     times = []
-    while len(times) < 3 or sum(times) < seconds: times.append(timed(step))
+    while len(times) < few or sum(times) < seconds: times.append(timed(step))
     return median(times)
 
 
@@ -256,7 +256,9 @@ def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = Fals
 
 def training(scale: Scale, work: Path) -> list[Row]:
     """Training steps: forward, loss, backward and optimiser, data already there. First the default preset (`small`, method `sie_matrix`), where the reference is one process that uses 2 threads in float32, as torch does by itself;
-    the pipeline trains two seeds side by side. Then ResNet-18 with the paper's projectors (method `sie`), where the reference is the same in float32 with W materialised for each sample."""
+    the pipeline trains two seeds side by side. Then ResNet-18 with the paper's projectors (method `sie`), where the reference is the same in float32 with W materialised for each sample.
+    On a CPU without instructions for bf16, which computes it many times slower, the larger batch is in float32 only."""
+    from sie.pretraining import best_precision
     rows, default, size, image = [], SimpleNamespace(**scale.values["pretrain"]), scale.data.size, scale.data.image
     what = f"{default.encoder}, {image} px, batch {default.batch_size}, "
     for precision in ("32-true", "bf16-mixed"):
@@ -267,6 +269,7 @@ def training(scale: Scale, work: Path) -> list[Row]:
         paper = dict(method="sie", encoder="resnet18", widths=[scale.widths] * 3, batch_size=batch)
         what = f"resnet18, {size} px, batch {batch}, 2 threads, "
         for precision, materialised in (("32-true", True), ("32-true", False), ("bf16-mixed", False)):
+            if precision != "32-true" and batch > min(scale.batches) and best_precision(torch.device("cpu")) != precision: continue
             rate, = fresh(train_rate, scale, size, dict(paper, precision=precision), materialised, threads=2)
             rows.append(Row(f"{what}{precision}{', W materialised' * materialised}", rate, "pairs/s", f"{what}32-true, W materialised"))
     return rows

@@ -64,7 +64,7 @@ def show_retrieval(
     for row, (object, view), found in zip(axes, queries, order):
         g = relative_rotation(e.latents[object, 0], e.latents[object, view])
         start, target = dataset.decode([object, object], [0, view])
-        _picture(row[0], start, "start"); _picture(row[1], target, f"target, turned {angle_of(g):.0f}°", "tab:green")
+        _picture(row[0], start, "start"); _picture(row[1], target, f"target, {angle_of(g):.0f}°", "tab:green")
         for n, (ax, k) in enumerate(zip(row[2:], found.tolist())):
             o, v = int(candidates[k // views]), k % views
             _picture(ax, dataset.decode([o], [v])[0], f"neighbour {n + 1}", "tab:green" if (o, v) == (object, view) else "black" if o == object else None)
@@ -80,14 +80,14 @@ def show_curves(
     log: Sequence[str] = (),                        # columns on a logarithmic axis
 ) -> Figure:
     "A panel for each column, a line for each run that has it."
-    fig, axes = plt.subplots(1, len(columns), figsize=(3.3 * len(columns), 2.6), squeeze=False)
+    fig, axes = plt.subplots(1, len(columns), figsize=(3 * len(columns), 2.6), squeeze=False, layout="constrained")
+    handles = {}
     for ax, (column, label) in zip(axes[0], columns.items()):
         for (method, seeds), (dash, colour) in zip(curves.items(), STYLES):
             for n, table in enumerate(t for t in seeds if column in t):
-                ax.plot(table["step"], table[column], linestyle=dash, color=colour, lw=1.2, label=method if n == 0 else None)
+                handles[method], = ax.plot(table["step"], table[column], linestyle=dash, color=colour, lw=1.2, label=method if n == 0 else None)
         ax.set(xlabel="step", ylabel=label, yscale="log" if column in log else "linear")
-        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
-    fig.tight_layout()
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(curves), fontsize=8, frameon=False)
     return fig
 
 # %% ../nbs/15_figures.ipynb #cell016
