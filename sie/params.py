@@ -20,8 +20,8 @@ from .pretraining import Settings
 from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS
 
 # %% auto #0
-__all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params', 'load_params',
-           'fetch', 'apply_preset']
+__all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
+           'load_params', 'fetch', 'apply_preset']
 
 # %% ../nbs/16_params.ipynb #cell006
 class _Section(BaseModel):
@@ -31,6 +31,7 @@ class _Section(BaseModel):
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+ClassName = Literal[tuple(c.name for c in CLASSES)]
 
 
 class Data(_Section):
@@ -38,7 +39,7 @@ class Data(_Section):
     source: Literal["procedural", "3diebench"]          # families of meshes rendered here, or the authors' archive (or folder)
     input: str                                          # what `fetch` depends on: the code of the families, or the archive or folder
     lists: str | None                                   # folder of the authors' split lists (3diebench); null: split here
-    classes: list[Literal[tuple(c.name for c in CLASSES)]]   # which of ShapeNetCore's; none named: all (procedural)
+    classes: list[ClassName]                            # which of ShapeNetCore's; none named: all (procedural)
     objects_per_class: Annotated[int, Field(ge=2)]      # procedural
     views: Annotated[int, Field(ge=2)]                  # of each object
     size: Annotated[int, Field(ge=8)]                   # of the frame, pixels (procedural)
