@@ -25,22 +25,22 @@ def resnet18() -> nn.Module:
 
 
 class SmallResNet(nn.Module):
-    "ResNet's layout with basic blocks and `width` channels in the first stage, for small images: representation of `8 * width`."
+    "ResNet's layout with basic blocks, for small images: representation of `widths[-1]`."
     def __init__(self,
-        width: int = 12,      # channels of the first stage; ResNet-18 has 64
-        blocks: int = 1,      # in each stage; ResNet-18 has 2, and 1 makes ResNet-10
-        pool: bool = False,   # max-pool after the stem, as ResNet-18 has: a quarter of the cost, for images over about 60 px
+        widths: Sequence[int] = (8, 24, 48, 96),   # channels of the stages; ResNet-18 has 64, 128, 256, 512
+        blocks: int = 1,                           # in each stage; ResNet-18 has 2, and 1 makes ResNet-10
+        pool: bool = False,                        # max-pool after the stem, as ResNet-18 has: a quarter of the cost, for images over about 60 px
     ):
         super().__init__()
         from torchvision.models.resnet import BasicBlock
         def stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-            shortcut = None if inputs == outputs else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            shortcut = None if inputs == outputs and stride == 1 else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
             return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
 
-        self.dim = 8 * width
-        stem = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        self.dim = widths[-1]
+        stem = [nn.Conv2d(3, widths[0], 7, 2, 3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
         if pool: stem.append(nn.MaxPool2d(3, 2, 1))
-        stages = [stage(width, width, 1), *(stage(k * width, 2 * k * width, 2) for k in (1, 2, 4))]
+        stages = [stage(widths[0], widths[0], 1), *(stage(i, o, 2) for i, o in zip(widths, widths[1:]))]
         self.layers = nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")

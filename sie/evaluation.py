@@ -256,7 +256,6 @@ def evaluate(
 
 
 def _evaluate_saved(embedded: Path, model: Path, probe: Probe) -> pd.DataFrame:
-    torch.set_num_threads(1)
     return evaluate(Embedded.load(embedded), (loaded := load_model(model)[0]).split, probe, loaded)
 
 
@@ -266,9 +265,11 @@ def evaluate_all(
     probe: Probe = Probe(),
 ) -> pd.DataFrame:                      # as `evaluate`, with the column `name` in front
     "Evaluate several models side by side, one core for each."
-    with ProcessPoolExecutor(min(len(models), os.cpu_count()), mp.get_context("spawn")) as pool:
-        tables = pool.map(_evaluate_saved, embedded.values(), [models[name] for name in embedded], [probe] * len(embedded))
-        return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
+    jobs = embedded.values(), [models[name] for name in embedded], [probe] * len(embedded)
+    if len(embedded) == 1: tables = [*map(_evaluate_saved, *jobs)]   # a process of its own takes seconds to start
+    else:
+        with ProcessPoolExecutor(min(len(embedded), os.cpu_count()), mp.get_context("spawn"), torch.set_num_threads, (1,)) as pool: tables = [*pool.map(_evaluate_saved, *jobs)]
+    return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
 
 
 def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:

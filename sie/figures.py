@@ -84,8 +84,8 @@ def show_curves(
     handles = {}
     for ax, (column, label) in zip(axes[0], columns.items()):
         for (method, seeds), (dash, colour) in zip(curves.items(), STYLES):
-            for n, table in enumerate(t for t in seeds if column in t):
-                handles[method], = ax.plot(table["step"], table[column], linestyle=dash, color=colour, lw=1.2, label=method if n == 0 else None)
+            for table in seeds:
+                if column in table: handles[method], = ax.plot(table["step"], table[column], linestyle=dash, color=colour, lw=1.2)
         ax.set(xlabel="step", ylabel=label, yscale="log" if column in log else "linear")
     fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(curves), fontsize=8, frameon=False)
     return fig
@@ -103,7 +103,7 @@ def results_table(
         mean, std, size = cells.loc[(method, *key)]
         return f"{mean:.2f} ± {std:.2f}" if size > 1 else f"{mean:.2f}"
     for heading, key in columns.items():
-        if not (metrics[["metric", "part", "split"]] == list(key)).all(1).any(): raise ValueError(f"no results for {heading!r}: metric {key[0]}, part {key[1]}, split {key[2]}")
+        if not (metrics[["metric", "part", "split"]] == list(key)).all(axis=1).any(): raise ValueError(f"no results for {heading!r}: metric {key[0]}, part {key[1]}, split {key[2]}")
     methods = list(dict.fromkeys(metrics["method"])) if methods is None else methods
     return pd.DataFrame({heading: [cell(m, key) for m in methods] for heading, key in columns.items()}, index=pd.Index(methods, name="method"))
 

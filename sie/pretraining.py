@@ -286,6 +286,12 @@ def _pretrain_in_process(path: Path, settings: Settings, threads: int, steps: mp
     pretrain(ViewDataset(path), settings, progress=progress, **folders)
 
 
+def _pretrain_here(dataset: ViewDataset, settings: Settings, folders: dict) -> None:
+    with tqdm(desc=f"{settings.method}, seed {settings.seed}", unit="step", disable=None) as bar:
+        def progress(step, steps): bar.total, bar.n = steps, step; bar.update(0)
+        pretrain(dataset, settings, progress=progress, **folders)
+
+
 def pretrain_all(
     dataset: ViewDataset,
     runs: Mapping[str, Settings],               # name -> settings; the names become those of the folders
@@ -294,7 +300,11 @@ def pretrain_all(
     checkpoints: str | Path,                    # folder for checkpoints
     workers: int | None = None,                 # runs at a time; as many as cores if not given, 1 on a GPU
 ) -> list[pd.DataFrame]:                        # each run's curves
-    "Pretrain several models side by side. Raises `RuntimeError` naming the runs that failed, when the others are done."
+    "Pretrain several models side by side (one alone, and what needs no training, without a process of its own). Raises `RuntimeError` naming the runs that failed, when the others are done."
+    folders = {name: {"out": Path(out) / name, "logs": Path(logs) / name, "checkpoints": Path(checkpoints)} for name in runs}
+    if len(runs) == 1 or not any(METHODS[s.method].terms for s in runs.values()):
+        for name, settings in runs.items(): _pretrain_here(dataset, settings, folders[name])
+        return [read_curves(Path(logs) / name) for name in runs]
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count())
     workers = min(workers, len(runs))
     context, waiting, running, failed = mp.get_context("spawn"), list(enumerate(runs.items())), {}, []
@@ -303,8 +313,7 @@ def pretrain_all(
         while waiting or running:
             while waiting and len(running) < workers:
                 slot, (name, settings) = waiting.pop(0)
-                folders = {"out": Path(out) / name, "logs": Path(logs) / name, "checkpoints": Path(checkpoints)}
-                running[name] = context.Process(target=_pretrain_in_process, args=(dataset.path, settings, max(1, os.cpu_count() // workers), steps, slot, folders))
+                running[name] = context.Process(target=_pretrain_in_process, args=(dataset.path, settings, max(1, os.cpu_count() // workers), steps, slot, folders[name]))
                 running[name].start()
             for name, process in list(running.items()):
                 process.join(.2 / len(running))
@@ -321,9 +330,7 @@ def main(path: str | Path) -> None:
     "Pretrain as a JSON file says. Raises `TypeError` naming an unknown setting."
     run = json.loads(Path(path).read_text())
     dataset, settings = ViewDataset(run.pop("dataset")), Settings(**run.pop("settings"))
-    with tqdm(desc=f"{settings.method}, seed {settings.seed}", unit="step", disable=None) as bar:
-        def progress(step, steps): bar.total, bar.n = steps, step; bar.update(0)
-        pretrain(dataset, settings, progress=progress, **run)
+    _pretrain_here(dataset, settings, run)
 
 
 if __name__ == "__main__" and "__file__" in globals(): main(sys.argv[1])  # not in a notebook

@@ -16,7 +16,7 @@ from sie.dataset import ViewDataset
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-TINY = {"methods": ["sie_matrix", "random"], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
+TINY = {"methods": ["sie_matrix", "random"], "pretrain.seeds": [0, 1], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
 METHODS, STAGES = TINY["methods"], ("pretrain", "embed", "evaluate")
 
 
