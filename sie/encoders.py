@@ -13,15 +13,30 @@ from torch import Tensor, nn
 
 
 # %% auto #0
-__all__ = ['ENCODERS', 'PARTS', 'resnet18', 'SmallResNet', 'make_encoder', 'Split', 'projector']
+__all__ = ['ENCODERS', 'PARTS', 'resnet18', 'BasicBlock', 'SmallResNet', 'make_encoder', 'Split', 'projector']
 
 # %% ../nbs/09_encoders.ipynb #cell006
 def resnet18() -> nn.Module:
     "torchvision's ResNet-18 without classifier and with zero-initialised residual branches: representation of 512 (Garrido et al. 2023, section 4)."
-    import torchvision   # here and below, not above: it takes seconds, and most of the pipeline's processes make no encoder
+    import torchvision   # here and not above: it takes as long as torch itself, and the small encoder does without
     encoder = torchvision.models.resnet18(zero_init_residual=True)
     encoder.fc, encoder.dim = nn.Identity(), 512
     return encoder
+
+
+class BasicBlock(nn.Module):
+    "Two convolutions beside a shortcut (He et al. 2016), the last normalisation at zero, so that the block starts as its shortcut. The names are torchvision's."
+    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        nn.init.zeros_(self.bn2.weight)
+        self.relu, self.downsample = nn.ReLU(inplace=True), None
+        if stride != 1 or inputs != outputs: self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
+        branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(branch + (x if self.downsample is None else self.downsample(x)))
 
 
 class SmallResNet(nn.Module):
@@ -32,11 +47,7 @@ class SmallResNet(nn.Module):
         pool: bool = False,                        # max-pool after the stem, as ResNet-18 has: a quarter of the cost, for images over about 60 px
     ):
         super().__init__()
-        from torchvision.models.resnet import BasicBlock
-        def stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-            shortcut = None if inputs == outputs and stride == 1 else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-            return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
-
+        stage = lambda inputs, outputs, stride: nn.Sequential(BasicBlock(inputs, outputs, stride), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
         self.dim = widths[-1]
         stem = [nn.Conv2d(3, widths[0], 7, 2, 3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
         if pool: stem.append(nn.MaxPool2d(3, 2, 1))
@@ -44,7 +55,6 @@ class SmallResNet(nn.Module):
         self.layers = nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
-            if isinstance(m, BasicBlock): nn.init.zeros_(m.bn2.weight)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]: return self.layers(images)
 
