@@ -212,16 +212,15 @@ def pretrain(
     """Pretrain a model. If it was interrupted, go on from its last checkpoint; on the CPU the result is the same to the bit, given the same number of threads.
 
     Raises `FloatingPointError` naming step and terms when the loss is no longer finite; the last checkpoint stays."""
-    from lightning_fabric import Fabric   # here and not above: it takes seconds, and who only loads a model does without
     settings_json = json.loads(json.dumps(dataclasses.asdict(settings)))
     name = hashlib.sha256(json.dumps([settings_json, dataset.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = Path(checkpoints or Path(out).parent / "checkpoints") / f"{settings.method}-{settings.seed}-{name}.safetensors"
-    if fabric is None:
-        fabric = Fabric(devices=1)
-        fabric = Fabric(devices=1, precision=best_precision(fabric.device) if settings.precision == "auto" else settings.precision)
-
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
     if METHODS[settings.method].terms:
+        if fabric is None:
+            from lightning_fabric import Fabric   # here and not above: it takes seconds, and who only loads a model does without
+            fabric = Fabric(devices=1)
+            fabric = Fabric(devices=1, precision=best_precision(fabric.device) if settings.precision == "auto" else settings.precision)
         train, val = (load_views(dataset, dataset.split(s), settings.crop).to(fabric.device) for s in ("train", "val"))
         loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object)
         probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
