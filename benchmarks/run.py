@@ -35,6 +35,7 @@ class Scale:
     "How large and how long."
     preset: str = "default"                # of presets.yaml
     objects: tuple[int, int] = (10, 30)    # rendered in short and in long runs, of as many classes
+    samples: int = 8                       # light paths per pixel in these
     repeats: int = 3                       # of what takes seconds
     seconds: float = 4                     # to repeat what takes less
     large: int = 256                       # size of the larger images, pixels
@@ -142,7 +143,7 @@ def render_times(scale: Scale) -> dict[str, float]:
     def seconds(renderer, objects, workers, crop=None):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            dataset = render_dataset(folder, objects, renderer(size=data.size, samples=data.samples, crop=crop), views=data.views, workers=workers)
+            dataset = render_dataset(folder, objects, renderer(size=data.size, samples=scale.samples, crop=crop), views=data.views, workers=workers)
             return time.perf_counter() - start, dataset.fingerprint
     seconds(ProceduralRenderer, few[:3], 0)
     runs = []
@@ -159,7 +160,7 @@ def rendering(scale: Scale, work: Path) -> list[Row]:
     "After start-up" is the rate at which a data set of more objects takes longer than one of few; "in all" has the processes' start in it, which is a smaller part of a larger set.
     The reference makes the very same images with Mitsuba's scene built anew for each."""
     seconds, data, (few, many) = fresh(render_times, scale)[0], scale.data, scale.objects
-    what, every = f"{data.size} px, {data.samples} samples, ", f"{os.cpu_count()} processes"
+    what, every = f"{data.size} px, {scale.samples} samples, ", f"{os.cpu_count()} processes"
     naive, images = what + "1 process, scene built for every image", data.views * few
     steady = lambda crop: data.views * (many - few) / (seconds["long" + crop] - seconds["short" + crop])
     return [Row(naive, images / seconds["naive"], "images/s"),
