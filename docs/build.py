@@ -60,6 +60,7 @@ def relink(text: str, folder: str, target: Callable[[str], str]) -> str:
 def readme(root: Path = ROOT) -> str:
     "The text of README.md: nbs/index.ipynb as Markdown."
     nb = for_readers(nbformat.read(root / "nbs/index.ipynb", as_version=4))
+    nb.metadata["language_info"] = {"name": "python"}   # nbdev_clean takes it out, and the exporter writes it after ```
     for cell in nb.cells:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             raise ValueError(f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../results/NAME.png)")

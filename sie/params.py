@@ -4,15 +4,18 @@
 
 # %% ../nbs/16_params.ipynb #cell003
 from __future__ import annotations
+import re
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
 from .dataset import ProceduralRenderer, ViewDataset, import_layout, procedural_objects, render_dataset
-from .encoders import ENCODERS
+from .encoders import ENCODERS, make_encoder
 from .evaluation import Probe
 from .meshes import CLASSES
 from .methods import METHODS
@@ -31,6 +34,14 @@ class _Section(BaseModel):
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+def _distinct(values: list) -> list:
+    twice = [v for v in dict.fromkeys(values) if values.count(v) > 1]
+    if twice: raise ValueError(f"{twice[0]!r} stands there more than once")
+    return values
+
+
 ClassName = Literal[tuple(c.name for c in CLASSES)]
 
 
@@ -39,7 +50,7 @@ class Data(_Section):
     source: Literal["procedural", "3diebench"]          # families of meshes rendered here, or the authors' archive (or folder)
     input: str                                          # what `fetch` depends on: the code of the families, or the archive or folder
     lists: str | None                                   # folder of the authors' split lists (3diebench); null: split here
-    classes: list[ClassName]                            # which of ShapeNetCore's; none named: all (procedural)
+    classes: Annotated[list[ClassName], AfterValidator(_distinct)]   # which of ShapeNetCore's; none named: all (procedural)
     objects_per_class: Annotated[int, Field(ge=2)]      # procedural
     views: Annotated[int, Field(ge=2)]                  # of each object
     size: Annotated[int, Field(ge=8)]                   # of the frame, pixels (procedural)
@@ -78,7 +89,7 @@ class Predictor(_Section):
 
 class Pretrain(_Section):
     "Training, the same for every method."
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
     encoder: Literal[tuple(ENCODERS)]
     crop: Positive | None                       # central square, pixels
     widths: Annotated[list[Positive], Field(min_length=1)]
@@ -112,7 +123,7 @@ class Evaluate(_Section):
 class Params(_Section):
     "All of params.yaml."
     preset: str
-    methods: Annotated[list[Literal[tuple(METHODS)]], Field(min_length=1)]
+    methods: Annotated[list[Literal[tuple(METHODS)]], Field(min_length=1), AfterValidator(_distinct)]
     data: Data
     pretrain: Pretrain
     evaluate: Evaluate
@@ -127,6 +138,11 @@ class Params(_Section):
             if self.pretrain.crop and self.pretrain.crop > image: raise ValueError(f"pretrain.crop is {self.pretrain.crop}, larger than the images ({image} px)")
             if self.pretrain.batch_size > self.train_objects * self.pretrain.pairs_per_object:
                 raise ValueError(f"pretrain.batch_size is {self.pretrain.batch_size}, but there are about {self.train_objects} training objects with {self.pretrain.pairs_per_object} pairs each an epoch")
+            steps = self.pretrain.epochs * (self.train_objects * self.pretrain.pairs_per_object // self.pretrain.batch_size)
+            if self.pretrain.warmup >= steps: raise ValueError(f"pretrain.warmup is {self.pretrain.warmup} steps, but there are about {steps} steps in all")
+        elif self.data.input.endswith(".py"): raise ValueError(f"data.input is {self.data.input}; with data.source 3diebench it must be the authors' archive or an unpacked folder")
+        if self.pretrain.equivariant and self.pretrain.equivariant >= (dim := make_encoder(self.pretrain.encoder).dim):
+            raise ValueError(f"pretrain.equivariant is {self.pretrain.equivariant}; it must be less than the {dim} dimensions of the encoder {self.pretrain.encoder}")
         return self
 
     @property
@@ -145,21 +161,28 @@ class Params(_Section):
 # %% ../nbs/16_params.ipynb #cell008
 def load_params(path: str | Path = "params.yaml") -> Params:
     "Read and check a parameter file. Raises `ValueError` listing each wrong key with what was given and what is allowed."
-    try: return Params(**YAML(typ="safe").load(Path(path)))
+    values = YAML(typ="safe").load(Path(path))
+    if not isinstance(values, dict): raise ValueError(f"{path} must hold the keys {', '.join(Params.model_fields)}; it holds {values!r}")
+    try: return Params(**values)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'taken together'}: {_given(e)}{_allowed(e)}" for e in error.errors()]
         raise ValueError("\n".join([f"{path} is wrong in {len(lines)} place{'s' * (len(lines) > 1)}:", *lines])) from None
 
 
 def _given(error: dict) -> str:
-    return "" if error["type"] == "missing" or not error["loc"] else f"given {error['input']!r}: "
+    return "" if error["type"] in ("missing", "value_error") else f"given {error['input']!r}: "
 
 
 def _allowed(error: dict) -> str:
-    if error["type"] != "extra_forbidden": return error["msg"]
+    if error["type"] == "literal_error": return error["msg"] + _meant(error["input"], re.findall("'(.*?)'", error["ctx"]["expected"]))
+    if error["type"] != "extra_forbidden": return error["msg"].removeprefix("Value error, ")
     section: Any = Params
     for key in error["loc"][:-1]: section = section.model_fields[key].annotation
-    return f"unknown key; the keys here are {', '.join(section.model_fields)}"
+    return f"unknown key; the keys here are {', '.join(section.model_fields)}{_meant(error['loc'][-1], section.model_fields)}"
+
+
+def _meant(given: Any, allowed: Iterable[str]) -> str:
+    return "".join(f"; did you mean {name}?" for name in get_close_matches(str(given), allowed, 1))
 
 
 def fetch(params: Params, out: str | Path) -> ViewDataset:
