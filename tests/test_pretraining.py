@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
+from sie.evaluation import Probe, embed, evaluate_all
 from sie.pretraining import Settings, load_model, new_model, pretrain_all, read_curves
 
 SMALL = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
@@ -72,6 +73,21 @@ def test_seeds_side_by_side_are_what_they_are_alone(tmp_path, dataset):
     weights = [load_model(p)[0].state_dict() for p in (tmp_path / "models/seed-1", tmp_path / "alone/model", tmp_path / "models/seed-0")]
     assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values()))
     assert not all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[2].values()))
+
+
+def test_one_run_needs_no_process_and_is_evaluated_as_beside_others(tmp_path, dataset, monkeypatch):
+    def one_or_two(names):
+        return evaluate_all({n: tmp_path / f"{n}.safetensors" for n in names}, {n: tmp_path / "models" / n for n in names}, Probe(epochs=3, hidden=8))
+    for seed in range(2):
+        with monkeypatch.context() as without:
+            without.setattr("sie.pretraining.mp.get_context", None)
+            curves, = pretrain_all(dataset, {f"seed-{seed}": Settings(**SMALL, seed=seed)}, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints")
+        assert curves["step"].iloc[-1] == 40
+        embed(load_model(tmp_path / f"models/seed-{seed}")[0], dataset).save(tmp_path / f"seed-{seed}.safetensors")
+    both = one_or_two(["seed-0", "seed-1"])
+    alone = one_or_two(["seed-1"])
+    assert alone["value"].notna().all() and len(alone) * 2 == len(both)
+    assert abs(alone["value"].to_numpy() - both[both["name"] == "seed-1"]["value"].to_numpy()).max() < 1e-4
 
 
 def test_a_failed_run_is_named(tmp_path, dataset):
