@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import manifold3d as m3
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.spatial.transform import Rotation
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_BY_SYNSET', 'Solid', 'Vector', 'Colour', 'MATERIALS', 'Parts', 'FAMILIES', 'ShapeClass', 'place',
            'mirror', 'box', 'cylinder', 'ellipsoid', 'revolve', 'extrude', 'tube', 'hull', 'cut', 'fuse', 'common',
-           'split', 'colour', 'paint', 'contrast', 'normalise', 'assemble', 'family', 'picture']
+           'split', 'colour', 'contrast', 'normalise', 'assemble', 'family', 'picture']
 
 # %% ../nbs/01_meshes.ipynb #cell006
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ def place(
     scale: Vector | float = 1,  # scale before turning, per axis or the same for all
 ) -> Solid:                     # a transformed copy, colours kept
     "Scale, then turn, then move a solid."
-    out = solid.copy()
-    out.vertices = Rotation.from_euler("xyz", turn, degrees=True).apply(out.vertices * scale) + at
+    vertices = np.asarray(solid.vertices) * scale
+    if any(turn): vertices = Rotation.from_euler("xyz", turn, degrees=True).apply(vertices)
+    out = trimesh.Trimesh(vertices + at, solid.faces, process=False)
+    if solid.visual.defined: out.visual = solid.visual.copy()
     if np.prod(np.broadcast_to(scale, 3)) < 0: out.invert()
     return out
 
@@ -79,10 +82,14 @@ def box(
     rounding: float = 0,     # radius of the rounded edges, at most half the shortest edge
 ) -> Solid:
     "A box, its edges rounded if asked for."
-    if not rounding: return place(trimesh.creation.box(size), at)
+    if not rounding: return place(_cube(), at, scale=size)
     ball = trimesh.creation.icosphere(1, radius=rounding).vertices
     corners = np.stack(np.meshgrid(*[(-1, 1)] * 3), -1).reshape(-1, 1, 3) * (np.asarray(size, float) / 2 - rounding)
     return place(hull((corners + ball).reshape(-1, 3)), at)
+
+
+@cache
+def _cube() -> Solid: return trimesh.creation.box()
 
 
 def cylinder(
@@ -184,17 +191,17 @@ def hull(points: Sequence[Vector] | Sequence[Solid]) -> Solid:
 
 
 def cut(solid: Solid, *tools: Solid) -> Solid:
-    "What is left of `solid` when the `tools` are taken away. Colours are lost: paint afterwards."
+    "What is left of `solid` when the `tools` are taken away. Colours are lost."
     return _from_manifold(m3.Manifold.batch_boolean([_to_manifold(s) for s in (solid, *tools)], m3.OpType.Subtract), "cut")
 
 
 def fuse(*solids: Solid) -> Solid:
-    "One solid in place of overlapping ones. Colours are lost: paint afterwards."
+    "One solid in place of overlapping ones. Colours are lost."
     return _from_manifold(m3.Manifold.batch_boolean([_to_manifold(s) for s in solids], m3.OpType.Add), "fuse")
 
 
 def common(*solids: Solid) -> Solid:
-    "What several solids have in common. Colours are lost: paint afterwards."
+    "What several solids have in common. Colours are lost."
     return _from_manifold(m3.Manifold.batch_boolean([_to_manifold(s) for s in solids], m3.OpType.Intersect), "common")
 
 
@@ -203,7 +210,7 @@ def split(
     axis: str,            # "x", "y" or "z": normal of the cutting plane
     at: float = 0,        # where the plane is on that axis
 ) -> tuple[Solid, Solid]: # the part below the plane and the part above it, both closed
-    "Cut a solid in two by a plane, to paint its parts differently. Colours are lost: paint afterwards."
+    "Cut a solid in two by a plane, to paint its parts differently. Colours are lost."
     above, below = _to_manifold(solid).split_by_plane(["xyz".index(axis) == i for i in range(3)], at)
     return _from_manifold(below, f"split at {axis} = {at}, lower part,"), _from_manifold(above, f"split at {axis} = {at}, upper part,")
 
@@ -226,13 +233,6 @@ def colour(rng: np.random.Generator, material: str) -> Colour:
     import colorsys
     return tuple(int(round(255 * c)) for c in colorsys.hsv_to_rgb(*(rng.uniform(*r) for r in MATERIALS[material])))
 
-
-def paint(solid: Solid, rgb: Colour) -> Solid:
-    "A copy of the solid in one colour."
-    out = solid.copy()
-    out.visual = trimesh.visual.ColorVisuals(out, face_colors=np.tile(np.array([*rgb, 255], np.uint8), (len(out.faces), 1)))
-    return out
-
 # %% ../nbs/01_meshes.ipynb #contrast
 def contrast(rng: np.random.Generator, other: Colour, material: str = "paint") -> Colour:
     "The one of eight random colours of a material that differs most from `other`: for parts that tell a side, which must not blend in."
@@ -244,7 +244,7 @@ def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     low, high = mesh.bounds
     if not np.isfinite(high - low).all() or not np.linalg.norm(high - low) > 0: raise ValueError(f"a mesh with bounds {low} to {high} has no size to scale by")
     out = mesh.copy()
-    out.vertices = (out.vertices - (low + high) / 2) / np.linalg.norm(high - low)
+    out.vertices = (mesh.vertices - (low + high) / 2) / np.linalg.norm(high - low)
     return out
 
 
@@ -252,7 +252,10 @@ def assemble(
     parts: Sequence[tuple[Solid, Colour]],  # solids with their colours
 ) -> trimesh.Trimesh:                       # one mesh with face colours, unit diagonal, centred
     "Join coloured parts to an object."
-    return normalise(trimesh.util.concatenate([paint(solid, rgb) for solid, rgb in parts]))
+    solids, rgbs = zip(*parts)
+    first, faces = np.cumsum([0, *(len(s.vertices) for s in solids)]), [len(s.faces) for s in solids]
+    return normalise(trimesh.Trimesh(np.concatenate([s.vertices for s in solids]), np.concatenate([s.faces + k for s, k in zip(solids, first)]),
+                                     face_colors=np.repeat(np.uint8([[*rgb, 255] for rgb in rgbs]), faces, axis=0), process=False))
 
 # %% ../nbs/01_meshes.ipynb #cell022
 Parts = list[tuple[Solid, Colour]]

@@ -6,20 +6,21 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import drjit as dr
 import mitsuba as mi
 import numpy as np
 import trimesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from matplotlib.colors import hsv_to_rgb
 from scipy.spatial.transform import Rotation
 
 from .rotations import LATENT_NAMES
 
 # %% auto #0
-__all__ = ['Scene', 'srgb_to_linear', 'linear_to_srgb', 'spherical', 'sun_lights', 'floor_light', 'project', 'even_rows',
-           'Renderer']
+__all__ = ['Scene', 'srgb_to_linear', 'linear_to_srgb', 'pixels', 'spherical', 'sun_lights', 'floor_light', 'project',
+           'even_rows', 'Renderer']
 
 # %% ../nbs/07_scene.ipynb #cell006
 @dataclass(frozen=True)
@@ -56,9 +57,17 @@ def linear_to_srgb(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"
     return np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055)
 
 
-def spherical(r: float, theta: float, phi: float) -> Float[np.ndarray, "3"]:
-    "The point at distance `r`, polar angle `theta` from +z and azimuth `phi` from +x."
-    return r * np.array([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)])
+_LEVELS = np.rint(255 * linear_to_srgb(np.arange(2 ** 16) / (2 ** 16 - 1))).astype(np.uint8)
+
+
+def pixels(x: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    "sRGB of linear light, in 8 bits: looked up, as powers take longer than a ray."
+    return _LEVELS[np.rint(np.clip(x, 0, 1) * np.float32(len(_LEVELS) - 1)).astype(np.uint16)]
+
+
+def spherical(r: float, theta: float | np.ndarray, phi: float | np.ndarray) -> Float[np.ndarray, "*shape 3"]:
+    "The point at distance `r`, polar angle `theta` from +z and azimuth `phi` from +x, or such points."
+    return r * np.stack(np.broadcast_arrays(np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)), -1)
 
 # %% ../nbs/07_scene.ipynb #cell012
 def sun_lights(scene: Scene) -> tuple[Float[np.ndarray, "lights 3"], Float[np.ndarray, "lights"]]:
@@ -67,7 +76,7 @@ def sun_lights(scene: Scene) -> tuple[Float[np.ndarray, "lights 3"], Float[np.nd
     theta = np.arcsin(np.sin(scene.sun_angle / 2) * np.sqrt((k + 0.5) / len(k)))
     phi = k * np.pi * (3 - np.sqrt(5)) % (2 * np.pi)
     order = np.argsort(phi)
-    return spherical(1, theta, phi).T[order], (scene.sun_strength / len(k) / np.cos(theta))[order]
+    return spherical(1, theta, phi)[order], (scene.sun_strength / len(k) / np.cos(theta))[order]
 
 
 def floor_light(
@@ -82,33 +91,34 @@ def floor_light(
 # %% ../nbs/07_scene.ipynb #cell016
 def project(
     scene: Scene,
-    points: Float[np.ndarray, "points 3"],   # in front of the camera
+    points: Float[np.ndarray, "*shape 3"],   # in front of the camera
     size: int,                               # of the picture, pixels
-) -> Float[np.ndarray, "points 2"]:          # x to the right and y down from the upper left corner, pixels
+) -> Float[np.ndarray, "*shape 2"]:          # x to the right and y down from the upper left corner, pixels
     "Where points appear in a picture: an ideal pinhole."
     camera = spherical(scene.camera_radius, scene.camera_theta, scene.camera_phi)
     forward = -camera / scene.camera_radius
     right = np.cross(forward, [0, 0, 1]) / np.sin(scene.camera_theta)
-    x, y, depth = ((points - camera) @ np.stack([right, np.cross(forward, right), forward], 1)).T
-    return size * (0.5 + scene.focal_length / scene.sensor_width * np.stack([x, y], -1) / depth[:, None])
+    seen = (points - camera) @ np.stack([right, np.cross(forward, right), forward], 1)
+    return size * (0.5 + scene.focal_length / scene.sensor_width * seen[..., :2] / seen[..., 2:])
 
 
 def even_rows(
     scene: Scene,
-    points: Float[np.ndarray, "points 3"],   # corners of the turned object
-    light_theta: float, light_phi: float,    # where the spot light stands
-    size: int,                               # of the picture, pixels
-) -> int:
-    "How many rows at the top of the picture show floor in full and only sunlight."
-    lamp, turn = spherical(scene.spot_distance, light_theta, light_phi), np.linspace(0, 2 * np.pi, 32, endpoint=False)[:, None]
-    across = np.cos(turn) * spherical(1, light_theta + np.pi / 2, light_phi) + np.sin(turn) * spherical(1, np.pi / 2, light_phi + np.pi / 2)
-    rim = -lamp / scene.spot_distance + across * np.tan(scene.spot_angle / 2) / np.cos(np.pi / 32)  # a pyramid around the cone
-    if rim[:, 2].max() >= 0: return 0                                                               # it reaches the horizon
+    points: Float[np.ndarray, "views points 3"],   # corners of the turned object, or of its convex hull
+    light_theta: Float[np.ndarray, "views"], light_phi: Float[np.ndarray, "views"],   # where the spot light stands
+    size: int,                                     # of the picture, pixels
+) -> Int[np.ndarray, "views"]:
+    "How many rows at the top of each picture show floor in full and only sunlight."
+    lamp, turn = spherical(scene.spot_distance, light_theta, light_phi)[:, None], np.linspace(0, 2 * np.pi, 32, endpoint=False)[:, None]
+    axes = [spherical(1, theta, light_phi + phi)[:, None] for theta, phi in ((light_theta + np.pi / 2, 0), (np.pi / 2, np.pi / 2))]
+    rim = -lamp / scene.spot_distance + (np.cos(turn) * axes[0] + np.sin(turn) * axes[1]) * np.tan(scene.spot_angle / 2) / np.cos(np.pi / 32)  # a pyramid around the cone
     away = -spherical(1, np.pi / 2, scene.camera_phi)
-    lit = lamp @ away + rim @ away * (scene.floor_z - lamp[2]) / rim[:, 2]
-    shaded = points @ away + np.maximum(points[:, 2] - scene.floor_z, 0) * np.tan(scene.sun_angle / 2)
-    farthest = max(lit.max(), shaded.max()) * away + [0, 0, scene.floor_z]
-    return int(np.clip(project(scene, np.vstack([points, farthest]), size)[:, 1].min() - 1, 0, size))
+    down = np.minimum(rim[..., 2], -1e-9)
+    lit = lamp @ away + rim @ away * (scene.floor_z - lamp[..., 2]) / down
+    shaded = points @ away + np.maximum(points[..., 2] - scene.floor_z, 0) * np.tan(scene.sun_angle / 2)
+    farthest = np.maximum(lit.max(1), shaded.max(1))[:, None, None] * away + [0, 0, scene.floor_z]
+    rows = (project(scene, np.concatenate([points, farthest], 1), size)[..., 1].min(1) - 1).clip(0, size).astype(int)
+    return np.where(rim[..., 2].max(1) < 0, rows, 0)                                                # no row if the cone reaches the horizon
 
 # %% ../nbs/07_scene.ipynb #cell018
 class Renderer:
@@ -152,22 +162,23 @@ class Renderer:
         camera, rotations = spherical(s.camera_radius, s.camera_theta, s.camera_phi), Rotation.from_euler("xyz", latents[:, :3]).as_matrix()
         hsv = lambda hue, saturation, value: hsv_to_rgb(np.stack([hue % 1, np.full_like(hue, saturation), np.full_like(hue, value)], -1))
         floors, spots = hsv(latents[:, 3], s.floor_saturation, s.floor_value), hsv(latents[:, 6], s.spot_saturation, s.spot_value) * s.spot_power / (4 * np.pi)
+        hull = trimesh.convex.hull_points(np.vstack([triangles.reshape(-1, 3), triangles.mean((0, 1))]))
         margin, images = (self.size - self.crop) // 2, np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
-        for view, (rotation, floor, spot) in enumerate(zip(rotations, floors, spots)):
+        evens = (even_rows(s, hull @ rotations.swapaxes(1, 2), *latents.T[4:6], self.size) - margin).clip(0, self.crop - 1)
+        for view, (rotation, floor, spot, even) in enumerate(zip(rotations, floors, spots, evens.tolist())):
             front = ((camera @ rotation - triangles[:, 0]) * normals).sum(1) >= 0
-            turned, (light_theta, light_phi) = np.where(front[:, None, None], triangles, triangles[:, ::-1]) @ rotation.T, latents[view, 4:6]
-            corners[:] = turned.ravel()
+            corners[:] = (np.where(front[:, None, None], triangles, triangles[:, ::-1]).reshape(-1, 3) @ rotation.T).ravel()
             glow[:] = floor_light(np.where(front, 1, -1) * (normals @ rotation[2]), reflectance, floor, s.sun_strength).ravel()
             for name in ("vertex_positions", "face_glow"): params.set_dirty(f"object.{name}")
+            light_theta, light_phi = latents[view, 4:6]
             params["floor.bsdf.reflectance.value"], params["spot.intensity.value"] = mi.Color3f(floor), mi.Color3f(spot)
             params["spot.to_world"] = mi.Transform4f().look_at(origin=spherical(s.spot_distance, light_theta, light_phi), target=[0, 0, 0],
                                                                up=spherical(1, np.pi / 2, light_phi + np.pi / 2))
-            even = min(max(even_rows(s, turned.reshape(-1, 3), light_theta, light_phi, self.size) - margin, 0), self.crop - 1)
             params["sensor.film.crop_size"], params["sensor.film.crop_offset"] = [self.crop, self.crop - even], [margin, margin + even]
             params.update()
             own = np.random.SeedSequence([seed, first + view]).generate_state(1).item()
-            light = np.array(integrator.render(scene, sensor, seed=own, spp=self.samples))
-            images[view] = np.rint(255 * linear_to_srgb(s.exposure * np.concatenate([np.broadcast_to(floor * s.sun_strength / np.pi, (even, *light.shape[1:])), light])))
+            images[view, :even] = pixels(s.exposure * floor * s.sun_strength / np.pi)
+            images[view, even:] = pixels(s.exposure * np.array(integrator.render(scene, sensor, seed=own, spp=self.samples)))
         return images
 
     def _build(self, triangles: Float[np.ndarray, "faces 3 3"]) -> mi.Scene:
@@ -186,7 +197,14 @@ class Renderer:
                             emitter={"type": "area", "radiance": {"type": "mesh_attribute", "name": "face_glow"}, "sampling_weight": 0.0}),  # seen, but lights nothing else
             "spot": {"type": "spot", "intensity": rgb(0, 0, 0), "sampling_weight": s.sun_directions / 3, "cutoff_angle": float(np.degrees(half)),
                      "beam_width": float(np.degrees(np.arccos(np.cos(half) + s.spot_blend * (1 - np.cos(half)))))},
-            **{f"sun{k}": {"type": "directional", "direction": -towards, "irradiance": rgb(*[strength] * 3)} for k, (towards, strength) in enumerate(zip(*sun_lights(s)))}})
+            **_suns(s)})
+
+
+@cache
+def _suns(scene: Scene) -> dict[str, mi.Emitter]:
+    "The sun for Mitsuba, made once: that takes longer than a picture."
+    return {f"sun{k}": mi.load_dict({"type": "directional", "direction": -towards, "irradiance": {"type": "rgb", "value": [float(strength)] * 3}})
+            for k, (towards, strength) in enumerate(zip(*sun_lights(scene)))}
 
 
 def _mesh(triangles: Float[np.ndarray, "faces 3 3"], **parts: dict) -> mi.Mesh:
