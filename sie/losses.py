@@ -5,12 +5,13 @@
 # %% ../nbs/11_losses.ipynb #cell003
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['attraction', 'variance', 'covariance']
+__all__ = ['attraction', 'variance', 'covariance', 'nt_xent']
 
 # %% ../nbs/11_losses.ipynb #cell005
 def attraction(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
@@ -32,5 +33,13 @@ def covariance(x: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     return (squares.sum() - squares.diagonal().sum()) / x.shape[1]
 
 
+def nt_xent(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float = 0.1) -> Float[Tensor, ""]:
+    "SimCLR's normalised temperature-scaled cross entropy (Chen et al. 2020, eq. 1), row n of `a` and of `b` being partners. Raises `ValueError` for a batch of one, which has nothing to be told from."
+    _needs_two(a)
+    x = F.normalize(torch.cat([a, b]), dim=1)
+    similarity = (x @ x.T / temperature).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(similarity, torch.arange(len(x), device=x.device).roll(len(a)))
+
+
 def _needs_two(x: Tensor) -> None:
-    if len(x) < 2: raise ValueError(f"variance and covariance need a batch of at least two, got shape {tuple(x.shape)}")
+    if len(x) < 2: raise ValueError(f"variance, covariance and contrast need a batch of at least two, got shape {tuple(x.shape)}")

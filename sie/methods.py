@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .encoders import Split, make_encoder, projector
-from .losses import attraction, covariance, variance
+from .losses import attraction, covariance, nt_xent, variance
 from .predictors import Hypernetwork, MLPPredictor
 from .rotations import transformation, transformation_norm, transformation_size
 
@@ -94,16 +94,44 @@ _INVARIANCE: dict[str, Term] = {"invariance": (10, lambda o: attraction(o.u1, o.
 _EQUIVARIANCE: dict[str, Term] = {"equivariance": (10, lambda o: attraction(o.predicted, o.z2))}
 _VARIANCE_OF_PREDICTION: dict[str, Term] = {"variance_predicted": (10, lambda o: variance(o.predicted))}
 
+_CONTRAST: dict[str, Term] = {"contrast": (1, lambda o: nt_xent(o.u1, o.u2))}
+_CONTRAST_OF_PREDICTION: dict[str, Term] = {"equivariance": (1, lambda o: nt_xent(o.predicted, o.z2))}
+
+
+def _vicreg(a: Tensor, b: Tensor) -> Tensor: return 10 * attraction(a, b) + 10 * (variance(a) + variance(b)) + covariance(a) + covariance(b)
+
+
 _SIE = Method("sie", "SIE (Garrido et al. 2023): quaternion conditioning",
     heads={"invariant": "invariant", "equivariant": "equivariant"}, predictor="hypernetwork",
     terms=_INVARIANCE | _EQUIVARIANCE | _REGULARISATION | _VARIANCE_OF_PREDICTION)
 
-#: All methods by name. A method of one's own is added by `METHODS[m.name] = m`.
-METHODS: dict[str, Method] = {m.name: m for m in (
+_VICREG = Method("vicreg", "VICReg (Bardes et al. 2022)", heads={"invariant": "all"}, terms=_INVARIANCE | _REGULARISATION)
+_SIMCLR = Method("simclr", "SimCLR (Chen et al. 2020)", heads={"invariant": "all"}, terms=_CONTRAST)
+_TWO_HEADS = {"heads": {"invariant": "all", "equivariant": "all"}, "predictor": "hypernetwork"}
+_ONE_HEAD = {"heads": {"equivariant": "all"}, "predictor": "hypernetwork"}
+
+_WITH_G = (
     _SIE,
     replace(_SIE, name="sie_matrix", description="SIE with the rotation matrix as conditioning (ours)", form="matrix"),
     replace(_SIE, name="sie_no_var", description="SIE without V(ẑ)", terms=_INVARIANCE | _EQUIVARIANCE | _REGULARISATION),
-    Method("vicreg", "VICReg (Bardes et al. 2022)", heads={"invariant": "all"}, terms=_INVARIANCE | _REGULARISATION),
+    replace(_SIMCLR, name="simclr_augself", description="SimCLR, and g regressed from both representations (AugSelf, Lee et al. 2021)",
+        heads={"invariant": "all", "regressor": "all"}, terms=_CONTRAST | {"equivariance": (1, lambda o: attraction(o.regressed, o.g))}),
+    Method("simclr_equimod", "SimCLR, and SimCLR between prediction and target (EquiMod, Devillers and Lefort 2023)", **_TWO_HEADS, terms=_CONTRAST | _CONTRAST_OF_PREDICTION),
+    Method("vicreg_equimod", "VICReg, and VICReg between prediction and target", **_TWO_HEADS, terms=_INVARIANCE | {
+        "variance": (10, lambda o: variance(o.u1) + variance(o.u2)), "covariance": (1, lambda o: covariance(o.u1) + covariance(o.u2)),
+        "equivariance": (1, lambda o: _vicreg(o.predicted, o.z2))}),
+    Method("equi_only", "SIE's equivariant term alone", **_ONE_HEAD, terms=_EQUIVARIANCE | _REGULARISATION),
+    Method("simclr_equi_only", "NT-Xent between prediction and target alone", **_ONE_HEAD, terms=_CONTRAST_OF_PREDICTION),
+)
+
+#: All methods by name. A method of one's own is added by `METHODS[m.name] = m`.
+METHODS: dict[str, Method] = {m.name: m for m in (
+    *_WITH_G,
+    *(replace(m, name=f"{m.name}_rotcolor", description=f"{m.description}; g with the two hue differences", colour=True) for m in _WITH_G),
+    _VICREG,
+    replace(_VICREG, name="vicreg_part_inv", description="VICReg, invariant in the first half of the embedding only",
+        terms=_VICREG.terms | {"invariance": (10, lambda o: attraction(*(u[:, :u.shape[1] // 2] for u in (o.u1, o.u2))))}),
+    _SIMCLR,
     Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, terms={
         "classification": (1, lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2),
         "regression": (10, lambda o: attraction(o.regressed, o.g))}),

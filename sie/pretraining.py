@@ -247,7 +247,7 @@ def pretrain(
                 window.clear()
                 row = {"step": step, "seconds": time.perf_counter() - started, "lr": settings.learning_rate(step - 1, steps), **{f"train/{k}": v for k, v in means.items()}}
                 row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
-                if outputs.u1 is not None: row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
+                if outputs.u1 is not None or outputs.z1 is not None: row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
                 if outputs.predicted is not None: row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
                 row |= {f"probe/{k}": v for k, v in probes(plain.encoder).items()}
                 history.append(row)
