@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.distributed.nn.functional as distributed
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -41,6 +42,12 @@ class Outputs:
     def x1(self) -> Float[Tensor, "batch embedding"]: return _join(self.u1, self.z1)
     @property
     def x2(self) -> Float[Tensor, "batch embedding"]: return _join(self.u2, self.z2)
+
+    def gathered(self) -> Outputs:
+        """The outputs of all processes as one batch, rank by rank, through which gradients flow: the terms are over the *global* batch.
+
+        The gradients that reach a process are those of the sum of all processes' (equal) losses; averaging parameters' gradients over the processes, as DistributedDataParallel does, makes them those of one."""
+        return Outputs(**{name: v if v is None else torch.cat(distributed.all_gather(v.contiguous())) for name, v in vars(self).items()})
 
 
 def _join(*embeddings): return torch.cat([e for e in embeddings if e is not None], -1)
