@@ -81,13 +81,8 @@ class Probe:
     epochs: int = 300           # passes over the training objects
     batch_size: int = 256
     lr: float = 1e-3            # Adam
-    hidden: int = 1024          # width of the two hidden layers of the MLP head
-    head: str = "mlp"           # "mlp" or "linear": for rotation and colour
-    form: str = "quaternion"    # target of the rotation head: "quaternion" or "euler"
+    hidden: int = 1024          # width of the two hidden layers of an MLP
     seed: int = 0               # of the head's weights and its examples
-
-    def __post_init__(self):
-        if self.head not in ("mlp", "linear"): raise ValueError(f"head is {self.head!r}; it must be mlp or linear")
 
 
 def make_head(inputs: int, outputs: int, hidden: int | None) -> nn.Sequential:
@@ -144,37 +139,41 @@ def classification(
     return {"top1": best[:, 0].float().mean().item(), "top5": best.any(1).float().mean().item()}
 
 
-#: What pairs of views are asked for.
-TARGETS: Mapping[str, Callable[[Tensor, Tensor, Probe], Tensor]] = {
-    "rotation": lambda first, second, probe: transformation(first, second, probe.form),
-    "colour": lambda first, second, probe: colour_difference(first, second),
+#: What is asked of one view or of a pair of views: how many, and the target as a function of their latents.
+TARGETS: Mapping[str, tuple[int, Callable[..., Tensor]]] = {
+    "rotation": (2, lambda first, second: transformation(first, second, "quaternion")),
+    "rotation_euler": (2, lambda first, second: transformation(first, second, "euler")),
+    "individual_rotation": (1, lambda view: euler_to_quaternion(view[..., ANGLES])),
+    "colour": (2, colour_difference),
 }
 
 
 def regression(
     e: Embedded,
-    target: str,                                        # "rotation" or "colour"
+    target: str,                                        # a name in `TARGETS`
     probe: Probe = Probe(),
     part: Callable[[Tensor], Tensor] = lambda h: h,     # which dimensions
-) -> float:                                             # R2 on pairs of views of the validation objects: each view as the first of one pair
-    "Regression of what changed between two views from both representations. Raises `ValueError` for an unknown target."
+    linear: bool = False,                               # a linear head in place of the MLP
+) -> float:                                             # R2 on views, or pairs of views, of the validation objects: each view as the first of one pair
+    "Regression of a view's rotation from its representation, or of what changed between two views from both. Raises `ValueError` for an unknown target."
     if target not in TARGETS: raise ValueError(f"unknown target {target!r}; there are {', '.join(TARGETS)}")
     torch.manual_seed(probe.seed)
-    h = _standardised(e, part)
-    def pairs(objects, plan):
+    h, (number, wanted) = _standardised(e, part), TARGETS[target]
+    def examples(objects, plan):
         o, *views = plan
-        return torch.cat([h[objects[o], v] for v in views], -1), TARGETS[target](*(e.latents[objects[o], v] for v in views), probe)
-    x, y = pairs(e.val, random_pairs(len(e.val), h.shape[1], np.random.default_rng([probe.seed, 1]), repeats=h.shape[1]))
-    head = make_head(x.shape[1], y.shape[1], probe.hidden if probe.head == "mlp" else None)
-    train_head(head, lambda rng: pairs(e.train, random_pairs(len(e.train), h.shape[1], rng)), nn.functional.mse_loss, probe)
+        return torch.cat([h[objects[o], v] for v in views[:number]], -1), wanted(*(e.latents[objects[o], v] for v in views[:number]))
+    x, y = examples(e.val, random_pairs(len(e.val), h.shape[1], np.random.default_rng([probe.seed, 1]), repeats=h.shape[1]))
+    head = make_head(x.shape[1], y.shape[1], None if linear else probe.hidden)
+    train_head(head, lambda rng: examples(e.train, random_pairs(len(e.train), h.shape[1], rng)), nn.functional.mse_loss, probe)
     with torch.no_grad(): return r2(head(x), y)
 
 
 def chance_r2(e: Embedded, target: str, probe: Probe = Probe()) -> float:
-    "R2 of a head that has learned nothing: each column's mean over the training pairs, on validation pairs."
+    "R2 of a head that has learned nothing: each column's mean over the training examples, on validation examples."
+    number, wanted = TARGETS[target]
     def targets(objects, seed):
         o, *views = random_pairs(len(objects), e.latents.shape[1], np.random.default_rng([probe.seed, seed]), repeats=e.latents.shape[1])
-        return TARGETS[target](*(e.latents[objects[o], v] for v in views), probe)
+        return wanted(*(e.latents[objects[o], v] for v in views[:number]))
     y = targets(e.val, 1)
     return r2(targets(e.train, 2).mean(0).expand_as(y), y)
 
@@ -244,7 +243,7 @@ def evaluate(
     rows = []
     for part in PARTS:
         take = lambda h: split(h, part)
-        metrics = {**classification(e, probe, take), **{f"{t}_r2": regression(e, t, probe, take) for t in TARGETS}}
+        metrics = classification(e, probe, take) | {f"{t}_r2{'_linear' * linear}": regression(e, t, probe, take, linear) for t in TARGETS for linear in (False, True)}
         rows += [(part, "val", metric, value) for metric, value in metrics.items()]
     if model is not None and model.predictor is not None:
         for name, queries in {"train": e.train, "val": e.val}.items():
@@ -275,7 +274,7 @@ def evaluate_all(
 def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:
     "What nothing learned gives, in the form of `evaluate`."
     counts = torch.bincount(e.labels[e.train]).sort(descending=True).values / len(e.train)
-    val = {"top1": counts[0].item(), "top5": counts[:5].sum().item(), **{f"{t}_r2": chance_r2(e, t, probe) for t in TARGETS}}
+    val = {"top1": counts[0].item(), "top5": counts[:5].sum().item(), **{f"{t}_r2{linear}": chance_r2(e, t, probe) for t in TARGETS for linear in ("", "_linear")}}
     rows = [(part, "val", metric, value) for part in PARTS for metric, value in val.items()]
     for name, objects in {"train": e.train, "val": e.val}.items():
         rows += [("equivariant", name, metric, value) for metric, value in (chance_retrieval(e.latents.shape[1]) | {"pre": chance_pre(e, objects)}).items()]

@@ -115,8 +115,6 @@ class Evaluate(_Section):
     batch_size: Positive
     lr: PositiveFloat
     hidden: Positive
-    head: Literal["mlp", "linear"]
-    form: Literal["quaternion", "euler"]
     seed: int
 
 
