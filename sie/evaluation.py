@@ -6,10 +6,12 @@
 from __future__ import annotations
 import multiprocessing as mp
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,14 +23,13 @@ from torch import Tensor, nn
 from .dataset import ViewDataset, load_views
 from .encoders import PARTS, Split
 from .methods import Model
-from .predictors import Hypernetwork
 from .pretraining import load_model
 from .rotations import ANGLES, colour_difference, euler_to_quaternion, relative_rotation, transformation
 
 # %% auto #0
-__all__ = ['TARGETS', 'Predictor', 'Embedded', 'embed', 'r2', 'Probe', 'make_head', 'random_pairs', 'train_head',
-           'classification', 'regression', 'chance_r2', 'predict_views', 'ranks', 'retrieval', 'chance_retrieval',
-           'nearest', 'rotation_error', 'pre', 'chance_pre', 'evaluate', 'evaluate_all', 'chance_levels']
+__all__ = ['Plan', 'TARGETS', 'Predictor', 'Embedded', 'embed', 'r2', 'Probe', 'make_head', 'random_pairs', 'every_view', 'Head',
+           'read_off', 'chance_r2', 'predict_views', 'ranks', 'retrieval', 'chance_retrieval', 'nearest',
+           'rotation_error', 'pre', 'chance_pre', 'evaluate', 'evaluate_all', 'chance_levels']
 
 # %% ../nbs/14_evaluation.ipynb #cell006
 @dataclass
@@ -91,55 +92,22 @@ def make_head(inputs: int, outputs: int, hidden: int | None) -> nn.Sequential:
     return nn.Sequential(*[m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())][:-1])
 
 
-def random_pairs(objects: int, views: int, rng: np.random.Generator, repeats: int = 1) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]:
-    "Objects in random order, `repeats` times, each with two different random views."
-    order = np.concatenate([rng.permutation(objects) for _ in range(repeats)])
-    first = rng.integers(views, size=len(order))
-    return tuple(map(torch.from_numpy, (order, first, (first + rng.integers(1, views, size=len(order))) % views)))
+Plan = tuple[Int[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]      # objects, first views, second views
 
 
-def train_head(
-    head: nn.Module,
-    examples: Callable[[np.random.Generator], tuple[Tensor, Tensor]],   # an epoch's features and targets, in random order
-    loss: Callable[[Tensor, Tensor], Tensor],
-    probe: Probe,
-) -> nn.Module:
-    "Adam on an epoch's examples in batches, for as many epochs as the probe says."
-    optimiser, rng = torch.optim.Adam(head.parameters(), probe.lr, fused=True), np.random.default_rng(probe.seed)
-    for _ in range(probe.epochs):
-        features, targets = examples(rng)
-        for x, y in zip(features.split(probe.batch_size), targets.split(probe.batch_size)):
-            optimiser.zero_grad(set_to_none=True)
-            loss(head(x), y).backward()
-            optimiser.step()
-    return head.eval()
+def random_pairs(objects: int, views: int, rng: np.random.Generator) -> Plan:
+    "Every object once, in random order, with two different random views."
+    first = rng.integers(views, size=objects)
+    return tuple(map(torch.from_numpy, (rng.permutation(objects), first, (first + rng.integers(1, views, size=objects)) % views)))
 
 
-def _standardised(e: Embedded, part: Callable[[Tensor], Tensor]) -> Float[Tensor, "objects views part"]:
-    h = part(e.representations)
-    train = h[e.train].flatten(0, 1)
-    return (h - train.mean(0)) / train.std(0).clamp_min(1e-6)
+def every_view(objects: int, views: int, rng: np.random.Generator) -> Plan:
+    "Every view of every object once, each with another random one."
+    first = np.tile(np.arange(views), objects)
+    return tuple(map(torch.from_numpy, (np.arange(objects).repeat(views), first, (first + rng.integers(1, views, size=len(first))) % views)))
 
 
-def classification(
-    e: Embedded,
-    probe: Probe = Probe(),
-    part: Callable[[Tensor], Tensor] = lambda h: h,     # which dimensions
-) -> dict[str, float]:                                  # top1 and top5 on all views of the validation objects
-    "Linear classification of single views."
-    torch.manual_seed(probe.seed)
-    h, classes = _standardised(e, part), int(e.labels.max()) + 1
-    train, labels = h[e.train], e.labels[e.train]
-    def examples(rng):
-        order, view, _ = random_pairs(len(train), train.shape[1], rng)
-        return train[order, view], labels[order]
-    head = train_head(make_head(h.shape[-1], classes, None), examples, nn.functional.cross_entropy, probe)
-    with torch.no_grad(): scores = head(h[e.val].flatten(0, 1))
-    best = scores.topk(min(5, classes)).indices == e.labels[e.val].repeat_interleave(h.shape[1])[:, None]
-    return {"top1": best[:, 0].float().mean().item(), "top5": best.any(1).float().mean().item()}
-
-
-#: What is asked of one view or of a pair of views: how many, and the target as a function of their latents.
+#: What is asked of one view or of a pair of views besides the class: how many, and the target as a function of their latents.
 TARGETS: Mapping[str, tuple[int, Callable[..., Tensor]]] = {
     "rotation": (2, lambda first, second: transformation(first, second, "quaternion")),
     "rotation_euler": (2, lambda first, second: transformation(first, second, "euler")),
@@ -148,34 +116,60 @@ TARGETS: Mapping[str, tuple[int, Callable[..., Tensor]]] = {
 }
 
 
-def regression(
-    e: Embedded,
-    target: str,                                        # a name in `TARGETS`
-    probe: Probe = Probe(),
-    part: Callable[[Tensor], Tensor] = lambda h: h,     # which dimensions
-    linear: bool = False,                               # a linear head in place of the MLP
-) -> float:                                             # R2 on views, or pairs of views, of the validation objects: each view as the first of one pair
-    "Regression of a view's rotation from its representation, or of what changed between two views from both. Raises `ValueError` for an unknown target."
-    if target not in TARGETS: raise ValueError(f"unknown target {target!r}; there are {', '.join(TARGETS)}")
-    torch.manual_seed(probe.seed)
-    h, (number, wanted) = _standardised(e, part), TARGETS[target]
+class Head(NamedTuple):
+    "A question to a representation, and how it is asked."
+    target: str                                         # "class", which is always linear, or a name in `TARGETS`
+    linear: bool = False                                # a linear head in place of the MLP
+    part: Callable[[Tensor], Tensor] = lambda h: h      # which dimensions it sees
+
+
+def _examples(e: Embedded, target: str, objects: Int[Tensor, "objects"], plan: Plan) -> tuple[int, Tensor]:
+    "How many views a head sees, and what it should say."
+    if target == "class": return 1, e.labels[objects[plan[0]]]
+    number, wanted = TARGETS[target]
+    return number, wanted(*(e.latents[objects[plan[0]], view] for view in plan[1:1 + number]))
+
+
+def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[dict[str, float]]:
+    """Train heads on the training objects and score them on every view of the validation objects: `top1` and `top5`, or `r2`, for each head.
+
+    Raises `ValueError` for an unknown target and where there are no training or no validation objects."""
+    for head in heads:
+        if head.target not in ("class", *TARGETS): raise ValueError(f"unknown target {head.target!r}; there are class, {', '.join(TARGETS)}")
+    for name, objects in {"training": e.train, "validation": e.val}.items():
+        if not len(objects): raise ValueError(f"there are no {name} objects, of {len(e.labels)} in all: heads are trained on the ones and scored on the others")
+    seen = e.representations[e.train].flatten(0, 1)
+    h = (e.representations - seen.mean(0)) / seen.std(0).clamp_min(1e-6)
     def examples(objects, plan):
-        o, *views = plan
-        return torch.cat([h[objects[o], v] for v in views[:number]], -1), wanted(*(e.latents[objects[o], v] for v in views[:number]))
-    x, y = examples(e.val, random_pairs(len(e.val), h.shape[1], np.random.default_rng([probe.seed, 1]), repeats=h.shape[1]))
-    head = make_head(x.shape[1], y.shape[1], None if linear else probe.hidden)
-    train_head(head, lambda rng: examples(e.train, random_pairs(len(e.train), h.shape[1], rng)), nn.functional.mse_loss, probe)
-    with torch.no_grad(): return r2(head(x), y)
+        targets = {target: _examples(e, target, objects, plan) for target in {head.target for head in heads}}
+        views = [h[objects[plan[0]], view] for view in plan[1:]]
+        features = {(number, part): torch.cat([part(v) for v in views[:number]], -1) for number, part in {(targets[head.target][0], head.part) for head in heads}}
+        return [(features[targets[head.target][0], head.part], targets[head.target][1]) for head in heads]
+    asked, models = examples(e.val, every_view(len(e.val), h.shape[1], np.random.default_rng([probe.seed, 1]))), []
+    for head, (x, y) in zip(heads, asked):
+        torch.manual_seed(probe.seed)
+        models.append(make_head(x.shape[1], int(e.labels.max()) + 1 if head.target == "class" else y.shape[1], None if head.linear or head.target == "class" else probe.hidden))
+    losses = [nn.functional.cross_entropy if head.target == "class" else nn.functional.mse_loss for head in heads]
+    optimiser, rng = torch.optim.Adam([p for m in models for p in m.parameters()], probe.lr, fused=True), np.random.default_rng(probe.seed)
+    for _ in range(probe.epochs):
+        epoch = examples(e.train, random_pairs(len(e.train), h.shape[1], rng))
+        for batch in zip(*(zip(x.split(probe.batch_size), y.split(probe.batch_size)) for x, y in epoch)):
+            optimiser.zero_grad(set_to_none=True)
+            sum(loss(model(x), y) for loss, model, (x, y) in zip(losses, models, batch)).backward()
+            optimiser.step()
+    with torch.no_grad(): return [_score(model(x), y) for model, (x, y) in zip(models, asked)]
+
+
+def _score(said: Tensor, y: Tensor) -> dict[str, float]:
+    if y.is_floating_point(): return {"r2": r2(said, y)}
+    best = said.topk(min(5, said.shape[1])).indices == y[:, None]
+    return {"top1": best[:, 0].float().mean().item(), "top5": best.any(1).float().mean().item()}
 
 
 def chance_r2(e: Embedded, target: str, probe: Probe = Probe()) -> float:
     "R2 of a head that has learned nothing: each column's mean over the training examples, on validation examples."
-    number, wanted = TARGETS[target]
-    def targets(objects, seed):
-        o, *views = random_pairs(len(objects), e.latents.shape[1], np.random.default_rng([probe.seed, seed]), repeats=e.latents.shape[1])
-        return wanted(*(e.latents[objects[o], v] for v in views[:number]))
-    y = targets(e.val, 1)
-    return r2(targets(e.train, 2).mean(0).expand_as(y), y)
+    train, val = (_examples(e, target, objects, every_view(len(objects), e.latents.shape[1], np.random.default_rng([probe.seed, seed])))[1] for objects, seed in ((e.train, 2), (e.val, 1)))
+    return r2(train.mean(0).expand_as(val), val)
 
 # %% ../nbs/14_evaluation.ipynb #cell017
 Predictor = Callable[[Float[Tensor, "batch embedding"], Float[Tensor, "batch g"]], Float[Tensor, "batch embedding"]]
@@ -239,12 +233,16 @@ def evaluate(
     probe: Probe = Probe(),
     model: Model | None = None,          # whose predictor is evaluated, if it has one
 ) -> pd.DataFrame:                       # columns part, split, metric, value
-    "All evaluations of one model."
-    rows = []
-    for part in PARTS:
-        take = lambda h: split(h, part)
-        metrics = classification(e, probe, take) | {f"{t}_r2{'_linear' * linear}": regression(e, t, probe, take, linear) for t in TARGETS for linear in (False, True)}
-        rows += [(part, "val", metric, value) for metric, value in metrics.items()]
+    """All evaluations of one model: `top1`, `top5` and for each of `TARGETS` the R2 of an MLP (`rotation_r2`) and of a linear head (`rotation_r2_linear`); `mrr`, `h1` to `h10` and `pre`.
+
+    Raises `ValueError` where the split is of another dimension than the representations, and as `read_off` does."""
+    if split.dim != e.representations.shape[-1]: raise ValueError(f"the split is of {split.dim} dimensions, the representations have {e.representations.shape[-1]}")
+    takes = {part: partial(split, part=part) for part in PARTS}
+    heads = {(part, f"{target}_r2{'_linear' * linear}"): Head(target, linear, takes[part]) for part in PARTS for target in TARGETS for linear in (False, True)}
+    heads |= {(part, "class"): Head("class", part=takes[part]) for part in PARTS}
+    scores = dict(zip(heads, read_off(e, [*heads.values()], probe)))
+    rows = [(part, "val", metric if name == "r2" else name, value) for (part, metric), score in scores.items() for name, value in score.items()]
+    rows.sort(key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
     if model is not None and model.predictor is not None:
         for name, queries in {"train": e.train, "val": e.val}.items():
             predicted = predict_views(e, queries, model.predictor, model.method.form, model.method.colour)
