@@ -1,5 +1,5 @@
 # Each target sets up what it needs (.venv with the packages of requirements.txt) and then does its one job.
-#   make repro [PRESET=smoke|default|paper]   every number and figure again: the DVC pipeline
+#   make repro [PRESET=smoke|default|full|paper]   every number and figure again: the DVC pipeline
 #   make test                                 notebooks as tests, then tests/
 #   make lab                                  JupyterLab, kernel "python3" = .venv
 #   make docs                                 the site, in _docs/html

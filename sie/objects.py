@@ -9,7 +9,7 @@ import numpy as np
 import trimesh
 
 import sie.electronics, sie.furniture, sie.household, sie.vehicles  # each registers its families
-from .meshes import CLASS_BY_SYNSET, FAMILIES, assemble
+from .meshes import CLASS_BY_SYNSET, CLASSES, FAMILIES, assemble
 
 # %% auto #0
 __all__ = ['make_object']
@@ -22,6 +22,8 @@ def make_object(
     """The object of a class with this seed: always the same bytes for the same pair.
 
     Raises `KeyError` for a synset that has no family, `ValueError` for a negative seed."""
-    if synset not in FAMILIES: raise KeyError(f"no family for synset {synset!r}: it must be one of ShapeNetCore's {len(FAMILIES)}, {min(FAMILIES)} to {max(FAMILIES)}")
+    if synset not in FAMILIES:
+        meant = "".join(f"; the {c.name}'s is {c.synset!r}" for c in CLASSES if c.name == synset)
+        raise KeyError(f"no family for synset {synset!r}: it must be one of ShapeNetCore's {len(FAMILIES)}, {min(FAMILIES)} to {max(FAMILIES)}{meant}")
     if seed < 0: raise ValueError(f"seed {seed} of {CLASS_BY_SYNSET[synset].name} ({synset}): it must be 0 or more")
     return assemble(FAMILIES[synset](np.random.default_rng([int(synset), seed])))

@@ -77,7 +77,8 @@ class Data(_Section):
 
 
 class Predictor(_Section):
-    "The hypernetwork."
+    "The predictor, where a method has one."
+    kind: Literal["hypernetwork", "mlp"]
     depth: Annotated[int, Field(ge=0)]          # hidden layers of H
     bias: bool                                  # bias in H
     hidden: list[Positive]                      # widths of the predictor's hidden layers
@@ -95,6 +96,7 @@ class Pretrain(_Section):
     widths: Annotated[list[Positive], Field(min_length=1)]
     equivariant: Positive | None                # dimensions of the equivariant part; null: half
     predictor: Predictor
+    conditioning: Literal[tuple(ROTATION_FORMS)] | None   # how the predictor is given the rotation; null: as the method declares
     equivariance_weight: NonNegative
     epochs: Positive
     pairs_per_object: Positive

@@ -15,7 +15,7 @@ __all__ = ['HyperLinear', 'Hypernetwork', 'MLPPredictor', 'imitable_constant']
 
 # %% ../nbs/10_predictors.ipynb #cell006
 class HyperLinear(nn.Module):
-    r"A linear layer with weights $\sum_k \varphi_k H_k$ that are different for each sample, never materialised."
+    r"A linear layer with weights $\sum_k \varphi_k H_k$ that are different for each sample, never materialised. `H` and `B` are not initialised here: `Hypernetwork` does that."
     def __init__(self, features: int, inputs: int, outputs: int, bias: bool = False):
         super().__init__()
         self.H = nn.Parameter(torch.empty(features, outputs, inputs))
@@ -27,7 +27,7 @@ class HyperLinear(nn.Module):
         return out if self.B is None else out + features @ self.B
 
     def materialise(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch outputs inputs"]:
-        "The matrices themselves, for analysis: `features x outputs x inputs` numbers for each sample."
+        "The matrices themselves, for analysis: `outputs x inputs` numbers for each sample."
         return torch.einsum("bk,koi->boi", features, self.H)
 
 # %% ../nbs/10_predictors.ipynb #cell009
@@ -45,7 +45,10 @@ class Hypernetwork(nn.Module):
         gain: float = 1.0,                # for "scaled": the entries of W have variance gain² / D
         norm: float = 1.0,                # for "scaled": root mean square norm of g
     ):
+        "Raises `ValueError` for an unknown initialisation and for sizes and gains that are not positive."
         super().__init__()
+        for name, value in {"transformation": transformation, "dim": dim, **{"hidden": h for h in hidden}, "gain": gain, "norm": norm}.items():
+            if value <= 0: raise ValueError(f"{name} is {value}; it must be positive")
         if init not in ("default", "scaled"): raise ValueError(f"unknown initialisation {init!r}; there are default, scaled")
         self.trunk = nn.Sequential(*[m for _ in range(depth) for m in (nn.Linear(transformation, transformation), nn.ReLU())])
         self.bias, self.relu = bias, relu
@@ -62,7 +65,8 @@ class Hypernetwork(nn.Module):
         return torch.cat([g, torch.ones_like(g[:, :1])], -1) if self.bias else g
 
     def forward(self, z: Float[Tensor, "batch dim"], g: Float[Tensor, "batch g"]) -> Float[Tensor, "batch dim"]:
-        "The predicted embedding of the second view."
+        "The predicted embedding of the second view. Raises `ValueError` for shapes that do not fit."
+        _check(z, g, self.layers[0].H.shape[-1], self.trunk[0].in_features if len(self.trunk) else self.layers[0].H.shape[0] - self.bias)
         features = self.features(g)
         for i, layer in enumerate(self.layers):
             if i and self.relu: z = z.relu()
@@ -73,16 +77,24 @@ class Hypernetwork(nn.Module):
         "The matrices W(g), one for each layer of the predictor, materialised for analysis."
         return [layer.materialise(self.features(g)) for layer in self.layers]
 
+
+def _check(z: Tensor, g: Tensor, dim: int, transformation: int) -> None:
+    if z.ndim != 2 or g.ndim != 2 or len(z) != len(g) or z.shape[1] != dim or g.shape[1] != transformation:
+        raise ValueError(f"z has the shape {tuple(z.shape)} and g {tuple(g.shape)}; this predictor needs (batch, {dim}) and (batch, {transformation}) with the same batch")
+
 # %% ../nbs/10_predictors.ipynb #cell014
 class MLPPredictor(nn.Module):
     "An MLP on the concatenation of embedding and transformation, which can learn to ignore the latter."
     def __init__(self, transformation: int, dim: int, hidden: Sequence[int] | None = None):
         super().__init__()
+        self.dim, self.transformation = dim, transformation
         sizes = [dim + transformation, *(hidden or [dim]), dim]
         layers = [m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, z: Float[Tensor, "batch dim"], g: Float[Tensor, "batch g"]) -> Float[Tensor, "batch dim"]:
+        "The predicted embedding of the second view. Raises `ValueError` for shapes that do not fit."
+        _check(z, g, self.dim, self.transformation)
         return self.layers(torch.cat([z, g.to(z.dtype)], -1))
 
 # %% ../nbs/10_predictors.ipynb #cell021

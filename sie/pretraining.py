@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,8 @@ class Settings:
     encoder: str = "resnet18"                   # a name in `sie.encoders.ENCODERS`
     widths: Sequence[int] = (2048, 2048, 2048)  # of a projector on the whole representation
     equivariant: int | None = None              # dimensions of the equivariant part; None: half
-    predictor: Mapping = field(default_factory=lambda: {"init": "default"})  # options of `sie.predictors.Hypernetwork`
+    predictor: Mapping = field(default_factory=lambda: {"init": "default"})  # `kind` ("hypernetwork" or "mlp"; the method's if not given), and options of `sie.predictors.Hypernetwork`
+    conditioning: str | None = None             # how the predictor is given the rotation, a name in `sie.rotations.ROTATION_FORMS`; None: as the method declares
     equivariance_weight: float = 0.45           # factor of the equivariance term
     epochs: int = 2000                          # passes over the training objects
     pairs_per_object: int = 1                   # random pairs of each object in an epoch
@@ -162,8 +163,10 @@ def _read_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer)
 def new_model(settings: Settings) -> Model:
     "An untrained model, its weights a function of the settings' seed."
     torch.manual_seed(settings.seed)
-    method = METHODS[settings.method]
-    return Model(method, settings.encoder, settings.widths, settings.equivariant, predictor=settings.predictor if method.predictor else None)
+    method, options = METHODS[settings.method], dict(settings.predictor)
+    if method.predictor: method = replace(method, predictor=options.pop("kind", method.predictor), form=settings.conditioning or method.form)
+    if method.predictor == "mlp": options = {"hidden": options.get("hidden")}
+    return Model(method, settings.encoder, settings.widths, settings.equivariant, predictor=options)
 
 
 @contextmanager
@@ -193,7 +196,7 @@ def load_model(folder: str | Path) -> tuple[Model, Settings]:
 def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> tuple[Outputs, dict[str, float]]:
     "One step on a batch of pairs: the outputs, and the loss and its terms as tensors."
     outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
-    loss, terms = METHODS[settings.method].loss(outputs, settings.equivariance_weight)
+    loss, terms = METHODS[settings.method].loss(outputs if fabric.world_size == 1 else outputs.gathered(), settings.equivariance_weight)
     optimiser.zero_grad()
     fabric.backward(loss)
     optimiser.step()

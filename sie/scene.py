@@ -131,9 +131,9 @@ class Renderer:
         crop: int | None = None,   # render only the central `crop` x `crop` pixels of the frame
         threads: int = 1,          # of this process; many objects are rendered fastest by one process for each core
     ):
-        "Raises `ValueError` for sizes that are not positive and for a crop that is not central in the frame."
+        "Raises `ValueError` for sizes that are not whole and positive and for a crop that is not central in the frame."
         for name, value in dict(size=size, samples=samples, threads=threads).items():
-            if value < 1: raise ValueError(f"{name} is {value}; it must be at least 1")
+            if not isinstance(value, (int, np.integer)) or value < 1: raise ValueError(f"{name} is {value}; it must be a whole number, at least 1")
         if crop is not None and not (0 < crop <= size and (size - crop) % 2 == 0):
             raise ValueError(f"crop {crop} has no central place in size {size}; it must be at most the size, and even or odd as the size is")
         across = math.isqrt(samples)
