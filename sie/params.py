@@ -150,6 +150,11 @@ class Params(_Section):
         "Number of training objects of procedural data."
         return len(self.data.chosen) * round(self.data.objects_per_class * (1 - self.data.val_fraction))
 
+    @property
+    def renderer(self) -> ProceduralRenderer:
+        "What draws procedural data."
+        return ProceduralRenderer(size=self.data.size, samples=self.data.samples, crop=self.data.crop)
+
     def settings(self, method: str, seed: int) -> Settings:
         "Pretraining settings of a method and seed."
         return Settings(method=method, seed=seed, **self.pretrain.model_dump(exclude={"seeds"}))
@@ -190,7 +195,7 @@ def fetch(params: Params, out: str | Path) -> ViewDataset:
     d = params.data
     if d.source == "3diebench": return import_layout(Path(d.input), Path(out), d.lists, val_fraction=d.val_fraction, seed=d.seed)
     objects = procedural_objects(d.objects_per_class, d.chosen)
-    return render_dataset(out, objects, ProceduralRenderer(size=d.size, samples=d.samples, crop=d.crop), views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality)
+    return render_dataset(out, objects, params.renderer, views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality)
 
 # %% ../nbs/18_params.ipynb #cell010
 def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> None:

@@ -98,4 +98,4 @@ PUBLISHED = pd.DataFrame([
     ("SIE", .7749, .58, .62, "seq-JEPA (2025): 1000 epochs, 128 px"), ("VICReg", .8048, .20, None, "seq-JEPA"), ("SimCLR", .8113, .35, None, "seq-JEPA"), ("BYOL", .8290, .12, None, "seq-JEPA"),
     ("EquiMod", .8429, .32, None, "seq-JEPA"), ("SEN", .8343, .35, None, "seq-JEPA"), ("Conditional BYOL", .8261, .31, None, "seq-JEPA"), ("ContextSSL, context 126", .804, .74, .78, "seq-JEPA"),
     ("seq-JEPA, 1 view", .8408, .65, None, "seq-JEPA"), ("seq-JEPA, 3 views", .8614, .71, .74, "seq-JEPA"), ("seq-JEPA, 3 views, 5 at test", .8741, .71, None, "seq-JEPA"),
-], columns=["method", "top-1", "rotation R²", "own rotation R²", "published by"])
+], columns=["method", "top-1", "rotation R²", "own rotation R²", "published by"]).set_index("method").astype(object)
