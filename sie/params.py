@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,7 @@ from .dataset import ProceduralRenderer, ViewDataset, import_layout, procedural_
 from .encoders import ENCODERS, make_encoder
 from .evaluation import Probe
 from .meshes import CLASSES
-from .methods import METHODS
+from .methods import METHODS, Method
 from .pretraining import Settings
 from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS
 
@@ -123,13 +124,14 @@ class Evaluate(_Section):
 class Params(_Section):
     "All of params.yaml."
     preset: str
-    methods: Annotated[list[Literal[tuple(METHODS)]], Field(min_length=1), AfterValidator(_distinct)]
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]   # names in `METHODS`, or variants of them: see `variant`
     data: Data
     pretrain: Pretrain
     evaluate: Evaluate
 
     @model_validator(mode="after")
     def _fit(self) -> Params:
+        for name in self.methods: self.variant(name)
         if self.data.source == "procedural":
             image = self.data.crop or self.data.size
             if len(self.data.chosen) == 1: raise ValueError(f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all")
@@ -155,9 +157,32 @@ class Params(_Section):
         "What draws procedural data."
         return ProceduralRenderer(size=self.data.size, samples=self.data.samples, crop=self.data.crop)
 
-    def settings(self, method: str, seed: int) -> Settings:
-        "Pretraining settings of a method and seed."
-        return Settings(method=method, seed=seed, **self.pretrain.model_dump(exclude={"seeds"}))
+    def variant(self, name: str) -> tuple[str, Pretrain]:
+        """A method's name, and the `pretrain` section as a variant changes it: `sie+predictor.depth=2+lr=1.0e-3` is `sie` with these two keys changed, and all else as in the file.
+
+        Raises `ValueError` for unknown methods and keys, and for values that the section does not allow."""
+        method, *changes = name.split("+")
+        if method not in METHODS: raise ValueError(f"methods: there is no method {method!r}; there are {', '.join(METHODS)}{_meant(method, METHODS)}")
+        values = self.pretrain.model_dump()
+        for change in changes:
+            key, equals, value = change.partition("=")
+            *sections, last = key.split(".")
+            section = values
+            for part in sections: section = section.get(part) if isinstance(section, dict) else None
+            if not equals or not isinstance(section, dict) or last not in section or key == "seeds": raise ValueError(f"methods: {name!r} changes {change!r}; it must be key=value with a key of pretrain, such as predictor.depth=2")
+            section[last] = YAML(typ="safe").load(value)
+        try: return method, Pretrain(**values)
+        except ValidationError as error: raise ValueError("; ".join(f"methods: {name!r} sets {'.'.join(map(str, e['loc']))}: {_given(e)}{_allowed(e)}" for e in error.errors())) from None
+
+    def settings(self, name: str, seed: int) -> Settings:
+        "Pretraining settings of a method, or of a variant of one, and seed."
+        method, pretrain = self.variant(name)
+        return Settings(method=method, seed=seed, **pretrain.model_dump(exclude={"seeds"}))
+
+    def method(self, name: str) -> Method:
+        "What a method, or a variant of one, declares."
+        declared = self.settings(name, self.pretrain.seeds[0]).declaration
+        return replace(declared, name=name, description=" with ".join([declared.description, *name.split("+")[1:]]))
 
     def probe(self) -> Probe:
         "How the heads are trained."

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .dataset import PairLoader, ViewDataset, Views, exit_with_parent, load_views
-from .methods import METHODS, Model, Outputs
+from .methods import METHODS, Method, Model, Outputs
 from .rotations import relative_rotation
 
 if TYPE_CHECKING: from lightning_fabric import Fabric
@@ -68,6 +68,12 @@ class Settings:
             if getattr(self, key) not in allowed: raise ValueError(f"{key} is {getattr(self, key)!r}; it must be one of {', '.join(allowed)}")
         for key in ("epochs", "pairs_per_object", "log_every"):
             if getattr(self, key) < 1: raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 1")
+
+    @property
+    def declaration(self) -> Method:
+        "The method, with the predictor and the conditioning of these settings where it has a predictor."
+        method = METHODS[self.method]
+        return replace(method, predictor=self.predictor.get("kind", method.predictor), form=self.conditioning or method.form) if method.predictor else method
 
     def learning_rate(self, step: int, steps: int) -> float:
         "The learning rate at a step of a run of so many."
@@ -163,10 +169,9 @@ def _read_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer)
 def new_model(settings: Settings) -> Model:
     "An untrained model, its weights a function of the settings' seed."
     torch.manual_seed(settings.seed)
-    method, options = METHODS[settings.method], dict(settings.predictor)
-    if method.predictor: method = replace(method, predictor=options.pop("kind", method.predictor), form=settings.conditioning or method.form)
-    if method.predictor == "mlp": options = {"hidden": options.get("hidden")}
-    return Model(method, settings.encoder, settings.widths, settings.equivariant, predictor=options)
+    options = {k: v for k, v in settings.predictor.items() if k != "kind"}
+    if settings.declaration.predictor == "mlp": options = {"hidden": options.get("hidden")}
+    return Model(settings.declaration, settings.encoder, settings.widths, settings.equivariant, predictor=options)
 
 
 @contextmanager
