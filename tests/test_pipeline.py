@@ -16,7 +16,7 @@ from sie.dataset import ViewDataset
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-TINY = {"methods": ["sie_matrix", "random"], "pretrain.seeds": [0, 1], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
+TINY = {"methods": ["sie_matrix", "sie+predictor.kind=mlp", "random"], "pretrain.seeds": [0, 1], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
 METHODS, STAGES = TINY["methods"], ("pretrain", "embed", "evaluate")
 
 
@@ -72,7 +72,7 @@ def test_one_tidy_table(repo):
     read_off = metrics[metrics["metric"].isin(["top1", "rotation_r2", "colour_r2"])].groupby("method").size()
     assert read_off["sie_matrix"] == read_off["random"] == 3 * 3 * 2    # metrics x parts x seeds
     assert {"mrr", "h1", "h5", "pre"} <= set(metrics[metrics["method"] == "sie_matrix"]["metric"])
-    assert metrics[metrics["metric"] == "mrr"].groupby("split").size().to_dict() == {"train": 3, "val": 3}   # two seeds and chance
+    assert metrics[metrics["metric"] == "mrr"].groupby("split").size().to_dict() == {"train": 5, "val": 5}   # two methods with a predictor, two seeds, and chance
     chance = metrics[(metrics["method"] == "chance") & (metrics["split"] == "val")].set_index(["metric", "part"])["value"]
     dataset = ViewDataset(repo / "data/views")
     train = np.bincount(dataset.labels[dataset.split("train")])
