@@ -1,5 +1,6 @@
 # Each target sets up what it needs (.venv with the packages of requirements.txt) and then does its one job.
-#   make repro [PRESET=smoke|default|full|paper]   every number and figure again: the DVC pipeline
+#   make repro [PRESET=name in presets.yaml]   every number and figure again: the DVC pipeline
+#   make keep                                 copy report, metrics, tables and parameters of the last run to comparisons/PRESET
 #   make test                                 notebooks as tests, then tests/
 #   make lab                                  JupyterLab, kernel "python3" = .venv
 #   make docs                                 the site, in _docs/html
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lab docs bench export readme requirements check
+.PHONY: help setup repro keep test lab docs bench export readme requirements check
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 SETUP := .venv/.setup
@@ -21,7 +22,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	@sed -n '2,9s/^# *//p' Makefile
+	@sed -n '2,10s/^# *//p' Makefile
 
 setup: $(SETUP)
 
@@ -36,6 +37,10 @@ $(SETUP): requirements.txt settings.ini setup.py
 repro: $(SETUP)
 	$(if $(PRESET),python -m sie.params $(PRESET))
 	dvc repro $(ARGS)
+
+keep: $(SETUP)
+	dvc status -q dvc.yaml || { echo "Parameters, code or data are not those of the last run: make repro first"; exit 1; }
+	to=comparisons/$$(python -c 'from sie.params import load_params; print(load_params().preset)'); mkdir -p $$to; cp -r params.yaml dvc.lock results/{report.ipynb,metrics.csv,tables} $$to
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing

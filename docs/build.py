@@ -1,6 +1,6 @@
 """README.md and the site's pages, both made from notebooks: `python docs/build.py readme` and `python docs/build.py site`.
 
-The site's sources (_docs/source) are nbdev's processed library notebooks, the executed stage notebooks of results/, and a reference page for each module;
+The site's sources (_docs/source) are nbdev's processed library notebooks, the executed notebooks of comparisons/ and results/, and a reference page for each module;
 Sphinx makes the HTML of them (`make docs`). README.md and the site's front page are nbs/index.ipynb, with links that fit where the page stands.
 """
 import ast
@@ -212,16 +212,17 @@ def listing(head: str, intro: str, kind: str, entries: list[tuple[str, str, str]
 
 
 def stage_notebooks() -> list[Path]:
-    "The executed notebooks of results/, last stage first."
+    "The executed notebooks of results/, last stage first, after the reports that are kept in comparisons/."
     order = {stage: i for i, stage in enumerate(("report", "evaluate", "embed", "pretrain", "fetch"))}
-    return sorted(ROOT.glob("results/**/*.ipynb"), key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p))
+    return sorted(ROOT.glob("comparisons/*/*.ipynb")) + sorted(ROOT.glob("results/**/*.ipynb"), key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p))
 
 
 def stage_notebook(path: Path):
-    "An executed stage notebook; where a stage has several, each names in its title what it was run for."
+    "An executed stage notebook; where there are several of its kind, each names in its title what it was run for."
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if "parameters" not in c.metadata.get("tags", [])]  # the defaults; those of the run are in the cell that papermill adds
-    if path.parent != ROOT / "results": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {path.stem}", nb.cells[0].source, count=1, flags=re.M)
+    of = path.parent.name if path.stem == "report" and path.parent != ROOT / "results" else path.stem
+    if path.parent != ROOT / "results": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {of}", nb.cells[0].source, count=1, flags=re.M)
     return nb
 
 
@@ -255,7 +256,7 @@ def site() -> None:
 
     heads = {
         "library": ("Library", "The notebooks that define the package, in reading order.", "Notebook"),
-        "results": ("Results", "The notebooks of the pipeline as they were executed: the report first, then what led to it.", "Notebook"),
+        "results": ("Results", "The notebooks of the pipeline as they were executed: reports first, then what led to the last one.", "Notebook"),
         "reference/index": ("API", "Every exported name with its signature, module by module.", "Module"),
     }
     sections = {name: entries for name, entries in sections.items() if entries}
