@@ -4,6 +4,7 @@
 
 # %% ../nbs/17_analysis.ipynb #cell003
 from __future__ import annotations
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,25 +18,17 @@ from torch import Tensor, nn
 
 from .dataset import ViewDataset, normalise
 from .evaluation import Embedded, Predictor, chance_retrieval, nearest, predict_views, ranks
-from .figures import STYLES, _picture
+from .figures import STYLES, picture, rotation_angle
 from .meshes import CLASSES
 from .methods import Model
 from .predictors import Hypernetwork
-from .rotations import LATENT_NAMES, relative_rotation, transformation
+from .rotations import LATENT_NAMES, transformation
 
 # %% auto #0
-__all__ = ['rotation_angle', 'by_angle', 'departure', 'show_departure', 'composition', 'retrieval_by', 'show_failures', 'sweep',
-           'predicted_path', 'Steered', 'steer', 'Plane', 'plane', 'show_paths', 'show_strip']
+__all__ = ['by_angle', 'departure', 'show_departure', 'composition', 'within_share', 'listening', 'retrieval_by', 'show_failures',
+           'sweep', 'predicted_path', 'Steered', 'steer', 'Plane', 'plane', 'show_paths', 'show_strip']
 
 # %% ../nbs/17_analysis.ipynb #cell006
-def rotation_angle(
-    first: Float[Tensor, "*batch 7"], second: Float[Tensor, "*batch 7"],  # latents of the two views
-) -> Float[Tensor, "*batch"]:                                             # degrees, 0..180
-    "Angle of the rotation between two views."
-    q = relative_rotation(first, second)
-    return 2 * torch.atan2(q[..., :3].norm(dim=-1), q[..., 3].abs()).rad2deg()
-
-
 def by_angle(
     table: pd.DataFrame,    # with the column `angle`, degrees
     width: float = 15,      # of a bin, degrees
@@ -108,6 +101,19 @@ def composition(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predict
         rows.append([value.mean().item() for value in (torch.cosine_similarity(at, z[:, 0]), torch.cosine_similarity(at, one), 1 / rank)])
     return pd.DataFrame(rows, pd.RangeIndex(3, name="steps"), ["with_target", "with_one_step", "mrr"])
 
+# %% ../nbs/17_analysis.ipynb #cell091
+def within_share(
+    z: Float[Tensor, "objects views dim"],
+) -> float:     # 0..1; NaN where nothing varies
+    "Share of the variance that lies within objects, between their views."
+    around = [(z - z.mean(dims, keepdim=True)).square().sum() for dims in (1, (0, 1))]
+    return (around[0] / around[1]).item()
+
+
+def listening(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False) -> dict[str, float]:
+    "`within_share` of the predictions from view 0 for all views (`predicted`), and of the embeddings that they are to meet (`real`)."
+    return {"predicted": within_share(predict_views(e, objects, predictor, form, colour)), "real": within_share(nn.functional.normalize(e.embeddings[objects], dim=-1))}
+
 # %% ../nbs/17_analysis.ipynb #cell020
 def retrieval_by(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False) -> pd.DataFrame:
     "Every view but view 0, predicted from view 0: `object`, `view`, `label`, the `angle` from view 0 in degrees, and the `rank` of the right view, from 1, among the object's views."
@@ -125,7 +131,7 @@ def show_failures(tables: Mapping[str, pd.DataFrame]) -> Figure:
     by_class = by_class.loc[by_class.mean(axis=1).sort_values().index]
     height = .8 + .15 * len(by_class)
     fig, axes = plt.subplot_mosaic([["class", "angle"], ["class", "."]], figsize=(8, max(3.2, height)), height_ratios=[3, max(.01, height - 3)], layout="constrained")
-    for (method, table), (dash, tint), marker in zip(tables.items(), STYLES, "os^Dv*"):
+    for (method, table), (dash, tint), marker in zip(tables.items(), STYLES, itertools.cycle("os^Dv*")):
         axes["class"].plot(by_class[method], range(len(by_class)), marker, color=tint, ms=4, mfc="none" if marker != "o" else tint, label=method)
         means = by_angle(table)
         axes["angle"].plot(means["angle"], means["mrr"], linestyle=dash, color=tint, lw=1.5, marker=marker, ms=3.5, mfc="none" if marker != "o" else tint, label=method)
@@ -239,7 +245,7 @@ def show_strip(
     if rendered is not None: rows = {"rendered": torch.from_numpy(rendered).permute(0, 3, 1, 2)} | rows
     fig, axes = plt.subplots(len(rows), len(titles), figsize=(.9 * len(titles) + .8, .95 * len(rows) + .2), squeeze=False, gridspec_kw={"wspace": .03, "hspace": .03})
     for line, (label, images) in zip(axes, rows.items()):
-        for ax, image in zip(line, images): _picture(ax, image)
+        for ax, image in zip(line, images): picture(ax, image)
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
     for ax, title in zip(axes[0], titles): ax.set_title(title, fontsize=8, pad=2)
     return fig

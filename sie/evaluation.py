@@ -24,7 +24,7 @@ from .dataset import ViewDataset, load_views
 from .encoders import PARTS, Split
 from .methods import Model
 from .pretraining import load_model
-from .rotations import ANGLES, colour_difference, euler_to_quaternion, relative_rotation, transformation
+from .rotations import ANGLES, colour_difference, euler_to_quaternion, transformation
 
 # %% auto #0
 __all__ = ['Plan', 'TARGETS', 'Predictor', 'Embedded', 'embed', 'r2', 'Probe', 'make_head', 'random_pairs', 'every_view', 'Head',

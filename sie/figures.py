@@ -4,14 +4,14 @@
 
 # %% ../nbs/16_figures.ipynb #cell003
 from __future__ import annotations
-import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from .meshes import CLASSES
 from .rotations import relative_rotation
 
 # %% auto #0
-__all__ = ['STYLES', 'show_views', 'angle_of', 'show_retrieval', 'show_curves']
+__all__ = ['STYLES', 'show_views', 'picture', 'rotation_angle', 'show_retrieval', 'show_curves']
 
 # %% ../nbs/16_figures.ipynb #cell006
 def show_views(dataset: ViewDataset, objects: Sequence[int], views: int = 8, size: float = .9) -> Figure:
@@ -29,20 +29,24 @@ def show_views(dataset: ViewDataset, objects: Sequence[int], views: int = 8, siz
     views = min(views, dataset.views)
     fig, axes = plt.subplots(len(objects), views, figsize=(size * views + .8, size * len(objects)), squeeze=False, gridspec_kw={"wspace": .03, "hspace": .03})
     for row, object in zip(axes, objects):
-        for ax, image in zip(row, dataset.decode([object] * views, range(views))): _picture(ax, image)
+        for ax, image in zip(row, dataset.decode([object] * views, range(views))): picture(ax, image)
         row[0].set_ylabel(CLASSES[dataset.labels[object]].name, rotation=0, ha="right", va="center", fontsize=8)
     return fig
 
 
-def _picture(ax, image: Tensor, title: str = "", frame: str | None = None) -> None:
+def picture(ax: Axes, image: UInt8[Tensor, "3 height width"], title: str = "", frame: str | None = None) -> None:
+    "One image without ticks, with a frame of that colour if one is given."
     ax.imshow(image.permute(1, 2, 0)); ax.set_xticks([]); ax.set_yticks([])
     if title: ax.set_title(title, fontsize=7, pad=2)
     for spine in ax.spines.values(): spine.set(visible=frame is not None, color=frame, linewidth=2.5)
 
 # %% ../nbs/16_figures.ipynb #cell009
-def angle_of(g: Sequence[float]) -> float:
-    "Angle of the rotation of a unit quaternion (x, y, z, w), in degrees, 0..180."
-    return float(np.degrees(2 * np.arccos(np.clip(abs(float(g[3])), 0, 1))))
+def rotation_angle(
+    first: Float[Tensor, "*batch 7"], second: Float[Tensor, "*batch 7"],  # latents of the two views
+) -> Float[Tensor, "*batch"]:                                             # degrees, 0..180
+    "Angle of the rotation between two views."
+    q = relative_rotation(first, second)
+    return 2 * torch.atan2(q[..., :3].norm(dim=-1), q[..., 3].abs()).rad2deg()
 
 
 def show_retrieval(
@@ -63,16 +67,19 @@ def show_retrieval(
     views = e.embeddings.shape[1]
     fig, axes = plt.subplots(len(queries), neighbours + 2, figsize=(neighbours + 2, 1.12 * len(queries)), squeeze=False, gridspec_kw={"wspace": .08, "hspace": .22})
     for row, (object, view), found in zip(axes, queries, order):
-        g = relative_rotation(e.latents[object, 0], e.latents[object, view])
+        angle = rotation_angle(e.latents[object, 0], e.latents[object, view])
         start, target = dataset.decode([object, object], [0, view])
-        _picture(row[0], start, "start"); _picture(row[1], target, f"target, {angle_of(g):.0f}°", "tab:green")
+        picture(row[0], start, "start"); picture(row[1], target, f"target, {angle:.0f}°", "tab:green")
         for n, (ax, k) in enumerate(zip(row[2:], found.tolist())):
             o, v = int(candidates[k // views]), k % views
-            _picture(ax, dataset.decode([o], [v])[0], f"neighbour {n + 1}", "tab:green" if (o, v) == (object, view) else "black" if o == object else None)
+            picture(ax, dataset.decode([o], [v])[0], f"neighbour {n + 1}", "tab:green" if (o, v) == (object, view) else "black" if o == object else None)
     return fig
 
 # %% ../nbs/16_figures.ipynb #cell013
-STYLES = [("-", "#000000"), ("--", "#0072b2"), ("-.", "#d55e00"), (":", "#009e73"), ((0, (5, 1)), "#999999"), ((0, (1, 3)), "#cc79a7")]  # a palette told apart by colour-blind readers
+_DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 3))]
+_COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#999999", "#cc79a7"]   # told apart by colour-blind readers
+#: Dash and colour of each method in a figure; the first six differ in both, all 36 in one.
+STYLES = [(_DASHES[(i + i // 6) % 6], _COLOURS[i % 6]) for i in range(36)]
 
 
 def show_curves(
@@ -80,15 +87,20 @@ def show_curves(
     columns: Mapping[str, str],                     # column -> label of the panel's y axis
     log: Sequence[str] = (),                        # columns on a logarithmic axis
     levels: Mapping[str, float] = {},               # method -> height of a thin line in its style
+    means: bool = False,                            # one line for each method, the mean of its seeds, with their range around it
 ) -> Figure:
     "A panel for each column, a line for each run that has it."
     fig, axes = plt.subplots(1, len(columns), figsize=(3 * len(columns), 2.6 + .2 * (len(curves) // 4)), squeeze=False, layout="constrained")
     handles = {}
     for ax, (column, label) in zip(axes[0], columns.items()):
-        for (method, seeds), (dash, colour) in zip(curves.items(), itertools.cycle(STYLES)):
+        for (method, seeds), (dash, colour) in zip(curves.items(), STYLES):
             if method in levels: handles[f"{method}, {levels[method]:.2f}"] = ax.axhline(levels[method], linestyle=dash, color=colour, lw=.5)
-            for table in seeds:
-                if column in table: handles[method], = ax.plot(table["step"], table[column], linestyle=dash, color=colour, lw=1.2)
+            tables = [table.set_index("step")[column] for table in seeds if column in table]
+            if tables and means:
+                joined = pd.concat(tables, axis=1)
+                ax.fill_between(joined.index, joined.min(axis=1), joined.max(axis=1), facecolor=(colour, .15), lw=0)
+                tables = [joined.mean(axis=1)]
+            for line in tables: handles[method], = ax.plot(line.index, line, linestyle=dash, color=colour, lw=1.2)
         ax.set(xlabel="step", ylabel=label, yscale="log" if column in log else "linear")
     fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=max(2, round(2.2 * len(columns))), fontsize=8, frameon=False)
     return fig

@@ -12,8 +12,8 @@ import pandas as pd
 from scipy import stats
 
 # %% auto #0
-__all__ = ['Key', 'READ_OFF', 'OTHER_HEADS', 'RETRIEVED', 'PUBLISHED', 'interval', 'summary', 'difference', 'best',
-           'results_table', 'difference_table', 'latex']
+__all__ = ['Key', 'READ_OFF', 'OTHER_HEADS', 'RETRIEVED', 'Groups', 'ABLATIONS', 'ABLATED', 'PUBLISHED', 'interval', 'summary',
+           'difference', 'best', 'results_table', 'difference_table', 'latex', 'comparisons']
 
 # %% ../nbs/15_statistics.ipynb #cell006
 Key = tuple[str, str, str]   # metric, part, split: what a column of a table shows
@@ -90,6 +90,39 @@ def latex(table: pd.DataFrame) -> str:
 READ_OFF = {f"{label} {part}": (metric, part, "val") for metric, label in [("top1", "top-1"), ("rotation_r2", "rotation R²"), ("colour_r2", "colour R²")] for part in ("all", "invariant", "equivariant")}
 OTHER_HEADS = {f"{label} {part}": (metric, part, "val") for metric, label in [("rotation_r2_linear", "rotation R², linear"), ("rotation_euler_r2", "Euler R²"), ("individual_rotation_r2", "own rotation R²")] for part in ("all", "invariant", "equivariant")}
 RETRIEVED = {"MRR": ("mrr", "equivariant", "val"), "H@1": ("h1", "equivariant", "val"), "H@5": ("h5", "equivariant", "val"), "PRE train-train": ("pre", "equivariant", "train"), "PRE val-val": ("pre", "equivariant", "val"), "PRE val-all": ("pre", "equivariant", "all")}
+
+# %% ../nbs/15_statistics.ipynb #cell102
+Groups = dict[str, dict[str, list[str]]]   # question -> method to start from -> its variants
+
+def _each(*changes: str, of: Sequence[str] = ("sie", "sie_matrix")) -> dict[str, list[str]]: return {m: [f"{m}+{c}" for c in changes] for m in of}
+
+
+#: What the report asks of variants.
+ABLATIONS: Groups = {
+    "How much should equivariance weigh?": _each("equivariance_weight=0.1", "equivariance_weight=1.5", "equivariance_weight=4.5"),
+    "How many dimensions should be equivariant?": _each("equivariant=24", "equivariant=72"),
+    "Should H be deep?": _each("predictor.depth=2"),
+    "Should H have a bias?": _each("predictor.bias=true"),
+    "How should H start, and how large?": {"sie": ["sie+predictor.init=default", "sie+predictor.gain=3.27"], "sie_matrix": ["sie_matrix+predictor.init=default", "sie_matrix+predictor.gain=3.77", "sie_matrix+predictor.gain=0.98"]},
+    "A hypernetwork, or an MLP on [g, z]?": _each("predictor.kind=mlp"),
+    "Which form should the rotation have?": {"sie": ["sie_matrix", "sie+conditioning=euler"]} | _each("conditioning=matrix", "conditioning=euler", of=("vicreg_equimod", "equi_only", "simclr_equimod", "simclr_equi_only")),
+    "With or without the variance of predictions, V(ẑ)?": {"sie": ["sie_no_var"], "sie_matrix": ["sie_no_var+conditioning=matrix"]},
+}
+#: Columns of their tables.
+ABLATED = {"top-1": ("top1", "all", "val"), **{f"rotation R² {part}": ("rotation_r2", part, "val") for part in ("all", "invariant", "equivariant")}, "MRR": ("mrr", "equivariant", "val"), "PRE val-val": ("pre", "equivariant", "val")}
+
+
+def comparisons(methods: Sequence[str]) -> Groups:
+    "The questions that a choice of methods answers: those of `ABLATIONS`, and one for all variants that none of them asks for, each beside the method that lacks its last change (or as many as it takes)."
+    groups = {question: {base: there for base, variants in bases.items() if base in methods and (there := [v for v in variants if v in methods])} for question, bases in ABLATIONS.items()}
+    asked = {v for bases in groups.values() for variants in bases.values() for v in variants}
+    other: dict[str, list[str]] = {}
+    for variant in methods:
+        if "+" not in variant or variant in asked: continue
+        base = variant.rpartition("+")[0]
+        while base and base not in methods: base = base.rpartition("+")[0]
+        if base: other.setdefault(base, []).append(variant)
+    return {question: bases for question, bases in (groups | {"What do other settings change?": other}).items() if bases}
 
 # %% ../nbs/15_statistics.ipynb #cell017
 #: Published on 3DIEBench: method, top-1, R² of the rotation between two views, R² of a view's own rotation, and by whom.
