@@ -498,14 +498,18 @@ def load_views(
 
 # %% ../nbs/08_dataset.ipynb #cell034
 class PairLoader:
-    "Batches of random pairs of different views, each object `pairs_per_object` times an epoch. Raises `ValueError` for less than two views or less than one batch."
+    "Batches of random pairs of different views, each object `pairs_per_object` times an epoch. Raises `ValueError` for less than two views, less than one batch, or a batch that the processes cannot share equally."
     def __init__(self,
                  views: Views,                 # what to draw from
-                 batch_size: int,              # pairs
+                 batch_size: int,              # pairs, of all processes together
                  seed: int,                    # of all epochs
                  pairs_per_object: int = 1,    # an epoch passes this many times over the objects, each time in a new order
-                 drop_last: bool = True):      # leave out the last batch of an epoch if it is not full
+                 drop_last: bool = True,       # leave out the last batch of an epoch if it is not full
+                 rank: int = 0,                # of this process, which is given its share of each batch
+                 world_size: int = 1):         # processes
         self.views, self.batch_size, self.seed, self.pairs_per_object, self.drop_last = views, batch_size, seed, pairs_per_object, drop_last
+        if world_size > 1 and (batch_size % world_size or not drop_last): raise ValueError(f"{world_size} processes cannot share batches of {batch_size} equally{'' if drop_last else ' to the last (drop_last is False)'}")
+        self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         if views.images.shape[1] < 2: raise ValueError(f"the data has {views.images.shape[1]} view per object; pairs need at least two")
         if not len(self): raise ValueError(f"{len(views)} objects, {pairs_per_object} times, do not fill one batch of {batch_size}")
 
@@ -522,10 +526,10 @@ class PairLoader:
         return objects, first, (first + rng.integers(1, views, size=len(objects))) % views
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pairs]:
-        "The batches of an epoch, from batch `start` on."
+        "The batches of an epoch, or this process's share of each, from batch `start` on."
         plan = torch.from_numpy(np.stack(self.plan(epoch))).to(self.views.images.device)
         for k in range(start, len(self)):
-            objects, first, second = plan[:, k * self.batch_size:(k + 1) * self.batch_size]
+            objects, first, second = plan[:, k * self.batch_size:(k + 1) * self.batch_size][:, self._share]
             yield Pairs(self.views.normalised(objects, first), self.views.normalised(objects, second),
                         self.views.latents[objects, first], self.views.latents[objects, second], self.views.labels[objects], objects)
 

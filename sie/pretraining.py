@@ -36,7 +36,7 @@ if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'new_model', 'save_model',
-           'load_model', 'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
+           'load_model', 'make_fabric', 'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
 
 # %% ../nbs/13_pretraining.ipynb #cell006
 @dataclass(frozen=True)
@@ -198,10 +198,23 @@ def load_model(folder: str | Path) -> tuple[Model, Settings]:
     return model.eval(), settings
 
 # %% ../nbs/13_pretraining.ipynb #cell014
+def make_fabric(
+    precision: str = "auto",    # as in `Settings`
+) -> Fabric:
+    "This process's one device (a GPU if there is one), or under `torchrun` one for each of its processes, on however many machines."
+    from lightning_fabric import Fabric   # here and not above: it takes seconds, and who only loads a model does without
+    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if precision == "auto": precision = best_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    fabric = Fabric(devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision)
+    if world > 1: fabric.launch()
+    return fabric
+
+
 def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> tuple[Outputs, dict[str, float]]:
-    "One step on a batch of pairs: the outputs, and the loss and its terms as tensors."
+    "One step on a process's share of a batch of pairs: the whole batch's outputs, and its loss and terms as tensors."
     outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
-    loss, terms = METHODS[settings.method].loss(outputs if fabric.world_size == 1 else outputs.gathered(), settings.equivariance_weight)
+    if fabric.world_size > 1: outputs = outputs.gathered()
+    loss, terms = METHODS[settings.method].loss(outputs, settings.equivariance_weight)
     optimiser.zero_grad()
     fabric.backward(loss)
     optimiser.step()
@@ -211,32 +224,33 @@ def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> t
 def pretrain(
     dataset: ViewDataset,                       # its training objects are trained on, its validation objects only watched
     settings: Settings,
-    out: str | Path,                            # folder for the finished model
+    out: str | Path | None,                     # folder for the finished model; None: leave it as a checkpoint, from which the same call with a folder goes on
     logs: str | Path | None = None,             # folder for DVCLive's curves
     checkpoints: str | Path | None = None,      # folder for checkpoints, beside `out` if not given; the checkpoint is removed when the model is written
     progress: Callable[[int, int], None] = lambda step, steps: None,  # told every step
-    fabric: Fabric | None = None,               # devices and precision; one device and the settings' precision if not given
+    fabric: Fabric | None = None,               # devices and precision; `make_fabric` if not given
 ) -> list[dict[str, float]]:                    # one row for each point of the curves
-    """Pretrain a model. If it was interrupted, go on from its last checkpoint; on the CPU the result is the same to the bit, given the same number of threads.
+    """Pretrain a model. If it was interrupted, go on from its last checkpoint; on the CPU the result is the same to the bit, given the same number of threads and processes.
 
-    Raises `FloatingPointError` naming step and terms when the loss is no longer finite; the last checkpoint stays."""
+    Raises `FloatingPointError` naming step and terms when the loss is no longer finite; the last checkpoint stays. Raises `ValueError` for a batch that the processes cannot share equally,
+    and `RuntimeError` where they do not see the same checkpoint."""
     settings_json = json.loads(json.dumps(dataclasses.asdict(settings)))
     name = hashlib.sha256(json.dumps([settings_json, dataset.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = Path(checkpoints or Path(out).parent / "checkpoints") / f"{settings.method}-{settings.seed}-{name}.safetensors"
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
     if METHODS[settings.method].terms:
-        if fabric is None:
-            from lightning_fabric import Fabric   # here and not above: it takes seconds, and who only loads a model does without
-            fabric = Fabric(devices=1)
-            fabric = Fabric(devices=1, precision=best_precision(fabric.device) if settings.precision == "auto" else settings.precision)
+        fabric = fabric or make_fabric(settings.precision)
         train, val = (load_views(dataset, dataset.split(s), settings.crop).to(fabric.device) for s in ("train", "val"))
-        loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object)
+        loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object, rank=fabric.global_rank, world_size=fabric.world_size)
         probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
         optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
         step, steps, window = 0, settings.epochs * len(loader), []
         if checkpoint.exists():
             info = _read_checkpoint(checkpoint, model, optimiser)
             step, history = info["step"], info["history"]
+        if fabric.world_size > 1:
+            if len(seen := fabric.all_gather(torch.tensor(step)).unique()) > 1: raise RuntimeError(f"the processes go on from different steps ({seen.tolist()}): all must see the folder {checkpoint.parent}")
+            if fabric.device.type == "cuda": model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)   # which a CPU cannot: there each process normalises by its own share
         plain = model
         model, optimiser = fabric.setup(model, optimiser)
         model.train()
@@ -253,14 +267,18 @@ def pretrain(
                 means = dict(zip(terms, torch.stack(window).mean(0).tolist()))
                 if not np.isfinite(means["loss"]): raise FloatingPointError(f"{settings.method}, seed {settings.seed}: the loss is not finite before step {step} ({means}); a lower lr may help")
                 window.clear()
+                if fabric.global_rank: continue
                 row = {"step": step, "seconds": time.perf_counter() - started, "lr": settings.learning_rate(step - 1, steps), **{f"train/{k}": v for k, v in means.items()}}
                 row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
                 if outputs.u1 is not None or outputs.z1 is not None: row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
                 if outputs.predicted is not None: row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
                 row |= {f"probe/{k}": v for k, v in probes(plain.encoder).items()}
                 history.append(row)
-                if step < steps: _write_checkpoint(checkpoint, plain, optimiser, {"step": step, "history": history})
+                _write_checkpoint(checkpoint, plain, optimiser, {"step": step, "history": history})
         model = plain
+        fabric.barrier()
+        if fabric.global_rank: return history
+    if out is None: return history
     if logs: write_curves(history, logs)
     save_model(model.cpu(), settings, out)
     checkpoint.unlink(missing_ok=True)
@@ -294,7 +312,7 @@ def _pretrain_in_process(path: Path, settings: Settings, threads: int, steps: mp
 
 
 def _pretrain_here(dataset: ViewDataset, settings: Settings, folders: dict) -> None:
-    with tqdm(desc=f"{settings.method}, seed {settings.seed}", unit="step", disable=None) as bar:
+    with tqdm(desc=f"{settings.method}, seed {settings.seed}", unit="step", disable=True if os.environ.get("RANK", "0") != "0" else None) as bar:
         def progress(step, steps): bar.total, bar.n = steps, step; bar.update(0)
         pretrain(dataset, settings, progress=progress, **folders)
 
@@ -338,6 +356,7 @@ def main(path: str | Path) -> None:
     run = json.loads(Path(path).read_text())
     dataset, settings = ViewDataset(run.pop("dataset")), Settings(**run.pop("settings"))
     _pretrain_here(dataset, settings, run)
+    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__" and "__file__" in globals(): main(sys.argv[1])  # not in a notebook
