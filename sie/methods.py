@@ -129,6 +129,9 @@ _WITH_G = (
         "equivariance": (1, lambda o: _vicreg(o.predicted, o.z2))}),
     Method("equi_only", "SIE's equivariant term alone", **_ONE_HEAD, terms=_EQUIVARIANCE | _REGULARISATION),
     Method("simclr_equi_only", "NT-Xent between prediction and target alone", **_ONE_HEAD, terms=_CONTRAST_OF_PREDICTION),
+    Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, terms={
+        "classification": (1, lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2),
+        "regression": (10, lambda o: attraction(o.regressed, o.g))}),
 )
 
 #: All methods by name. A method of one's own is added by `METHODS[m.name] = m`.
@@ -139,9 +142,6 @@ METHODS: dict[str, Method] = {m.name: m for m in (
     replace(_VICREG, name="vicreg_part_inv", description="VICReg, invariant in the first half of the embedding only",
         terms=_VICREG.terms | {"invariance": (10, lambda o: attraction(*(u[:, :u.shape[1] // 2] for u in (o.u1, o.u2))))}),
     _SIMCLR,
-    Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, terms={
-        "classification": (1, lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2),
-        "regression": (10, lambda o: attraction(o.regressed, o.g))}),
     Method("random", "untrained encoder: lower reference", heads={}, terms={}),
 )}
 
