@@ -7,7 +7,7 @@
 Every measurement runs in fresh processes, one after the other, on the CPU. Sizes are those of the default preset, whatever params.yaml says now.
 Imports that only some benchmarks need are in these, for else they would count in the start-up time and memory of the others."""
 from __future__ import annotations
-import argparse, csv, multiprocessing as mp, os, platform, resource, sys, tempfile, time
+import argparse, csv, json, multiprocessing as mp, os, platform, resource, sys, tempfile, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from sie.dataset import (PairLoader, Pairs, ProceduralRenderer, ViewDataset, export_layout, load_views, procedural_objects,
+from sie.dataset import (PairLoader, Pairs, ProceduralRenderer, ViewDataset, export_layout, import_layout, load_views, procedural_objects,
                          render_dataset, split_objects)
 from sie.meshes import CLASSES
 from sie.rotations import sample_latents
@@ -40,6 +40,9 @@ class Scale:
     seconds: float = 4                     # to repeat what takes less
     large: int = 256                       # size of the larger images, pixels
     pairs: int = 4096                      # loaded in a run
+    decoded: int = 2 ** 29                 # bytes of decoded images to load from, more than the processor's caches hold
+    full: tuple[int, int, int] = (52_472, 41_920, 50)   # objects, training objects and views of 3DIEBench
+    shard: int = 400                       # objects in each of its files
     batches: tuple[int, int] = (64, 256)   # for ResNet-18 and the predictor
     widths: int = 2048                     # of ResNet-18's projectors; the predictor has half of that
 
@@ -65,7 +68,7 @@ class Scale:
         return Params(**self.values)
 
 
-QUICK = Scale("smoke", objects=(3, 6), repeats=1, seconds=.2, large=64, pairs=64, batches=(4, 8), widths=64)
+QUICK = Scale("smoke", objects=(3, 6), repeats=1, seconds=.2, large=64, pairs=64, decoded=2 ** 20, full=(52, 40, 5), shard=20, batches=(4, 8), widths=64)
 
 
 class Row(NamedTuple):
@@ -194,36 +197,121 @@ class FilePairs(torch.utils.data.Dataset):
         return image_1, image_2, latent_1, latent_2, self.labels[k]
 
 
-def load_rates(scale: Scale, work: Path, size: int, count: int, views: int, batch: int) -> dict[str, float]:
-    "Pairs per second of three ways to load the same data."
+def as_released(dataset: ViewDataset, work: Path) -> ViewDataset:
+    "The same views in JPEG files of about the size of 3DIEBench's: 17 GB / 2,623,600 views = 6.5 kB, with the latents."
+    import simplejpeg
+    folder = work / f"released-files-{dataset.width}"
+    if not folder.exists():
+        export_layout(dataset, folder)
+        for path in folder.glob("*/*/*.jpg"): path.write_bytes(simplejpeg.encode_jpeg(simplejpeg.decode_jpeg(path.read_bytes()), 75, colorsubsampling="420"))
+    return import_layout(folder, work / f"released-{dataset.width}", lists=folder)
+
+
+def rates(epochs: dict[str, Callable], repeats: int) -> dict[str, float]:
+    "Pairs per second of some ways to load, in turn, after one round for warm-up."
+    def rate(epoch):
+        start = time.perf_counter()
+        return sum(len(pairs[0]) for pairs in epoch()) / (time.perf_counter() - start)
+    runs = [{name: rate(epoch) for name, epoch in epochs.items()} for _ in range(1 + repeats)]
+    return {name: median(run[name] for run in runs[1:]) for name in epochs}
+
+
+def usual(files: FilePairs, batch: int) -> Callable:
+    loader = torch.utils.data.DataLoader(files, batch, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True)
+    return lambda: iter(loader)
+
+
+def load_rates(scale: Scale, work: Path, size: int, count: int, views: int, batch: int, released: bool) -> tuple[dict[str, float], float]:
+    "Pairs per second of three ways to load the same data, and the mean size of an image file in kB."
     dataset = rendered(scale, work, size, count, views)
-    folder, objects = work / f"files-{size}", dataset.split("train")
+    if released: dataset = as_released(dataset, work)
+    folder, objects = work / f"files-{dataset.path.name}", dataset.split("train")
     export_layout(dataset, folder)
-    files, memory = FilePairs(folder, dataset, scale.pairs), load_views(dataset, objects)
+    files, memory = FilePairs(folder, dataset, scale.pairs), load_views(dataset, np.tile(objects, max(1, scale.decoded // (len(objects) * views * size ** 2 * 3))), in_memory=True)
     first = torch.zeros(1, dtype=int)
     torch.testing.assert_close(memory.normalised(first, first)[0], files.view(0, 0)[0], rtol=0, atol=.05)    # decoders differ by a 255th
     ours = {"memory": memory, "jpeg": load_views(dataset, objects, in_memory=False)}
     epochs = {name: partial(PairLoader(v, batch, 0, pairs_per_object=-(-scale.pairs // len(v))).epoch, 0) for name, v in ours.items()}
-    loader = torch.utils.data.DataLoader(files, batch, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True)
-    epochs["files"] = lambda: iter(loader)
-    def rate(epoch):
-        start = time.perf_counter()
-        return sum(len(pairs[0]) for pairs in epoch()) / (time.perf_counter() - start)
-    runs = [{name: rate(epoch) for name, epoch in epochs.items()} for _ in range(1 + scale.repeats)]
-    return {name: median(run[name] for run in runs[1:]) for name in epochs}
+    return rates(epochs | {"files": usual(files, batch)}, scale.repeats), sum(path.stat().st_size for path in folder.glob("*/*/*.jpg")) / len(dataset) / views / 1000
 
 
 def loading(scale: Scale, work: Path) -> list[Row]:
-    """Pairs of normalised images and latents in batches, as a training loop gets them, from data that the system has in its page cache. `PairLoader` works in the training's process, on 1 thread.
-    The reference is what one would write for the authors' files: two `PIL.Image.open` and two `np.load` for each pair, torchvision's transforms, and a `DataLoader` with 2 processes."""
+    """Pairs of normalised float32 images and latents in batches, as a training loop gets them, from data that the system has in its page cache. `PairLoader` decodes and normalises in 2 threads.
+    The reference is what one would write for the authors' files: two `PIL.Image.open` and two `np.load` for each pair, torchvision's Resize, ToTensor and Normalize, and a `DataLoader` with 2 processes.
+    Images are those of our renderer; the last three rows have them in files of about the size of 3DIEBench's (quality 75, 4:2:0)."""
     rows, (few, many), data = [], scale.objects, scale.data
-    for size, count, views, batch in ((data.size, many, data.views, scale.batches[1]), (scale.large, few, 6, scale.batches[0])):
-        rates, what = fresh(load_rates, scale, work, size, count, views, batch)[0], f"{size} px, "
+    for size, count, views, batch, released in ((data.size, many, data.views, scale.batches[1], False), (scale.large, few, 6, scale.batches[0], False), (scale.large, few, 6, scale.batches[0], True)):
+        (rate, kilobytes), = fresh(load_rates, scale, work, size, count, views, batch, released, threads=2)
+        what = f"{size} px, {kilobytes:.1f} kB files{' as released' * released}, "
         reference = what + "image and latent files, DataLoader with 2 processes"
-        rows += [Row(reference, rates["files"], "pairs/s"),
-                 Row(what + "decoded on access, 1 thread", rates["jpeg"], "pairs/s", reference),
-                 Row(what + "decoded in memory, 1 thread", rates["memory"], "pairs/s", reference)]
+        rows += [Row(reference, rate["files"], "pairs/s"),
+                 Row(what + "decoded on access, 2 threads", rate["jpeg"], "pairs/s", reference),
+                 Row(what + "decoded in memory, 2 threads", rate["memory"], "pairs/s", reference)]
     return rows
+
+
+# ---- scale
+
+def of_full_number(scale: Scale, work: Path) -> ViewDataset:
+    """A data set with 3DIEBench's number of objects and views, images of its size, and names as long. Its files are links to two, so that it takes little of the disk:
+    offsets, names and latents are as many as they would be, and every file is mapped by itself."""
+    from sie import dataset as sd
+    small, folder, (objects, train, views) = as_released(rendered(scale, work, scale.large, scale.objects[0], 6), work), work / "full-number", scale.full
+    folder.mkdir()
+    jpegs = [bytes(small.jpeg(k, view)) for k in range(len(small)) for view in range(6)]
+    rng, names, shards = np.random.default_rng(0), [f"{k:032x}" for k in range(objects)], []
+    synsets = [CLASSES[k * len(CLASSES) // objects].synset for k in range(objects)]
+    for start in range(0, objects, scale.shard):
+        path, count = folder / f"shard-{len(shards):05d}.arrow", min(scale.shard, objects - start)
+        if start and count == scale.shard: os.link(folder / "shard-00000.arrow", path)
+        else: sd.write_shard(path, [sd.ObjectRow(synsets[k], names[k], sample_latents(views, rng), [jpegs[(k * views + view) % len(jpegs)] for view in range(views)]) for k in range(start, start + count)])
+        shards.append(dict(file=path.name, objects=count, bytes=path.stat().st_size))
+    split = np.where(rng.permutation(objects) < train, "train", "val").tolist()
+    labels = [next(c.label for c in CLASSES if c.synset == s) for s in dict.fromkeys(synsets)]
+    index = dict(synset=synsets, object_id=names, label=np.array(labels)[[list(dict.fromkeys(synsets)).index(s) for s in synsets]], split=split)
+    sd._write_table(folder / "index.arrow", sd.pa.record_batch(index))
+    (folder / "dataset.json").write_text(json.dumps(small.info | dict(views=views, objects=objects, train=train, val=objects - train, shards=shards)))
+    return ViewDataset(folder)
+
+
+def held() -> float:
+    "Memory of this process that is no mapped file, MiB."
+    import psutil
+    status = Path("/proc/self/status")
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines()) if status.exists() else {}
+    return int(lines["RssAnon"].split()[0]) / 2 ** 10 if "RssAnon" in lines else psutil.Process().memory_info().rss / 2 ** 20
+
+
+def open_cost(scale: Scale, work: Path) -> tuple[float, float]:
+    "Seconds to open the whole set, latents and first image included, and the memory that it then holds, MiB."
+    before = held()
+    def opened():
+        nonlocal views
+        dataset = ViewDataset(work / "full-number")
+        views = load_views(dataset, in_memory=False)
+        dataset.decode([len(dataset) - 1], [dataset.views - 1])
+    views = None
+    return timed(opened), held() - before
+
+
+def full_rates(scale: Scale, work: Path) -> dict[str, float]:
+    dataset, files = ViewDataset(work / "full-number"), ViewDataset(work / f"released-{scale.large}")
+    loader, batch = PairLoader(load_views(dataset, dataset.split("train"), in_memory=False), scale.batches[0], 0), scale.batches[0]
+    def some():
+        for k, pairs in zip(range(scale.pairs // batch), loader.epoch(0)): yield pairs
+    return rates({"whole": some, "files": usual(FilePairs(work / f"released-files-{scale.large}", files, scale.pairs), batch)}, scale.repeats)
+
+
+def scale(scale: Scale, work: Path) -> list[Row]:
+    """3DIEBench's number of objects and views, images repeated, in files of about its size; from the page cache. The reference loads the same images from a few files, so that it has them in nearer caches.
+    From a disk a pair is two reads of one image each: pairs/s = 1 / max(1 / pairs/s measured here, 2 x (seconds of a read) / (reads at a time), 2 x (bytes of an image) / (bytes/s of the disk)); reads at a time are the threads'."""
+    dataset, = fresh(of_full_number, scale, work)
+    opens = [fresh(open_cost, scale, work)[0] for _ in range(scale.repeats)]
+    rate, = fresh(full_rates, scale, work, threads=2)
+    what = f"{len(dataset):,} objects x {dataset.views} views, {sum(s['bytes'] for s in dataset.info['shards']) / 1e9:.1f} GB, "
+    reference = f"{scale.large} px as released, image and latent files, DataLoader with 2 processes"
+    return [Row(what + "opening", median(o[0] for o in opens), "s"), Row(what + "memory held when open", median(o[1] for o in opens), "MiB"),
+            Row(reference, rate["files"], "pairs/s"), Row(what + "decoded on access, 2 threads", rate["whole"], "pairs/s", reference)]
 
 
 # ---- training
@@ -393,7 +481,7 @@ def memory(scale: Scale, work: Path) -> list[Row]:
 
 # ---- results
 
-BENCHMARKS = {f.__name__: f for f in (rendering, loading, training, predictor, evaluation, memory)}
+BENCHMARKS = {f.__name__: f for f in (rendering, loading, scale, training, predictor, evaluation, memory)}
 COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command")
 
 

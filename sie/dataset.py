@@ -4,17 +4,18 @@
 
 # %% ../nbs/08_dataset.ipynb #cell003
 from __future__ import annotations
-import dataclasses, gzip, hashlib, io, itertools, json, os, re, shutil, tarfile, threading, zlib
+import dataclasses, gzip, hashlib, io, itertools, json, math, os, re, shutil, tarfile, threading, weakref, zlib
 import multiprocessing as mp
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import simplejpeg
 import torch
@@ -152,6 +153,21 @@ def _central(full: int, crop: int) -> slice:
     return slice((full - crop) // 2, (full - crop) // 2 + crop)
 
 
+def _in_threads(
+    work: Callable[[range], None],   # does a part; it should spend its time outside of Python's lock, as decoding and NumPy do
+    count: int,                      # of images, or of other things
+    size: int,                       # bytes of pixels in each
+) -> None:
+    "Do range(count) in parts of about 1 MiB, in as many threads as torch computes with (`OMP_NUM_THREADS`, `torch.set_num_threads`). One part is done in this thread."
+    step = max(1, 2 ** 20 // size)
+    parts = [range(k, min(k + step, count)) for k in range(0, count, step)]
+    if (threads := min(torch.get_num_threads(), len(parts))) < 2:
+        for part in parts: work(part)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(work, parts): pass
+
+
 class ViewDataset:
     """A data set on disk, memory-mapped.
 
@@ -203,33 +219,65 @@ class ViewDataset:
         k = self._row[object] * self.views + view
         return data[offsets[k]:offsets[k + 1]]
 
+    def _frame(self, crop: int | None) -> tuple[int, int]:
+        "Height and width of what is kept of an image."
+        if crop is not None and not 0 < crop <= min(self.height, self.width): raise ValueError(f"crop is {crop}; images are {self.height} x {self.width} pixels")
+        return (crop, crop) if crop else (self.height, self.width)
+
+    def _reader(self, crop: int | None) -> Callable[[int, int], UInt8[np.ndarray, "height width 3"]]:
+        "A function from object and view to pixels, in memory that its next call uses again: every thread has its own."
+        height, width = self._frame(crop)
+        rows, columns, pixels = _central(self.height, height), _central(self.width, width), np.empty((self.height, self.width, 3), np.uint8)
+        def read(object, view):
+            try: simplejpeg.decode_jpeg(self.jpeg(object, view), buffer=pixels)
+            except ValueError as error: raise ValueError(f"{self.path}: image of {self.synsets[object]}/{self.object_ids[object]}, view {view}, is damaged: {error}") from None
+            return pixels[rows, columns]
+        return read
+
     def decode(self,
-               objects: Int[np.ndarray, "batch"],   # which objects
-               views: Int[np.ndarray, "batch"],     # which view of each
-               crop: int | None = None,             # side of the central square to keep, pixels; all if not given
+               objects: Int[np.ndarray, "batch"],       # which objects
+               views: Int[np.ndarray, "batch"],         # which view of each
+               crop: int | None = None,                 # side of the central square to keep, pixels; all if not given
+               device: str | torch.device = "cpu",      # where the pixels are wanted; on a GPU by nvJPEG, which may differ from the CPU by 1 or 2 of 255
                ) -> UInt8[Tensor, "batch 3 height width"]:   # channels_last
         "Decode any views. Raises `ValueError` naming the object and view if an image is damaged, and for an impossible crop."
-        if crop is not None and not 0 < crop <= min(self.height, self.width): raise ValueError(f"crop is {crop}; images are {self.height} x {self.width} pixels")
-        height, width = (crop, crop) if crop else (self.height, self.width)
-        rows, columns = _central(self.height, height), _central(self.width, width)
-        pixels, whole = np.empty((len(objects), height, width, 3), np.uint8), np.empty((self.height, self.width, 3), np.uint8)
-        for k, (object, view) in enumerate(zip(np.asarray(objects).tolist(), np.asarray(views).tolist())):
-            try: simplejpeg.decode_jpeg(self.jpeg(object, view), buffer=whole if crop else pixels[k])
-            except ValueError as error: raise ValueError(f"{self.path}: image of {self.synsets[object]}/{self.object_ids[object]}, view {view}, is damaged: {error}") from None
-            if crop: pixels[k] = whole[rows, columns]
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        (height, width), objects, views = self._frame(crop), np.asarray(objects).tolist(), np.asarray(views).tolist()
+        device = torch.device(device)
+        if device.type == "cuda":
+            try: return _decode_by_torchvision([self.jpeg(*key) for key in zip(objects, views)], device)[..., _central(self.height, height), _central(self.width, width)].contiguous(memory_format=torch.channels_last)
+            except RuntimeError: pass               # a kind of JPEG or a build that it cannot do; below, a damaged one is named
+        images = torch.empty((len(objects), height, width, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        pixels = images.numpy()
+        def work(part):
+            read = self._reader(crop)
+            for k in part: pixels[k] = read(objects[k], views[k])
+        _in_threads(work, len(objects), height * width * 3)
+        return images.permute(0, 3, 1, 2).to(device, non_blocking=True)
 
     def decode_all(self,
                    crop: int | None = None,                             # side of the central square to keep, pixels; all if not given
                    objects: Int[np.ndarray, "objects"] | None = None,   # which objects; all if not given
                    ) -> UInt8[Tensor, "objects views 3 height width"]:  # each image channels_last
         "Decode all views into one tensor, once, if the decoded set fits into memory: objects x views x 3 x height x width bytes."
-        objects = np.arange(len(self)) if objects is None else np.asarray(objects)
-        height, width = (crop, crop) if crop else (self.height, self.width)
-        images = torch.empty((len(objects), self.views, height, width, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
-        for k, object in enumerate(_progress(objects, "decoding")):
-            images[k] = self.decode(np.full(self.views, object), np.arange(self.views), crop)
-        return images
+        objects = range(len(self)) if objects is None else np.asarray(objects).tolist()
+        height, width = self._frame(crop)
+        images = torch.empty((len(objects), self.views, height, width, 3), dtype=torch.uint8)
+        pixels = images.numpy()
+        with _progress(None, "decoding", total=len(objects)) as bar:
+            def work(part):
+                read = self._reader(crop)
+                for k in part:
+                    for view in range(self.views): pixels[k, view] = read(objects[k], view)
+                    bar.update()
+            _in_threads(work, len(objects), self.views * height * width * 3)
+        return images.permute(0, 1, 4, 2, 3)
+
+
+def _decode_by_torchvision(jpegs: Sequence[memoryview], device: torch.device) -> UInt8[Tensor, "batch 3 height width"]:
+    "nvJPEG on a GPU, libjpeg-turbo on the CPU. Raises `RuntimeError` for an image that it cannot decode."
+    from torchvision.io import ImageReadMode, decode_jpeg
+    return torch.stack(decode_jpeg([torch.from_numpy(np.array(jpeg)) for jpeg in jpegs], ImageReadMode.RGB, device))
+
 
 # %% ../nbs/08_dataset.ipynb #cell017
 STATISTICS_IMAGES = 20_000
@@ -239,12 +287,17 @@ def _channel_statistics(dataset: ViewDataset) -> dict[str, Any]:
     train = dataset.split("train")
     total = len(train) * dataset.views
     chosen = np.unique(np.linspace(0, total - 1, min(total, STATISTICS_IMAGES)).round().astype(int))
-    means, squares = [], []
-    for part in np.array_split(chosen, -(-len(chosen) // 16)):   # few at a time: memory that is used again is much faster than fresh memory
-        pixels = dataset.decode(train[part // dataset.views], part % dataset.views).float().div_(255)
-        means.append(pixels.mean((2, 3)).double()); squares.append(pixels.square_().mean((2, 3)).double())
-    mean, square = torch.cat(means).mean(0), torch.cat(squares).mean(0)
-    return dict(mean=mean.tolist(), std=(square - mean ** 2).sqrt().tolist(), statistics_images=len(chosen))
+    sums, lock = np.zeros((2, 3), object), threading.Lock()      # of pixels and of their squares, as integers without end
+    def work(part):
+        read = dataset._reader(None)
+        for k in chosen[part.start:part.stop].tolist():
+            pixels = read(int(train[k // dataset.views]), k % dataset.views).astype(np.uint32).reshape(dataset.height, -1)
+            columns = [(x.sum(0, dtype=np.uint64).reshape(-1, 3).sum(0)).tolist() for x in (pixels, pixels * pixels)]
+            with lock: sums[:] += np.array(columns, object)
+    _in_threads(work, len(chosen), dataset.height * dataset.width * 3)
+    n = len(chosen) * dataset.height * dataset.width
+    mean, variance = [s / (255 * n) for s in sums[0]], [(n * q - s * s) / (255 * n) ** 2 for s, q in zip(*sums)]
+    return dict(mean=mean, std=[math.sqrt(v) for v in variance], statistics_images=len(chosen))
 
 
 def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray], source: Mapping) -> ViewDataset:
@@ -388,15 +441,19 @@ def render_dataset(
     return _finish(out, lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1]), source)
 
 # %% ../nbs/08_dataset.ipynb #cell029
+def _whole_row(values: Sequence[float], width: int) -> Float[np.ndarray, "3*width"]:
+    "255 times a value per channel for every pixel of a row: long loops, not loops over 3."
+    return np.tile(np.array(values, np.float32), width) * np.float32(255)
+
+
 def normalise(
     images: UInt8[Tensor, "*batch 3 height width"],  # sRGB, channels_last in memory for speed
     mean: Sequence[float], std: Sequence[float],     # per channel, of pixels in [0, 1]
 ) -> Float[Tensor, "*batch 3 height width"]:         # float32, channels_last
     "(pixel / 255 - mean) / std for each channel."
     last = images.movedim(-3, -1)
-    row = lambda values: torch.tensor(values, dtype=torch.float32, device=images.device).repeat(last.shape[-2])  # whole rows of pixels: long loops, not loops over 3
-    pixels = last.flatten(-2).float().sub_(row(mean) * 255).div_(row(std) * 255)
-    return pixels.unflatten(-1, (-1, 3)).movedim(-1, -3)
+    row = lambda values: torch.from_numpy(_whole_row(values, last.shape[-2])).to(images.device)
+    return last.flatten(-2).float().sub_(row(mean)).div_(row(std)).unflatten(-1, (-1, 3)).movedim(-1, -3)
 
 
 class Pairs(NamedTuple):
@@ -455,14 +512,42 @@ class SingleViewDataset(_MapStyle):
 # %% ../nbs/08_dataset.ipynb #cell033
 class JpegViews:
     "Looks like the tensor of decoded images, but `[objects, views]` decodes on access: for sets that do not fit into memory."
-    device = torch.device("cpu")
-
-    def __init__(self, dataset: ViewDataset, crop: int | None, objects: Int[np.ndarray, "objects"]):
-        self.dataset, self.crop, self.objects = dataset, crop, objects
-        self.shape = (len(objects), dataset.views, 3, crop or dataset.height, crop or dataset.width)
+    def __init__(self,
+                 dataset: ViewDataset,
+                 crop: int | None,                        # side of the central square to keep, pixels
+                 objects: Int[np.ndarray, "objects"],     # of the data set, that count from 0 here
+                 device: str | torch.device = "cpu"):     # where decoded pixels are wanted
+        self.dataset, self.crop, self.objects, self.device = dataset, crop, np.asarray(objects), torch.device(device)
+        self.shape = (len(objects), dataset.views, 3, *dataset._frame(crop))
 
     def __getitem__(self, key) -> UInt8[Tensor, "batch 3 height width"]:
-        return self.dataset.decode(self.objects[np.asarray(key[0])], key[1], self.crop)
+        objects, views = (torch.as_tensor(index).cpu().numpy() for index in key)
+        return self.dataset.decode(self.objects[objects], views, self.crop, self.device)
+
+    def to(self, device: str | torch.device) -> JpegViews: return JpegViews(self.dataset, self.crop, self.objects, device)
+
+    def reader(self) -> Callable[[int, int], UInt8[np.ndarray, "height width 3"]]:
+        read, objects = self.dataset._reader(self.crop), self.objects.tolist()
+        return lambda object, view: read(objects[object], view)
+
+
+class _Memory:
+    "Float32 arrays that are used again once nobody holds what was handed out: to get fresh memory from the system takes longer than to compute what is put into it."
+    def __init__(self, keep: int = 8):           # arrays: images of two batches of pairs in use and of one in the making, and some
+        self._arrays, self._lock = deque(maxlen=keep), threading.Lock()
+
+    def __call__(self, *shape: int) -> Float[np.ndarray, "*shape"]:
+        size = math.prod(shape)
+        with self._lock:
+            for entry in self._arrays:           # [array, weak reference to the view of it that somebody may hold]
+                if entry[1]() is None and len(entry[0]) >= size: break
+            else: self._arrays.append(entry := [np.empty(size, np.float32), None])
+            view = entry[0][:size].reshape(shape)
+            entry[1] = weakref.ref(view)
+            return view
+
+
+_memory = _Memory()
 
 
 @dataclass
@@ -478,23 +563,47 @@ class Views:
 
     def normalised(self, objects: Int[Tensor, "batch"], views: Int[Tensor, "batch"]) -> Float[Tensor, "batch 3 height width"]:
         "Any views, as input of an encoder (channels_last)."
-        return normalise(self.images[objects, views], self.mean, self.std)
+        count, (_, _, _, height, width) = len(objects), self.images.shape
+        if self.images.device.type != "cpu": return normalise(self.images[objects, views], self.mean, self.std)
+        mean, std, out = _whole_row(self.mean, width), _whole_row(self.std, width), _memory(count, height, width * 3)
+        objects, views = objects.tolist(), views.tolist()
+        if isinstance(self.images, JpegViews): reader = self.images.reader
+        else:
+            pixels = self.images.movedim(2, -1).numpy()
+            reader = lambda: lambda object, view: pixels[object, view]
+        def work(part):                          # image by image, while it is in the processor's cache
+            read = reader()
+            for k in part:
+                image = out[k]
+                image.reshape(height, width, 3)[:] = read(objects[k], views[k])
+                np.subtract(image, mean, out=image)
+                np.divide(image, std, out=image)
+        _in_threads(work, count, height * width * 3)
+        return torch.from_numpy(out).unflatten(-1, (width, 3)).movedim(-1, 1)
 
     def to(self, device: str | torch.device) -> Views:
         "The same, on another device."
         return dataclasses.replace(self, images=self.images.to(device), latents=self.latents.to(device), labels=self.labels.to(device))
 
 
+def _free_memory() -> int:
+    "Bytes that this process may take: of the machine, shared with other ranks on it."
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def load_views(
     dataset: ViewDataset,
     objects: Int[np.ndarray, "objects"] | None = None,   # which objects; all if not given
     crop: int | None = None,                             # side of the central square to keep, pixels
-    in_memory: bool = True,                              # decode all now, or each view when it is asked for
+    in_memory: bool | None = None,                       # decode all now, or each view when it is asked for; if not given, all if that takes at most half of the free memory
 ) -> Views:
-    "Views of the chosen objects, decoded once."
+    "Views of the chosen objects."
     objects = np.arange(len(dataset)) if objects is None else np.asarray(objects)
-    images = dataset.decode_all(crop, objects) if in_memory else JpegViews(dataset, crop, objects)
+    lazy = JpegViews(dataset, crop, objects)
+    if in_memory is None: in_memory = math.prod(lazy.shape) <= _free_memory() / 2
+    images = dataset.decode_all(crop, objects) if in_memory else lazy
     return Views(images, torch.from_numpy(dataset.latents[objects]), torch.from_numpy(dataset.labels[objects]), dataset.mean, dataset.std)
+
 
 # %% ../nbs/08_dataset.ipynb #cell034
 class PairLoader:
@@ -526,12 +635,21 @@ class PairLoader:
         return objects, first, (first + rng.integers(1, views, size=len(objects))) % views
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pairs]:
-        "The batches of an epoch, or this process's share of each, from batch `start` on."
+        "The batches of an epoch, or this process's share of each, from batch `start` on. What has to be decoded is decoded one batch ahead, in a thread that ends with the iteration."
         plan = torch.from_numpy(np.stack(self.plan(epoch))).to(self.views.images.device)
-        for k in range(start, len(self)):
+        def batch(k):
             objects, first, second = plan[:, k * self.batch_size:(k + 1) * self.batch_size][:, self._share]
-            yield Pairs(self.views.normalised(objects, first), self.views.normalised(objects, second),
-                        self.views.latents[objects, first], self.views.latents[objects, second], self.views.labels[objects], objects)
+            return Pairs(self.views.normalised(objects, first), self.views.normalised(objects, second),
+                         self.views.latents[objects, first], self.views.latents[objects, second], self.views.labels[objects], objects)
+        todo = range(start, len(self))
+        if not isinstance(self.views.images, JpegViews): yield from map(batch, todo); return
+        with ThreadPoolExecutor(1) as ahead:
+            coming = deque(ahead.submit(batch, k) for k in todo[:1])
+            for k in todo:
+                ready = coming.popleft().result()
+                if k + 1 < len(self): coming.append(ahead.submit(batch, k + 1))
+                yield ready
+
 
 # %% ../nbs/08_dataset.ipynb #cell041
 LIST_NAMES = ("train_images.npy", "val_images.npy", "train_labels.npy", "val_labels.npy")
