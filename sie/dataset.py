@@ -4,7 +4,7 @@
 
 # %% ../nbs/08_dataset.ipynb #cell003
 from __future__ import annotations
-import dataclasses, gzip, hashlib, io, itertools, json, math, os, re, shutil, tarfile, threading, weakref, zlib
+import dataclasses, hashlib, io, json, math, os, re, shutil, threading, weakref, zlib
 import multiprocessing as mp
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ import psutil
 import pyarrow as pa
 import simplejpeg
 import torch
+from isal import igzip, isal_zlib
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -31,9 +32,9 @@ def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
     return tqdm(objects, what, unit="object", disable=True if os.environ.get("TQDM_DISABLE") else None, **options)
 
 # %% auto #0
-__all__ = ['LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'LIST_NAMES', 'Files', 'SHARD_BYTES', 'ObjectRow', 'check_row',
-           'write_shard', 'split_objects', 'ViewDataset', 'ProceduralRenderer', 'procedural_objects', 'render_object',
-           'exit_with_parent', 'render_dataset', 'normalise', 'Pairs', 'SingleViews', 'PairDataset',
+__all__ = ['LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'ObjectRow',
+           'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'ProceduralRenderer', 'procedural_objects',
+           'render_object', 'exit_with_parent', 'render_dataset', 'normalise', 'Pairs', 'SingleViews', 'PairDataset',
            'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader', 'write_split_lists',
            'read_split_lists', 'export_layout', 'import_layout']
 
@@ -118,7 +119,9 @@ def write_shard(
 ) -> None:
     "Store rows as one uncompressed Arrow IPC file of one record batch."
     views = len(rows[0].jpegs)
-    images = pa.FixedSizeListArray.from_arrays(pa.array([jpeg for row in rows for jpeg in row.jpegs], pa.large_binary()), views)
+    jpegs = [jpeg for row in rows for jpeg in row.jpegs]
+    ends = np.cumsum([0, *map(len, jpegs)])
+    images = pa.FixedSizeListArray.from_arrays(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(jpegs), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(jpegs))]), views)
     numbers = pa.array(np.concatenate([row.latents for row in rows]).astype(np.float32).ravel())
     latents = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(numbers, LATENTS), views)
     columns = dict(synset=pa.array([row.synset for row in rows]), object_id=pa.array([row.object_id for row in rows]),
@@ -300,14 +303,16 @@ def _channel_statistics(dataset: ViewDataset) -> dict[str, Any]:
     return dict(mean=mean, std=[math.sqrt(v) for v in variance], statistics_images=len(chosen))
 
 
-def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray], source: Mapping) -> ViewDataset:
-    "Index, statistics and `dataset.json` for the shards in `out`. `is_val` says it for each (synset, object id), or for all labels at once."
+def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray], source: Mapping, objects: Sequence[tuple[str, str]] | None = None) -> ViewDataset:
+    "Index, statistics and `dataset.json` for the shards in `out`, which must hold these `objects` (or any). `is_val` says it for each (synset, object id), or for all labels at once."
     paths = sorted(out.glob("shard-*.arrow"))
     shards = [_read_table(path) for path in paths]
     synsets, ids, digests = (sum((shard.column(c).to_pylist() for shard in shards), []) for c in ("synset", "object_id", "sha256"))
     keys = list(zip(synsets, ids))
     if len(set(keys)) < len(keys):
         raise ValueError(f"{out}: the object {'/'.join(Counter(keys).most_common(1)[0][0])} is there more than once")
+    if objects is not None and (wrong := set(keys).symmetric_difference(objects)):
+        raise ValueError(f"{out}: there must be {len(objects)} objects, but there are {len(keys)}: {'/'.join(min(wrong))} is {'too many' if min(wrong) in keys else 'missing'}")
     labels = np.array([CLASS_BY_SYNSET[s].label for s in synsets])
     val = is_val(labels) if callable(is_val) else np.array([is_val[key] for key in keys])
     split = np.where(val, "val", "train")
@@ -378,12 +383,19 @@ def _clear(out: Path, keep: Iterable[Path] = ()) -> None:
     for path in [out / "dataset.json", out / "index.arrow", *out.glob("*.tmp"), *set(out.glob("shard-*.arrow")).difference(keep)]: path.unlink(missing_ok=True)
 
 
-def _kept(out: Path, made_with: Mapping[Path, str]) -> set[Path]:
-    "The shards in `out` that are there and were made with what they should be made with."
+def _start(out: Path, part: tuple[int, int] | None) -> None:
+    "A folder that is not a data set (any more)."
+    if part and not 0 <= part[0] < part[1]: raise ValueError(f"part {part[0]} of {part[1]}: parts are 0 to {part[1] - 1}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "dataset.json").unlink(missing_ok=True)
+
+
+def _kept(made_with: Mapping[Path, str]) -> set[Path]:
+    "The shards that are there and were made with what they should be made with."
     def is_right(path):
         try: return _read_table(path).schema.metadata[b"made_with"].decode() == made_with[path]
-        except (ValueError, KeyError, TypeError): return False
-    return {path for path in out.glob("shard-*.arrow") if is_right(path)}
+        except (ValueError, KeyError, TypeError): return False   # not there, damaged, or of another kind
+    return {path for path in made_with if is_right(path)}
 
 
 def _finished(out: Path, source: Mapping) -> ViewDataset | None:
@@ -415,7 +427,8 @@ def render_dataset(
     jpeg_quality: int = 95,                       # 1..100
     workers: int | None = None,                   # processes, 0 for this one; as many as the machine has cores if not given
     objects_per_shard: int = 32,                  # what a kill costs at most, for each shard in work
-) -> ViewDataset:
+    part: tuple[int, int] | None = None,          # (k, n): render only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
+) -> ViewDataset | None:                          # none for a part
     """Render objects into a data set. Finished shards made with the same settings are kept.
 
     Raises `ValueError` naming an object given twice, an unknown synset, an impossible image, and `TypeError` for a renderer that is not a dataclass."""
@@ -424,21 +437,23 @@ def render_dataset(
     content = dict(_settings(render), views=views, ranges={k: list(map(float, v)) for k, v in ranges.items()}, seed=seed, jpeg_quality=jpeg_quality)
     shards = [objects[k:k + objects_per_shard] for k in range(0, len(objects), objects_per_shard)]
     made_with = {out / f"shard-{k:05d}.arrow": _digest(json.dumps([content, shard], sort_keys=True)).hex() for k, shard in enumerate(shards)}
-    out.mkdir(parents=True, exist_ok=True)
-    kept, source = _kept(out, made_with), dict(content, val_fraction=val_fraction)
+    kept, source = _kept(made_with), dict(content, val_fraction=val_fraction)
     if kept == set(made_with) and (dataset := _finished(out, source)): return dataset
-    _clear(out, kept)
-    missing = [(path, shard) for path, shard in zip(made_with, shards) if path not in kept]
+    _start(out, part)
+    if not part: _clear(out, kept)
+    mine, parts = part or (0, 1)
+    missing = [(path, shard) for path, shard in list(zip(made_with, shards))[mine::parts] if path not in kept]
     rows = _rendered([(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard], os.cpu_count() if workers is None else workers)
     size = None
-    with _progress(None, "rendering", total=len(objects), initial=len(objects) - sum(len(s) for _, s in missing)) as bar:
+    with _progress(None, "rendering", total=sum(len(s) for _, s in missing)) as bar:
         for path, shard in missing:
             done = []
             for _, row in zip(shard, rows):
                 _, size = check_row(row, views, size)
                 done.append(row); bar.update()
             write_shard(path, done, made_with[path])
-    return _finish(out, lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1]), source)
+    if part: return None
+    return _finish(out, lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1]), source, objects)
 
 # %% ../nbs/08_dataset.ipynb #cell029
 def _whole_row(values: Sequence[float], width: int) -> Float[np.ndarray, "3*width"]:
@@ -679,22 +694,35 @@ def _load_latent(data: bytes, where: str) -> Float[np.ndarray, "7"]:
     if not np.isfinite(latent[:LATENTS]).all(): raise ValueError(f"{where} holds {latent[:LATENTS]}; the first {LATENTS} values must be finite")
     return latent[:LATENTS]
 
+
+def _load_latents(contents: list[bytes], names: list[str]) -> Float[np.ndarray, "views 7"]:
+    "Latent files of an object: all at once if they differ in nothing but their values, as they should, else one by one."
+    first = _load_latent(contents[0], names[0])
+    header, size = contents[0][:10 + int.from_bytes(contents[0][8:10], "little")], len(contents[0])
+    if header[6:8] == b"\x01\x00" and all(len(content) == size and content.startswith(header) for content in contents):
+        values = np.frombuffer(b"".join(contents), np.uint8).reshape(len(contents), size)[:, len(header):len(header) + first.nbytes]
+        latents = np.ascontiguousarray(values).view(first.dtype)
+        if np.isfinite(latents).all(): return latents.astype(np.float32)
+    return np.array([_load_latent(content, name) for content, name in zip(contents, names)], np.float32)
+
 # %% ../nbs/08_dataset.ipynb #cell042
+@lru_cache(8)
+def _file_names(views: int) -> tuple[list[str], list[str]]: return [f"image_{view}.jpg" for view in range(views)], [f"latent_{view}.npy" for view in range(views)]
+
+
 def _row_from_files(synset: str, object_id: str, files: Mapping[str, bytes], views: int | None) -> ObjectRow:
     "The row of an object from the files of its folder."
     name = f"{synset}/{object_id}"
-    if synset not in CLASS_BY_SYNSET: raise ValueError(f"{name}: unknown synset {synset!r}; it must be one of ShapeNetCore's 55, such as {CLASSES[0].synset}")
-    for file in files:
-        if not re.fullmatch(r"image_(0|[1-9]\d*)\.jpg|latent_(0|[1-9]\d*)\.npy", file): raise ValueError(f"{name}/{file}: unexpected file; an object has image_<i>.jpg and latent_<i>.npy")
     if views is None: views = sum(file.startswith("image") for file in files)
-    for view in range(views):
-        for file in (f"image_{view}.jpg", f"latent_{view}.npy"):
-            if file not in files: raise ValueError(f"{name}/{file} is missing: there must be an image and a latent for each of the {views} views")
-    if len(files) != 2 * views: raise ValueError(f"{name}: {len(files)} files, not an image and a latent for each of {views} views: {sorted(files)[-1]} is one too many")
-    latents = np.empty((views, LATENTS), np.float32)
-    for view in range(views):
-        latents[view] = _load_latent(files[f"latent_{view}.npy"], f"{name}/latent_{view}.npy")
-    return ObjectRow(synset, object_id, latents, [files[f"image_{view}.jpg"] for view in range(views)])
+    images, latents = _file_names(views)
+    if not files or files.keys() != {*images, *latents}:
+        for file in files:
+            if not re.fullmatch(r"image_(0|[1-9]\d*)\.jpg|latent_(0|[1-9]\d*)\.npy", file): raise ValueError(f"{name}/{file}: unexpected file; an object has image_<i>.jpg and latent_<i>.npy")
+        for pair in zip(images, latents):
+            for file in pair:
+                if file not in files: raise ValueError(f"{name}/{file} is missing: there must be an image and a latent for each of the {views} views")
+        raise ValueError(f"{name}: {len(files)} files, not an image and a latent for each of {views or 'at least one'} views{f': {sorted(files)[-1]} is one too many' if files else ''}")
+    return ObjectRow(synset, object_id, _load_latents([files[file] for file in latents], [f"{name}/{file}" for file in latents]), [files[file] for file in images])
 
 # %% ../nbs/08_dataset.ipynb #cell044
 def write_split_lists(folder: Path, dataset: ViewDataset) -> None:
@@ -744,6 +772,64 @@ def export_layout(
     os.replace(temporary, folder)
 
 # %% ../nbs/08_dataset.ipynb #cell048
+MEMBER_BYTES = 16 * 2 ** 20   # no member of an archive may be larger: it is held in memory
+
+
+def _tar_number(field: bytes) -> int:
+    "A number in a tar header: octal digits, or binary behind a first byte of 0x80."
+    return int.from_bytes(field[1:]) if field[0] == 0x80 else int(field.partition(b"\0")[0] or b"0", 8)
+
+
+def _pax_records(data: bytes) -> dict[str, str]:
+    "The records `<length> <key>=<value>` of a pax header."
+    records = {}
+    while data:
+        length = int((re.match(rb"[1-9]\d* ", data) or [b"0"])[0])
+        key, equals, value = data[:length].partition(b" ")[2].partition(b"=")
+        if not equals or len(data) < length or value[-1:] != b"\n": raise ValueError(f"damaged pax header {data[:40]!r}")
+        records[key.decode()] = value[:-1].decode("utf-8", "surrogateescape")
+        data = data[length:]
+    return records
+
+
+def _tar_text(field: bytes) -> str: return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _tar_files(stream: io.BufferedIOBase) -> Iterator[tuple[str, bytes]]:
+    "Name and content of every file of a tar stream (ustar, pax, GNU), up to its end. ValueError for members that are neither file nor folder or too large, for whatever is no whole tar stream, EOFError if it ends too early."
+    data, at, every, extra = b"", 0, {}, {}      # what is read and how far it is used; pax records for all members that follow, and for the next one
+    def more(size):                              # is there from now on
+        nonlocal data, at
+        while len(data) - at < size:
+            if not (new := stream.read(2 ** 20)): raise EOFError("the archive has no end")
+            data, at = data[at:] + new, 0
+    while True:                                  # 5 million times: few calls
+        if len(data) - at < 512: more(512)
+        header = data[at:at + 512]
+        if not header[0] and not header.strip(b"\0"): break
+        adler = zlib.adler32(header[:148] + b"        " + header[156:])   # its lower half is 1 + the sum of the bytes, modulo 65521: `sum` itself would take ten times as long
+        if (adler % 2 ** 16 - 1 - _tar_number(header[148:156])) % 65521: raise ValueError("damaged: a header's checksum is wrong")
+        kind, name, size = header[156:157], extra.get("path") or _tar_text(header[:100]), int(extra["size"]) if "size" in extra else _tar_number(header[124:136])
+        if header[345] and "path" not in extra and header[257:263] == b"ustar\0": name = _tar_text(header[345:500]) + "/" + name
+        if name[:1] == "/" or ".." in name and ".." in name.split("/"): raise ValueError(f"member {name!r} lies outside of the archive's folder")
+        if kind == b"5" or kind == b"\0" and name.endswith("/"): at, extra = at + 512, dict(every); continue
+        if kind not in b"0\0" b"7LKxXg" or extra and any(key.startswith("GNU.sparse") for key in extra): raise ValueError(f"member {name!r} is a link or special file (type {kind.decode('latin1')!r}); only files and folders are accepted")
+        if not 0 <= size <= MEMBER_BYTES: raise ValueError(f"member {name!r} has {size} bytes; {MEMBER_BYTES} are allowed")
+        if len(data) - at < 1024 + size: more(512 + size + -size % 512)
+        start, end = at + 512, at + 512 + size
+        content, at = data[start:end], end + -size % 512
+        if kind in b"0\0" b"7":
+            yield name, content
+            if extra: extra = dict(every)
+        elif kind == b"g": every |= _pax_records(content); extra |= every
+        elif kind in b"xX": extra |= _pax_records(content)
+        elif kind == b"L": extra["path"] = _tar_text(content)
+    rest = data[at:]
+    while rest:                                  # to the end of the gzip stream, where its checksum is
+        if rest.strip(b"\0"): raise ValueError("there is data after the archive's end")
+        rest = stream.read(2 ** 20)
+
+# %% ../nbs/08_dataset.ipynb #cell048d
 _BESIDE = re.compile("|".join([r"LICENSE.*", r"README.*", *map(re.escape, LIST_NAMES)]), re.IGNORECASE)
 Files = tuple[str, str, dict[str, bytes]]   # synset, object id, content by file name
 
@@ -759,77 +845,93 @@ def _folder_objects(folder: Path) -> Iterator[Files]:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    "Name and content of the files of a `.tar.gz`, in order, to the end of the gzip stream; ValueError if that is damaged, for links and for names outside the archive."
+    "Name and content of the files of a `.tar.gz`, in order, to the end of the gzip stream; ValueError naming the archive for all that is wrong with it."
     try:
-        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()                   # or the list of 5 million members would fill the memory
-                if member.name.startswith("/") or ".." in member.name.split("/"): raise ValueError(f"{archive}: member {member.name!r} lies outside of the archive's folder")
-                if member.isdir(): continue
-                if not member.isreg(): raise ValueError(f"{archive}: member {member.name!r} is a link or special file; only files and folders are accepted")
-                yield member.name.removeprefix("./"), tar.extractfile(member).read()
-            while stream.read(1 << 20): pass
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error: raise ValueError(f"{archive} is truncated or damaged: {error}") from error
+        with igzip.open(archive) as stream: yield from _tar_files(stream)
+    except (EOFError, OSError, isal_zlib.error) as error: raise ValueError(f"{archive} is truncated or damaged: {error}") from error
+    except ValueError as error: raise ValueError(f"{archive}: {error}") from error
 
 
 def _archive_objects(archive: Path) -> Iterator[Files]:
     current, files = None, {}
     for name, content in _members(archive):
-        parts = name.split("/")
-        if len(parts) < 3 and _BESIDE.fullmatch(parts[-1]): continue
-        if len(parts) not in (3, 4): raise ValueError(f"{archive}: unexpected member {name!r}; there may be <synset>/<object id>/<file>, LICENSE, README and split lists, all in at most one top folder")
-        synset, object_id, file = parts[-3:]
-        if (synset, object_id) != current:
-            if current: yield *current, files
-            current, files = (synset, object_id), {}
+        home, _, file = name.rpartition("/")
+        if home != current:
+            parts = name.removeprefix("./").split("/")
+            if len(parts) < 3 and _BESIDE.fullmatch(file): continue
+            if len(parts) not in (3, 4): raise ValueError(f"{archive}: unexpected member {name!r}; there may be <synset>/<object id>/<file>, LICENSE, README and split lists, all in at most one top folder")
+            if current is not None: yield synset, object_id, files
+            current, synset, object_id, files = home, *parts[-3:-1], {}
+        if file in files: raise ValueError(f"{archive}: member {name!r} comes a second time")
         files[file] = content
-    if current: yield *current, files
+    if current is not None: yield synset, object_id, files
 
 # %% ../nbs/08_dataset.ipynb #cell049
-SHARD_BYTES = 128 * 2 ** 20   # a shard is held in memory until it is written
+SHARD_BYTES = 32 * 2 ** 20   # a shard is held in memory until it is written
 
 
 def import_layout(
-    source: str | Path,                   # a folder or a `.tar.gz` in the authors' layout
-    out: str | Path,                      # folder of the data set to make; one that is there is replaced
-    lists: str | Path | None = None,      # folder of the split lists; `split_objects` if not given
+    source: str | Path,                   # a folder or a `.tar.gz` in the authors' layout, or a folder that holds the `.tar.gz`
+    out: str | Path,                      # folder of the data set to make, or to go on with; one that is there is replaced
+    lists: str | Path | None = None,      # folder of the split lists; if not given, they are taken where they lie beside the objects (or the archive), else `split_objects` splits
     views: int | None = None,             # that each object must have; as many as the first has if not given
     val_fraction: float = 0.2,            # for `split_objects`
     seed: int = 0,                        # for `split_objects`
-) -> ViewDataset:
-    """Make a data set of released or exported views.
+    part: tuple[int, int] | None = None,  # (k, n): write only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
+) -> ViewDataset | None:                  # none for a part
+    """Make a data set of released or exported views. Finished shards made from the same files are kept.
 
     Raises `ValueError` naming the object, file or member that is wrong and what would be right: an unknown synset, a missing or additional file, a truncated image,
-    images of different size, a latent with less than 7 or non-finite values, an object that is not listed, or listed and not there. Nothing that looks like a data set is left then."""
+    images of different size, a latent with less than 7 or non-finite values, an object that is not listed, or listed and not there. There is no `dataset.json` then."""
     source, out = Path(source), Path(out)
+    if source.is_dir() and (archives := sorted(source.glob("*.tar.gz"))):
+        if len(archives) > 1: raise ValueError(f"{source} holds {len(archives)} archives, {archives[0].name} and {archives[1].name}; there must be one")
+        source = archives[0]
     if not source.exists(): raise FileNotFoundError(f"{source} does not exist; it should be a folder or a .tar.gz with <synset>/<object id>/image_<i>.jpg")
+    beside = source if source.is_dir() else source.parent
+    if lists is None and any((beside / name).exists() for name in LIST_NAMES): lists = beside
     is_val = None if lists is None else read_split_lists(lists)
     objects = _folder_objects(source) if source.is_dir() else _archive_objects(source)
-    out.mkdir(parents=True, exist_ok=True)
-    _clear(out)
-    try:
-        seen = _pack(out, objects, is_val, views)
-        if is_val is None: is_val = lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1])
-        elif missing := is_val.keys() - seen: raise ValueError(f"{source}: {len(missing)} listed objects are missing, first {'/'.join(min(missing))}")
-        return _finish(out, is_val, dict(source=source.name, lists=lists is not None, **({} if lists else dict(val_fraction=val_fraction, seed=seed))))
-    except BaseException:
-        _clear(out)
-        raise
+    _start(out, part)
+    seen, paths = _pack(out, objects, is_val, views, part)
+    if part: return None
+    if is_val and (missing := is_val.keys() - seen): raise ValueError(f"{source}: {len(missing)} listed objects are missing, first {'/'.join(min(missing))}")
+    _clear(out, paths)
+    if is_val is None: is_val = lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1])
+    return _finish(out, is_val, dict(source=source.name, lists=lists is not None, **({} if lists else dict(val_fraction=val_fraction, seed=seed))), list(seen))
 
 
-def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: int | None) -> set[tuple[str, str]]:
-    "Write the shards of a stream of objects; the objects' names."
-    seen, rows, size, held, shards = set(), [], None, 0, (out / f"shard-{k:05d}.arrow" for k in itertools.count())
-    for synset, object_id, files in _progress(objects, "packing"):
-        name = f"{synset}/{object_id}"
-        if (synset, object_id) in seen: raise ValueError(f"{name} comes a second time: the files of an object must follow each other")
-        if is_val is not None and (synset, object_id) not in is_val: raise ValueError(f"{name} is in none of the split lists")
-        row = _row_from_files(synset, object_id, files, views)
-        views, size = check_row(row, views, size)
-        seen.add((synset, object_id)); rows.append(row); held += sum(map(len, row.jpegs))
+def _shards(objects: Iterable[Files]) -> Iterator[list[Files]]:
+    shard, held = [], 0
+    for synset, object_id, files in objects:
+        shard.append((synset, object_id, files)); held += sum(map(len, files.values()))
         if held >= SHARD_BYTES:
-            write_shard(next(shards), rows)
-            rows, held = [], 0
-    if rows: write_shard(next(shards), rows)
+            yield shard
+            shard, held = [], 0
+    if shard: yield shard
+
+
+def _files_digest(shard: Sequence[Files]) -> str:
+    "Of the names and the CRC-32 of the files: it tells apart archives, not forgeries, and costs a tenth of SHA-256."
+    return _digest(json.dumps([(synset, object_id, {file: isal_zlib.crc32(content) for file, content in files.items()}) for synset, object_id, files in shard])).hex()
+
+
+def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: int | None, part: tuple[int, int] | None) -> tuple[dict[tuple[str, str], None], list[Path]]:
+    "Write a part of the shards of a stream of objects, if they are not there; the names of all objects, in order, and the paths of all shards."
+    seen, paths, size, (mine, parts) = {}, [], None, part or (0, 1)
+    for k, shard in enumerate(_shards(_progress(objects, "packing"))):
+        for synset, object_id, _ in shard:
+            name = f"{synset}/{object_id}"
+            if synset not in CLASS_BY_SYNSET: raise ValueError(f"{name}: unknown synset {synset!r}; it must be one of ShapeNetCore's 55, such as {CLASSES[0].synset}")
+            if (synset, object_id) in seen: raise ValueError(f"{name} comes a second time: the files of an object must follow each other")
+            if is_val is not None and (synset, object_id) not in is_val: raise ValueError(f"{name} is in none of the split lists")
+            seen[synset, object_id] = None
+        paths.append(path := out / f"shard-{k:05d}.arrow")
+        write = k % parts == mine and _kept({path: (made_with := _files_digest(shard))}) != {path}
+        rows = []
+        for files in shard if write else shard[:1]:    # all objects of a finished shard are like its first
+            rows.append(row := _row_from_files(*files, views))
+            views, size = check_row(row, views, size)
+        if write: write_shard(path, rows, made_with)
     if not seen: raise ValueError("there are no objects; there should be <synset>/<object id>/image_<i>.jpg")
-    return seen
+    return seen, paths

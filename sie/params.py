@@ -4,8 +4,8 @@
 
 # %% ../nbs/19_params.ipynb #cell003
 from __future__ import annotations
+import argparse
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
@@ -25,7 +25,7 @@ from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS
 
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
-           'load_params', 'fetch', 'apply_preset']
+           'load_params', 'fetch', 'apply_preset', 'main']
 
 # %% ../nbs/19_params.ipynb #cell006
 class _Section(BaseModel):
@@ -49,8 +49,7 @@ ClassName = Literal[tuple(c.name for c in CLASSES)]
 class Data(_Section):
     "Where images come from."
     source: Literal["procedural", "3diebench"]          # families of meshes rendered here, or the authors' archive (or folder)
-    input: str                                          # what `fetch` depends on: the code of the families, or the archive or folder
-    lists: str | None                                   # folder of the authors' split lists (3diebench); null: split here
+    input: str                                          # what `fetch` depends on: the code of the families, or the folder of the archive and the split lists, or of objects
     classes: Annotated[list[ClassName], AfterValidator(_distinct)]   # which of ShapeNetCore's; none named: all (procedural)
     objects_per_class: Annotated[int, Field(ge=2)]      # procedural
     views: Annotated[int, Field(ge=2)]                  # of each object
@@ -142,7 +141,7 @@ class Params(_Section):
                 raise ValueError(f"pretrain.batch_size is {self.pretrain.batch_size}, but there are about {self.train_objects} training objects with {self.pretrain.pairs_per_object} pairs each an epoch")
             steps = self.pretrain.epochs * (self.train_objects * self.pretrain.pairs_per_object // self.pretrain.batch_size)
             if self.pretrain.warmup >= steps: raise ValueError(f"pretrain.warmup is {self.pretrain.warmup} steps, but there are about {steps} steps in all")
-        elif self.data.input.endswith(".py"): raise ValueError(f"data.input is {self.data.input}; with data.source 3diebench it must be the authors' archive or an unpacked folder")
+        elif self.data.input.endswith(".py"): raise ValueError(f"data.input is {self.data.input}; with data.source 3diebench it must be data/3diebench, where the authors' archive and lists are downloaded to, or a folder in their layout")
         if self.pretrain.equivariant and self.pretrain.equivariant >= (dim := make_encoder(self.pretrain.encoder).dim):
             raise ValueError(f"pretrain.equivariant is {self.pretrain.equivariant}; it must be less than the {dim} dimensions of the encoder {self.pretrain.encoder}")
         return self
@@ -215,12 +214,16 @@ def _meant(given: Any, allowed: Iterable[str]) -> str:
     return "".join(f"; did you mean {name}?" for name in get_close_matches(str(given), allowed, 1))
 
 
-def fetch(params: Params, out: str | Path) -> ViewDataset:
-    "The data set that the parameters ask for: rendered, or packed from the authors' archive or folder."
+def fetch(
+    params: Params,
+    out: str | Path,                       # folder of the data set
+    part: tuple[int, int] | None = None,   # (k, n): make only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
+) -> ViewDataset | None:                   # none for a part
+    "The data set that the parameters ask for: rendered, or packed from the authors' archive or folder. Finished shards are kept."
     d = params.data
-    if d.source == "3diebench": return import_layout(Path(d.input), Path(out), d.lists, val_fraction=d.val_fraction, seed=d.seed)
+    if d.source == "3diebench": return import_layout(d.input, out, val_fraction=d.val_fraction, seed=d.seed, part=part)
     objects = procedural_objects(d.objects_per_class, d.chosen)
-    return render_dataset(out, objects, params.renderer, views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality)
+    return render_dataset(out, objects, params.renderer, views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality, part=part)
 
 # %% ../nbs/19_params.ipynb #cell010
 def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> None:
@@ -245,5 +248,18 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
     load_params(temporary)
     temporary.replace(params)
 
+# %% ../nbs/19_params.ipynb #cell015b
+def main(argv: list[str] | None = None) -> None:
+    "What `python -m sie.params` does, in the folder of params.yaml."
+    parser = argparse.ArgumentParser(prog="python -m sie.params", description="Apply a preset of presets.yaml to params.yaml, or make a part of the data set.")
+    parser.add_argument("what", metavar="PRESET | fetch", help="name of the preset, or fetch")
+    parser.add_argument("part", nargs="*", type=int, metavar="K N", help="for fetch: part K of N, K from 0 (SLURM: $SLURM_ARRAY_TASK_ID $SLURM_ARRAY_TASK_COUNT)")
+    given = parser.parse_args(argv)
+    if len(given.part) != 2 * (given.what == "fetch"): parser.error("give the name of a preset, or fetch K N")
+    try:
+        if given.part: fetch(load_params(), "data/views", tuple(given.part))
+        else: apply_preset(given.what)
+    except (ValueError, FileNotFoundError) as error: raise SystemExit(str(error)) from None
 
-if __name__ == "__main__" and "__file__" in globals(): apply_preset(*sys.argv[1:])  # not in a notebook
+
+if __name__ == "__main__" and "__file__" in globals(): main()  # not in a notebook

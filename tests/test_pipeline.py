@@ -1,8 +1,4 @@
 "The pipeline end to end, small, in a copy of the repository: what it makes, and what a change runs again."
-import os
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,29 +6,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
+from copies import change, copy_of_the_repository, run
 from sie.dataset import ViewDataset
 
-ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
 TINY = {"methods": ["sie_matrix", "sie+predictor.kind=mlp", "random"], "pretrain.seeds": [0, 1], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
 METHODS, STAGES = TINY["methods"], ("pretrain", "embed", "evaluate")
-
-
-def run(repo: Path, *command: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)}
-    return subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-
-
-def change(repo: Path, **values) -> None:
-    params = YAML(typ="safe").load(repo / "params.yaml")
-    for key, value in values.items():
-        *sections, last = key.split(".")
-        section = params
-        for part in sections: section = section[part]
-        section[last] = value
-    with open(repo / "params.yaml", "w") as file: YAML().dump(params, file)
 
 
 def to_run(repo: Path) -> set[str]:
@@ -44,13 +23,7 @@ def to_run(repo: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory) -> Path:
-    repo = tmp_path_factory.mktemp("clone") / "sie"
-    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(lambda f: f and (ROOT / f).is_file() and not f.startswith(("results/", "dvc.lock")), files):
-        (repo / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, repo / name)
-    subprocess.run("git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm copy", shell=True, cwd=repo, check=True)
-    assert run(repo, str(BIN / "python"), "-m", "sie.params", "smoke").returncode == 0
+    repo = copy_of_the_repository(tmp_path_factory.mktemp("clone") / "sie", "smoke")
     change(repo, **TINY)
     result = run(repo, "dvc", "repro")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -120,13 +93,3 @@ def test_a_mistake_stops_before_anything_is_computed(repo):
         result = run(repo, "dvc", "repro")
     finally: (repo / "params.yaml").write_text(before)
     assert result.returncode != 0 and "pretrain.lr: given 'fast'" in result.stdout + result.stderr
-
-
-def test_the_authors_archive_is_only_fetched_when_asked_for(repo):
-    shown = run(repo, "dvc", "dag", "--dot", "report").stdout
-    assert "data.dvc" not in shown
-    before = (repo / "params.yaml").read_text()
-    try:
-        change(repo, **{"data.source": "3diebench", "data.input": "data/3DIEBench.tar.gz"})
-        assert "data.dvc" in run(repo, "dvc", "dag", "--dot", "report").stdout
-    finally: (repo / "params.yaml").write_text(before)
