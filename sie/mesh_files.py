@@ -302,5 +302,5 @@ class MeshFileRenderer(ProceduralRenderer):
 
     def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int) -> UInt8[np.ndarray, "views height width 3"]:
         s = self.scene
-        pixel = (s.camera_radius - 0.5) * s.sensor_width / s.focal_length / self.size
-        return self._renderer.render(load_model(self._file(synset, object_id), self.up, pixel), latents, seed=seed)
+        pixel = (s.camera_radius - 0.5) * s.sensor_width / s.focal_length / self.size   # on the near side
+        return self._renderer.render(load_model(self._file(synset, object_id), self.up, 2 * pixel), latents, seed=seed)
