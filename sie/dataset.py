@@ -429,14 +429,15 @@ def render_dataset(
     objects_per_shard: int = 32,                  # what a kill costs at most, for each shard in work
     part: tuple[int, int] | None = None,          # (k, n): render only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
 ) -> ViewDataset | None:                          # none for a part
-    """Render objects into a data set. Finished shards made with the same settings are kept.
+    """Render objects into a data set. Finished shards made with the same settings are kept, and, if the renderer has a method `digest(synset, object_id)`, from the same files.
 
     Raises `ValueError` naming an object given twice, an unknown synset, an impossible image, and `TypeError` for a renderer that is not a dataclass."""
     out, objects = Path(out), [tuple(o) for o in objects]
     if len(set(objects)) < len(objects): raise ValueError(f"the object {'/'.join(Counter(objects).most_common(1)[0][0])} is given more than once")
     content = dict(_settings(render), views=views, ranges={k: list(map(float, v)) for k, v in ranges.items()}, seed=seed, jpeg_quality=jpeg_quality)
     shards = [objects[k:k + objects_per_shard] for k in range(0, len(objects), objects_per_shard)]
-    made_with = {out / f"shard-{k:05d}.arrow": _digest(json.dumps([content, shard], sort_keys=True)).hex() for k, shard in enumerate(shards)}
+    files = (lambda shard: [[render.digest(*o) for o in shard]]) if hasattr(render, "digest") else lambda shard: []   # of objects that are made of files
+    made_with = {out / f"shard-{k:05d}.arrow": _digest(json.dumps([content, shard, *files(shard)], sort_keys=True)).hex() for k, shard in enumerate(shards)}
     kept, source = _kept(made_with), dict(content, val_fraction=val_fraction)
     if kept == set(made_with) and (dataset := _finished(out, source)): return dataset
     _start(out, part)

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from .dataset import ProceduralRenderer, ViewDataset, import_layout, procedural_objects, render_dataset
+from .dataset import ProceduralRenderer, ViewDataset, import_layout, procedural_objects, render_dataset, split_objects
 from .encoders import ENCODERS, make_encoder
 from .evaluation import Probe
-from .meshes import CLASSES
+from .mesh_files import MeshFileRenderer, mesh_objects, usable_models
+from .meshes import CLASS_BY_SYNSET, CLASSES
 from .methods import METHODS, Method
 from .pretraining import Settings
 from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS
@@ -48,18 +49,20 @@ ClassName = Literal[tuple(c.name for c in CLASSES)]
 
 class Data(_Section):
     "Where images come from."
-    source: Literal["procedural", "3diebench"]          # families of meshes rendered here, or the authors' archive (or folder)
-    input: str                                          # what `fetch` depends on: the code of the families, or the folder of the archive and the split lists, or of objects
+    source: Literal["procedural", "3diebench", "meshes"]   # families of meshes rendered here, the authors' archive (or folder), or models from files rendered here
+    input: str                                          # what `fetch` depends on: the code of the families; the folder of the archive and the split lists, or of objects; or the folder of models
+    up: Literal["y", "z"]                               # the axis that points upwards in the models' files (meshes)
+    skip_broken: bool                                   # leave out models that cannot be used; false: stop (meshes)
     classes: Annotated[list[ClassName], AfterValidator(_distinct)]   # which of ShapeNetCore's; none named: all (procedural)
     objects_per_class: Annotated[int, Field(ge=2)]      # procedural
     views: Annotated[int, Field(ge=2)]                  # of each object
-    size: Annotated[int, Field(ge=8)]                   # of the frame, pixels (procedural)
-    crop: Positive | None                               # render the central square of that many pixels; null: the frame (procedural)
-    samples: Positive                                   # light paths per pixel (procedural)
+    size: Annotated[int, Field(ge=8)]                   # of the frame, pixels (procedural, meshes)
+    crop: Positive | None                               # render the central square of that many pixels; null: the frame (procedural, meshes)
+    samples: Positive                                   # light paths per pixel (procedural, meshes)
     val_fraction: Annotated[float, Field(gt=0, lt=1)]   # share of the objects of each class
     seed: int
-    ranges: dict[str, tuple[float, float]]              # of each latent (procedural)
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]   # procedural
+    ranges: dict[str, tuple[float, float]]              # of each latent (procedural, meshes)
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]   # procedural, meshes
 
     @property
     def chosen(self) -> list[str]:
@@ -131,17 +134,20 @@ class Params(_Section):
     @model_validator(mode="after")
     def _fit(self) -> Params:
         for name in self.methods: self.variant(name)
-        if self.data.source == "procedural":
+        if self.data.source != "3diebench":
             image = self.data.crop or self.data.size
-            if len(self.data.chosen) == 1: raise ValueError(f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all")
             if self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
                 raise ValueError(f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is")
             if self.pretrain.crop and self.pretrain.crop > image: raise ValueError(f"pretrain.crop is {self.pretrain.crop}, larger than the images ({image} px)")
+        if self.data.source == "procedural":
+            if len(self.data.chosen) == 1: raise ValueError(f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all")
             if self.pretrain.batch_size > self.train_objects * self.pretrain.pairs_per_object:
                 raise ValueError(f"pretrain.batch_size is {self.pretrain.batch_size}, but there are about {self.train_objects} training objects with {self.pretrain.pairs_per_object} pairs each an epoch")
             steps = self.pretrain.epochs * (self.train_objects * self.pretrain.pairs_per_object // self.pretrain.batch_size)
             if self.pretrain.warmup >= steps: raise ValueError(f"pretrain.warmup is {self.pretrain.warmup} steps, but there are about {steps} steps in all")
-        elif self.data.input.endswith(".py"): raise ValueError(f"data.input is {self.data.input}; with data.source 3diebench it must be data/3diebench, where the authors' archive and lists are downloaded to, or a folder in their layout")
+        elif self.data.input.endswith(".py"):
+            wanted = "data/3diebench, where the authors' archive and lists are downloaded to, or a folder in their layout" if self.data.source == "3diebench" else "the folder of the models"
+            raise ValueError(f"data.input is {self.data.input}; with data.source {self.data.source} it must be {wanted}")
         if self.pretrain.equivariant and self.pretrain.equivariant >= (dim := make_encoder(self.pretrain.encoder).dim):
             raise ValueError(f"pretrain.equivariant is {self.pretrain.equivariant}; it must be less than the {dim} dimensions of the encoder {self.pretrain.encoder}")
         return self
@@ -153,8 +159,9 @@ class Params(_Section):
 
     @property
     def renderer(self) -> ProceduralRenderer:
-        "What draws procedural data."
-        return ProceduralRenderer(size=self.data.size, samples=self.data.samples, crop=self.data.crop)
+        "What draws procedural data, or models from files."
+        frame = dict(size=self.data.size, samples=self.data.samples, crop=self.data.crop)
+        return MeshFileRenderer(folder=self.data.input, up=self.data.up, **frame) if self.data.source == "meshes" else ProceduralRenderer(**frame)
 
     def variant(self, name: str) -> tuple[str, Pretrain]:
         """A method's name, and the `pretrain` section as a variant changes it: `sie+predictor.depth=2+lr=1.0e-3` is `sie` with these two keys changed, and all else as in the file.
@@ -219,11 +226,15 @@ def fetch(
     out: str | Path,                       # folder of the data set
     part: tuple[int, int] | None = None,   # (k, n): make only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
 ) -> ViewDataset | None:                   # none for a part
-    "The data set that the parameters ask for: rendered, or packed from the authors' archive or folder. Finished shards are kept."
+    "The data set that the parameters ask for: rendered, from families or from files, or packed from the authors' archive or folder. Finished shards are kept."
     d = params.data
     if d.source == "3diebench": return import_layout(d.input, out, val_fraction=d.val_fraction, seed=d.seed, part=part)
-    objects = procedural_objects(d.objects_per_class, d.chosen)
+    if d.source == "procedural": objects = procedural_objects(d.objects_per_class, d.chosen)
+    else:
+        objects = usable_models(mesh_objects(d.input), d.skip_broken, d.up)
+        split_objects([CLASS_BY_SYNSET[synset].label for synset, _ in objects], d.val_fraction, d.seed)   # too few models: say so before they are rendered
     return render_dataset(out, objects, params.renderer, views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality, part=part)
+
 
 # %% ../nbs/19_params.ipynb #cell010
 def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> None:
