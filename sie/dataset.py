@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .meshes import CLASS_BY_SYNSET, CLASSES
-from .rotations import LATENT_NAMES, LATENT_RANGES, sample_latents
+from .rotations import LATENT_NAMES, LATENT_RANGES, Ranges, sample_latents, sample_translations
 
 def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
     "A bar over objects, in a terminal or notebook; none in a log, or if the environment has TQDM_DISABLE."
@@ -48,6 +48,7 @@ class ObjectRow(NamedTuple):
     object_id: str                           # unique within the synset
     latents: Float[np.ndarray, "views 7"]    # float32, `sie.rotations.LATENT_NAMES` for each view
     jpegs: list[bytes]                       # the encoded views
+    translations: Float[np.ndarray, "views 3"] | None = None   # float32, where the object's centre is moved to, bounding-box diagonals; none: in the origin
 
 
 def _image_size(jpeg: bytes, where: str) -> tuple[int, int]:
@@ -75,6 +76,8 @@ def check_row(
     if (bad := np.argwhere(~np.isfinite(row.latents))).size:
         view, k = bad[0]
         raise ValueError(f"{name}: latent {LATENT_NAMES[k]!r} of view {view} is {row.latents[view, k]}; latents must be finite")
+    if row.translations is not None and (row.translations.shape != (views, 3) or not np.isfinite(row.translations).all()):
+        raise ValueError(f"{name}: translations have the shape {row.translations.shape}; they must be {(views, 3)} finite numbers")
     for view, jpeg in enumerate(row.jpegs):
         found = _image_size(jpeg, f"{name}: image of view {view}")
         if size is None: size = found
@@ -117,16 +120,19 @@ def write_shard(
     rows: Sequence[ObjectRow],   # checked rows, all with the same number of views
     made_with: str = "",         # digest of what they depend on
 ) -> None:
-    "Store rows as one uncompressed Arrow IPC file of one record batch."
+    "Store rows as one uncompressed Arrow IPC file of one record batch, with a column `translations` if they have any. Raises `ValueError` if only some have."
     views = len(rows[0].jpegs)
     jpegs = [jpeg for row in rows for jpeg in row.jpegs]
     ends = np.cumsum([0, *map(len, jpegs)])
     images = pa.FixedSizeListArray.from_arrays(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(jpegs), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(jpegs))]), views)
     numbers = pa.array(np.concatenate([row.latents for row in rows]).astype(np.float32).ravel())
     latents = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(numbers, LATENTS), views)
+    moved = [row.translations for row in rows if row.translations is not None]
+    if len(moved) not in (0, len(rows)): raise ValueError(f"{path}: {len(moved)} of {len(rows)} objects have translations; it must be all or none")
     columns = dict(synset=pa.array([row.synset for row in rows]), object_id=pa.array([row.object_id for row in rows]),
                    label=pa.array([CLASS_BY_SYNSET[row.synset].label for row in rows], pa.int64()), latents=latents, images=images,
-                   sha256=pa.array([_digest(row.synset, row.object_id, row.latents.astype("<f4").tobytes(), *row.jpegs) for row in rows], pa.binary(32)))
+                   sha256=pa.array([_digest(row.synset, row.object_id, row.latents.astype("<f4").tobytes(), *([] if row.translations is None else [row.translations.astype("<f4").tobytes()]), *row.jpegs) for row in rows], pa.binary(32)))
+    if moved: columns["translations"] = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(moved).astype(np.float32).ravel()), 3), views)
     _write_table(path, pa.record_batch(columns, metadata={"made_with": made_with}))
 
 # %% ../nbs/08_dataset.ipynb #cell012
@@ -209,6 +215,13 @@ class ViewDataset:
     def latents(self) -> Float[np.ndarray, "objects views 7"]:
         parts = [_read_table(self.path / shard["file"]).column("latents").flatten().flatten().to_numpy() for shard in self.info["shards"]]
         return np.concatenate(parts).reshape(len(self), self.views, LATENTS)
+
+    @cached_property
+    def translations(self) -> Float[np.ndarray, "objects views 3"] | None:
+        "Where the objects' centres are moved to, bounding-box diagonals; none if they are not moved."
+        tables = [_read_table(self.path / shard["file"]) for shard in self.info["shards"]]
+        if "translations" not in tables[0].schema.names: return None
+        return np.concatenate([table.column("translations").flatten().flatten().to_numpy() for table in tables]).reshape(len(self), self.views, 3)
 
     def split(self, name: str) -> Int[np.ndarray, "objects"]:
         "Ascending indices of the `train` or `val` objects."
@@ -344,9 +357,10 @@ class ProceduralRenderer:
         from sie.scene import Renderer
         return Renderer(size=self.size, samples=self.samples, scene=self.scene, crop=self.crop)
 
-    def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int) -> UInt8[np.ndarray, "views height width 3"]:
+    def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int,
+                 translations: Float[np.ndarray, "views 3"] | None = None) -> UInt8[np.ndarray, "views height width 3"]:
         from sie.objects import make_object
-        return self._renderer.render(make_object(synset, int(object_id)), latents, seed=seed)
+        return self._renderer.render(make_object(synset, int(object_id)), latents, seed=seed, translations=translations)
 
 
 def procedural_objects(
@@ -364,18 +378,19 @@ def _settings(render: Callable) -> dict[str, Any]:
 
 
 def render_object(
-    render: Callable[..., UInt8[np.ndarray, "views height width 3"]],  # (synset, object_id, latents, seed) -> sRGB images
+    render: Callable[..., UInt8[np.ndarray, "views height width 3"]],  # (synset, object_id, latents, seed, and `translations=` if `ranges` has any) -> sRGB images
     synset: str, object_id: str,                  # which object
     views: int,                                   # how many views
-    ranges: Mapping[str, tuple[float, float]],    # of the latents, as in `sie.rotations.sample_latents`
+    ranges: Ranges,                               # of the latents, and of translations if there are to be any, as in `sie.rotations`
     seed: int,                                    # of the data set
     jpeg_quality: int,                            # 1..100; colours are not subsampled
 ) -> ObjectRow:
     "Draw the latents of an object's views and render them. The randomness depends on seed, synset and object id alone."
     rng = np.random.default_rng(np.frombuffer(_digest(str(seed), synset, object_id), "<u4"))
     latents = sample_latents(views, rng, ranges)
-    images = render(synset, object_id, latents, int(rng.integers(2 ** 31)))
-    return ObjectRow(synset, object_id, latents, [simplejpeg.encode_jpeg(np.ascontiguousarray(image), jpeg_quality, colorsubsampling="444") for image in images])
+    noise, translations = int(rng.integers(2 ** 31)), sample_translations(views, rng, ranges)   # in this order: without translations all is as it would be
+    images = render(synset, object_id, latents, noise, **({} if translations is None else dict(translations=translations)))
+    return ObjectRow(synset, object_id, latents, [simplejpeg.encode_jpeg(np.ascontiguousarray(image), jpeg_quality, colorsubsampling="444") for image in images], translations)
 
 # %% ../nbs/08_dataset.ipynb #cell021
 def _clear(out: Path, keep: Iterable[Path] = ()) -> None:
@@ -419,9 +434,9 @@ def _rendered(jobs: Sequence[tuple], workers: int) -> Iterator[ObjectRow]:
 def render_dataset(
     out: str | Path,                              # folder to make, or to go on with
     objects: Sequence[tuple[str, str]],           # (synset, object id)
-    render: Callable,                             # dataclass, called with (synset, object_id, latents, seed), returns sRGB images (views, height, width, 3) uint8
+    render: Callable,                             # dataclass, called with (synset, object_id, latents, seed) and `translations=` if there are any, returns sRGB images (views, height, width, 3) uint8
     views: int = 50,                              # of each object
-    ranges: Mapping[str, tuple[float, float]] = LATENT_RANGES,   # of each latent
+    ranges: Ranges = LATENT_RANGES,               # of each latent: (low, high) or a union of such; with translation_x, _y, _z the objects are moved as well
     seed: int = 0,                                # latents, split
     val_fraction: float = 0.2,                    # share of validation objects
     jpeg_quality: int = 95,                       # 1..100
@@ -434,7 +449,7 @@ def render_dataset(
     Raises `ValueError` naming an object given twice, an unknown synset, an impossible image, and `TypeError` for a renderer that is not a dataclass."""
     out, objects = Path(out), [tuple(o) for o in objects]
     if len(set(objects)) < len(objects): raise ValueError(f"the object {'/'.join(Counter(objects).most_common(1)[0][0])} is given more than once")
-    content = dict(_settings(render), views=views, ranges={k: list(map(float, v)) for k, v in ranges.items()}, seed=seed, jpeg_quality=jpeg_quality)
+    content = dict(_settings(render), views=views, ranges={k: np.array(v, float).tolist() for k, v in ranges.items()}, seed=seed, jpeg_quality=jpeg_quality)
     shards = [objects[k:k + objects_per_shard] for k in range(0, len(objects), objects_per_shard)]
     files = (lambda shard: [[render.digest(*o) for o in shard]]) if hasattr(render, "digest") else lambda shard: []   # of objects that are made of files
     made_with = {out / f"shard-{k:05d}.arrow": _digest(json.dumps([content, shard, *files(shard)], sort_keys=True)).hex() for k, shard in enumerate(shards)}
@@ -759,16 +774,17 @@ def export_layout(
     dataset: ViewDataset,
     folder: str | Path,     # made; must not exist yet
 ) -> None:
-    "Write a data set in the authors' layout with its split lists. The folder gets its name when it is complete."
+    "Write a data set in the authors' layout with its split lists; translations are values 8 to 10 of a latent file. The folder gets its name when it is complete."
     folder = Path(folder)
     if folder.exists(): raise FileExistsError(f"{folder} exists already; export makes a new folder")
     temporary = folder.with_name(folder.name + ".tmp")
     if temporary.exists(): shutil.rmtree(temporary)
+    rows = dataset.latents if dataset.translations is None else np.concatenate([dataset.latents, dataset.translations], -1)
     for k, (synset, object_id) in enumerate(zip(_progress(dataset.synsets, "exporting"), dataset.object_ids)):
         (home := temporary / synset / object_id).mkdir(parents=True)
         for view in range(dataset.views):
             (home / f"image_{view}.jpg").write_bytes(dataset.jpeg(k, view))
-            np.save(home / f"latent_{view}.npy", dataset.latents[k, view])
+            np.save(home / f"latent_{view}.npy", rows[k, view])
     write_split_lists(temporary, dataset)
     os.replace(temporary, folder)
 

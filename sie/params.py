@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
@@ -22,7 +23,7 @@ from .mesh_files import MeshFileRenderer, mesh_objects, usable_models
 from .meshes import CLASS_BY_SYNSET, CLASSES
 from .methods import METHODS, Method
 from .pretraining import Settings
-from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS
+from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS, TRANSLATION_NAMES, sample_latents
 
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
@@ -61,7 +62,7 @@ class Data(_Section):
     samples: Positive                                   # light paths per pixel (procedural, meshes)
     val_fraction: Annotated[float, Field(gt=0, lt=1)]   # share of the objects of each class
     seed: int
-    ranges: dict[str, tuple[float, float]]              # of each latent (procedural, meshes)
+    ranges: dict[str, Any]                              # of each latent: [low, high], or several of these for their union; translations may follow (procedural, meshes)
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]   # procedural, meshes
 
     @property
@@ -72,11 +73,14 @@ class Data(_Section):
     @field_validator("ranges", mode="before")
     @classmethod
     def _ranges(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or set(value) != set(LATENT_NAMES): raise ValueError(f"must have exactly the keys {', '.join(LATENT_NAMES)}")
-        for name, pair in value.items():
-            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(v, (int, float)) for v in pair) and pair[0] <= pair[1]):
-                raise ValueError(f"{name} must be [low, high] with low <= high, not {pair!r}")
-        return {name: tuple(map(float, pair)) for name, pair in value.items()}
+        if not isinstance(value, dict) or not set(LATENT_NAMES) <= set(value) <= {*LATENT_NAMES, *TRANSLATION_NAMES}:
+            raise ValueError(f"must have exactly the keys {', '.join(LATENT_NAMES)}, and may have {', '.join(TRANSLATION_NAMES)}")
+        numbers = lambda given: all(map(numbers, given)) if isinstance(given, (list, tuple)) else isinstance(given, (int, float))
+        for name, given in value.items():
+            if not numbers(given): raise ValueError(f"{name} must be [low, high] with low <= high, or several such pairs, not {given!r}")
+        sample_latents(0, np.random.default_rng(0), value)   # raises an error of its own for anything that cannot be drawn from
+        nested = lambda given: tuple(map(nested, given)) if isinstance(given, (list, tuple)) else float(given)
+        return {name: nested(given) for name, given in value.items()}
 
 
 class Predictor(_Section):

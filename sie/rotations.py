@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_rotations.ipynb #cell003
 from __future__ import annotations
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['LATENT_NAMES', 'LATENT_RANGES', 'ANGLES', 'HUES', 'ROTATION_FORMS', 'sample_latents', 'euler_to_quaternion',
-           'quaternion_multiply', 'quaternion_inverse', 'quaternion_to_matrix', 'quaternion_to_euler',
-           'relative_rotation', 'colour_difference', 'transformation', 'transformation_size', 'transformation_norm']
+__all__ = ['LATENT_NAMES', 'LATENT_RANGES', 'ANGLES', 'HUES', 'TRANSLATION_NAMES', 'Ranges', 'ROTATION_FORMS', 'sample_latents',
+           'sample_translations', 'euler_to_quaternion', 'quaternion_multiply', 'quaternion_inverse',
+           'quaternion_to_matrix', 'quaternion_to_euler', 'relative_rotation', 'colour_difference', 'transformation',
+           'transformation_size', 'transformation_norm']
 
 # %% ../nbs/00_rotations.ipynb #cell006
 #: Names of the seven latents, in the order of the data.
@@ -25,19 +26,45 @@ LATENT_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({
     "rotation_x": (-np.pi / 2, np.pi / 2), "rotation_y": (-np.pi / 2, np.pi / 2), "rotation_z": (-np.pi / 2, np.pi / 2),
     "floor_hue": (0.0, 1.0), "light_theta": (0.0, np.pi / 4), "light_phi": (0.0, 2 * np.pi), "light_hue": (0.0, 1.0)})
 ANGLES, HUES = slice(0, 3), [3, 6]  # where the rotation angles and the two hues stand
+#: What else may have a range: where the object's centre is moved to, bounding-box diagonals. It stays in the origin if none is given.
+TRANSLATION_NAMES = ("translation_x", "translation_y", "translation_z")
+Ranges = Mapping[str, tuple[float, float] | Sequence[tuple[float, float]]]   # (low, high), or several of these for their union
+
+
+def _uniform(names: Sequence[str], views: int, rng: np.random.Generator, ranges: Ranges) -> Float[np.ndarray, "views names"]:
+    "Independent numbers, each uniform over its interval or union of intervals."
+    for name, given in ranges.items():
+        if name not in LATENT_NAMES + TRANSLATION_NAMES: raise ValueError(f"unknown latent {name!r}; the latents are {', '.join(LATENT_NAMES)}, and there may be {', '.join(TRANSLATION_NAMES)}")
+        try: bounds = np.array(given, float).ravel()
+        except (TypeError, ValueError): bounds = np.array([])
+        if bounds.size < 2 or np.shape(given)[-1] != 2 or np.ndim(given) > 2 or not np.isfinite(bounds).all() or (np.diff(bounds) < 0).any():
+            raise ValueError(f"latent {name!r} has the range {given}; it must be finite numbers low <= high, or several such pairs, ascending and without overlap")
+    pieces = [np.array(ranges[name], float).reshape(-1, 2) for name in names]
+    low, length = np.array([(p[0, 0], np.diff(p).sum()) for p in pieces]).T
+    high = np.array([p[0, 1] if len(p) == 1 else p[0, 0] + n for p, n in zip(pieces, length)])
+    drawn = rng.uniform(low, high, (views, len(names)))     # as if the pieces touched each other ...
+    for k, p in enumerate(pieces):
+        for (_, end), (start, _) in zip(p, p[1:]): drawn[:, k] = np.where(drawn[:, k] >= end, drawn[:, k] + (start - end), drawn[:, k])   # ... and then moved apart
+    return drawn.astype(np.float32)
 
 
 def sample_latents(
     views: int,                                                   # how many
     rng: np.random.Generator,                                     # source of randomness
-    ranges: Mapping[str, tuple[float, float]] = LATENT_RANGES,    # (low, high) for some latents; the others keep 3DIEBench's
+    ranges: Ranges = LATENT_RANGES,                               # (low, high), or a union of such intervals, for some latents; the others keep 3DIEBench's
 ) -> Float[np.ndarray, "views 7"]:                                # float32
-    "Independent uniform latents. Raises `ValueError` naming an unknown latent or a range that is not low <= high."
-    for name, (low, high) in ranges.items():
-        if name not in LATENT_NAMES: raise ValueError(f"unknown latent {name!r}; the latents are {', '.join(LATENT_NAMES)}")
-        if not -np.inf < low <= high < np.inf: raise ValueError(f"latent {name!r} has the range ({low}, {high}); it must be finite numbers low <= high")
-    low, high = np.array([{**LATENT_RANGES, **ranges}[name] for name in LATENT_NAMES]).T
-    return rng.uniform(low, high, (views, 7)).astype(np.float32)
+    "Independent uniform latents. Raises `ValueError` naming an unknown latent or a range that is not low <= high, or intervals that overlap or do not ascend."
+    return _uniform(LATENT_NAMES, views, rng, {**LATENT_RANGES, **ranges})
+
+
+def sample_translations(
+    views: int,                             # how many
+    rng: np.random.Generator,               # source of randomness
+    ranges: Ranges,                         # those of `TRANSLATION_NAMES`; one that is not there is (0, 0)
+) -> Float[np.ndarray, "views 3"] | None:   # float32, bounding-box diagonals; none if no range holds anything but 0
+    "Independent uniform translations. Raises `ValueError` as `sample_latents` does."
+    if not any(np.any(ranges.get(name, 0)) for name in TRANSLATION_NAMES): return None
+    return _uniform(TRANSLATION_NAMES, views, rng, {**dict.fromkeys(TRANSLATION_NAMES, (0, 0)), **ranges})
 
 # %% ../nbs/00_rotations.ipynb #cell010
 def euler_to_quaternion(

@@ -117,8 +117,9 @@ def even_rows(
     lit = lamp @ away + rim @ away * (scene.floor_z - lamp[..., 2]) / down
     shaded = points @ away + np.maximum(points[..., 2] - scene.floor_z, 0) * np.tan(scene.sun_angle / 2)
     farthest = np.maximum(lit.max(1), shaded.max(1))[:, None, None] * away + [0, 0, scene.floor_z]
-    rows = (project(scene, np.concatenate([points, farthest], 1), size)[..., 1].min(1) - 1).clip(0, size).astype(int)
-    return np.where(rim[..., 2].max(1) < 0, rows, 0)                                                # no row if the cone reaches the horizon
+    before = points @ spherical(1, scene.camera_theta, scene.camera_phi) < scene.camera_radius
+    rows = (project(scene, np.concatenate([np.where(before[..., None], points, 0), farthest], 1), size)[..., 1].min(1) - 1).clip(0, size).astype(int)
+    return np.where((rim[..., 2].max(1) < 0) & before.all(1), rows, 0)                              # no row if the cone reaches the horizon, or the object the camera
 
 # %% ../nbs/07_scene.ipynb #cell018
 class Renderer:
@@ -146,9 +147,10 @@ class Renderer:
         latents: Float[np.ndarray, "views 7"],     # a row for each view
         seed: int = 0,                             # of the random numbers
         first: int = 0,                            # index of the first of these views, if an object's views come in several calls
+        translations: Float[np.ndarray, "views 3"] | None = None,   # where the object's centre is moved to, bounding-box diagonals; to the origin if not given
     ) -> UInt8[np.ndarray, "views crop crop 3"]:   # sRGB
-        "One picture for each row of latents. Raises `ValueError` for a mesh without faces or not finite, and for latents of a wrong shape or not finite."
-        latents, triangles, reflectance = _check(mesh, latents)
+        "One picture for each row of latents. Raises `ValueError` for a mesh without faces or not finite, and for latents or translations of a wrong shape or not finite."
+        latents, translations, triangles, reflectance = _check(mesh, latents, translations)
         mi.set_variant("scalar_rgb")
         dr.set_thread_count(self.threads)
         s, scene = self.scene, self._build(triangles)
@@ -164,10 +166,10 @@ class Renderer:
         floors, spots = hsv(latents[:, 3], s.floor_saturation, s.floor_value), hsv(latents[:, 6], s.spot_saturation, s.spot_value) * s.spot_power / (4 * np.pi)
         hull = trimesh.convex.hull_points(np.vstack([triangles.reshape(-1, 3), triangles.mean((0, 1))]))
         margin, images = (self.size - self.crop) // 2, np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
-        evens = (even_rows(s, hull @ rotations.swapaxes(1, 2), *latents.T[4:6], self.size) - margin).clip(0, self.crop - 1)
-        for view, (rotation, floor, spot, even) in enumerate(zip(rotations, floors, spots, evens.tolist())):
-            front = ((camera @ rotation - triangles[:, 0]) * normals).sum(1) >= 0
-            corners[:] = (np.where(front[:, None, None], triangles, triangles[:, ::-1]).reshape(-1, 3) @ rotation.T).ravel()
+        evens = (even_rows(s, hull @ rotations.swapaxes(1, 2) + translations[:, None], *latents.T[4:6], self.size) - margin).clip(0, self.crop - 1)
+        for view, (rotation, shift, floor, spot, even) in enumerate(zip(rotations, translations, floors, spots, evens.tolist())):
+            front = (((camera - shift) @ rotation - triangles[:, 0]) * normals).sum(1) >= 0
+            corners[:] = (np.where(front[:, None, None], triangles, triangles[:, ::-1]).reshape(-1, 3) @ rotation.T + shift).ravel()
             glow[:] = floor_light(np.where(front, 1, -1) * (normals @ rotation[2]), reflectance, floor, s.sun_strength).ravel()
             for name in ("vertex_positions", "face_glow"): params.set_dirty(f"object.{name}")
             light_theta, light_phi = latents[view, 4:6]
@@ -219,14 +221,17 @@ def _mesh(triangles: Float[np.ndarray, "faces 3 3"], **parts: dict) -> mi.Mesh:
     return mesh
 
 
-def _check(mesh: trimesh.Trimesh, latents: Float[np.ndarray, "views 7"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Latents, triangles and their linear reflectances, or an error that names what is wrong."
+def _check(mesh: trimesh.Trimesh, latents: Float[np.ndarray, "views 7"], translations: Float[np.ndarray, "views 3"] | None) -> tuple[np.ndarray, ...]:
+    "Latents, translations, triangles and their linear reflectances, or an error that names what is wrong."
     latents = np.asarray(latents, float)
     if latents.ndim != 2 or latents.shape[1] != len(LATENT_NAMES):
         raise ValueError(f"latents have the shape {latents.shape}; it must be (views, 7), the columns {', '.join(LATENT_NAMES)}")
     for view, column in np.argwhere(~np.isfinite(latents)):
         raise ValueError(f"{LATENT_NAMES[column]} of view {view} is {latents[view, column]}; latents must be finite")
+    translations = np.zeros((len(latents), 3)) if translations is None else np.asarray(translations, float)
+    if translations.shape != (len(latents), 3): raise ValueError(f"translations have the shape {translations.shape}; it must be {(len(latents), 3)}: x, y and z for each of the views")
+    for view, axis in np.argwhere(~np.isfinite(translations)): raise ValueError(f"translation {'xyz'[axis]} of view {view} is {translations[view, axis]}; translations must be finite")
     if not len(mesh.faces): raise ValueError(f"the mesh {mesh!r} has no faces, so there is nothing to see")
     if not np.isfinite(mesh.triangles).all(): raise ValueError(f"the mesh {mesh!r} has corners that are not finite")
     if not hasattr(mesh.visual, "face_colors"): raise ValueError(f"the mesh {mesh!r} has no colours for its faces but {type(mesh.visual).__name__}; convert them with mesh.visual.to_color()")
-    return latents, np.array(mesh.triangles, float), srgb_to_linear(mesh.visual.face_colors[:, :3] / 255)
+    return latents, translations, np.array(mesh.triangles, float), srgb_to_linear(mesh.visual.face_colors[:, :3] / 255)

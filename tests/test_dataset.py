@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import simplejpeg
 import torch
@@ -111,6 +112,47 @@ def test_damaged_files_are_refused_by_name(dataset, tmp_path):
     with pytest.raises(ValueError, match="shard-00001.arrow cannot be read"): sd.ViewDataset(copy)
     (copy / "dataset.json").unlink()
     with pytest.raises(FileNotFoundError, match="not a data set"): sd.ViewDataset(copy)
+
+
+# Ranges and translations
+
+
+@dataclass(frozen=True)
+class Recorder(Stripes):
+    "Stripes that move: their phase is the translation's."
+    def __call__(self, synset, object_id, latents, seed, translations=None):
+        return super().__call__(synset, object_id, latents if translations is None else latents + translations.sum(-1, keepdims=True), seed)
+
+
+def test_translations_are_stored_and_exported(dataset, tmp_path):
+    ranges, options = {**LATENT_RANGES, "translation_x": (-.2, .3), "translation_z": [[-.4, -.3], [.1, .2]]}, dict(views=4, workers=0, objects_per_shard=4)
+    moved = sd.render_dataset(tmp_path / "moved", OBJECTS, Recorder(), ranges=ranges, **options)
+    still = sd.render_dataset(tmp_path / "still", OBJECTS, Recorder(), ranges={**LATENT_RANGES, "translation_x": (0, 0)}, **options)
+    x, y, z = np.moveaxis(moved.translations, -1, 0)
+    assert moved.translations.shape == (10, 4, 3) and moved.translations.dtype == np.float32 and not y.any()
+    assert x.min() >= np.float32(-.2) and x.max() <= np.float32(.3) and len(np.unique(x)) == 40
+    assert (((z >= np.float32(-.4)) & (z <= np.float32(-.3))) | ((z >= np.float32(.1)) & (z <= np.float32(.2)))).all() and {True, False} == set((z < 0).ravel().tolist())
+    assert np.array_equal(moved.latents, dataset.latents) and moved.fingerprint != still.fingerprint
+    # without any, the files are those of before there were translations
+    assert still.translations is None and dataset.translations is None and still.fingerprint == dataset.fingerprint
+    assert pa.ipc.open_file(still.path / "shard-00000.arrow").schema.names == ["synset", "object_id", "label", "latents", "images", "sha256"]
+    # the pictures are those of the moved object
+    render = Recorder()
+    for k in (0, 7):
+        alone = sd.render_object(render, moved.synsets[k], moved.object_ids[k], 4, ranges, 0, 95)
+        assert np.array_equal(alone.translations, moved.translations[k]) and alone.jpegs == [bytes(moved.jpeg(k, v)) for v in range(4)] != [bytes(still.jpeg(k, v)) for v in range(4)]
+    sd.export_layout(moved, tmp_path / "layout")
+    for k, view in ((0, 0), (9, 3)):
+        assert np.array_equal(np.load(tmp_path / "layout" / moved.synsets[k] / moved.object_ids[k] / f"latent_{view}.npy"), np.r_[moved.latents[k, view], moved.translations[k, view]])
+    assert np.array_equal(sd.import_layout(tmp_path / "layout", tmp_path / "back", tmp_path / "layout").latents[0], moved.latents[list(moved.object_ids).index("000000")])
+
+
+def test_rows_with_and_without_translations_are_not_mixed(dataset, tmp_path):
+    row = sd.render_object(Stripes(), *OBJECTS[0], 4, LATENT_RANGES, 0, 95)
+    with pytest.raises(ValueError, match="1 of 2 objects have translations"): sd.write_shard(tmp_path / "shard.arrow", [row, row._replace(translations=np.zeros((4, 3), np.float32))])
+    assert not list(tmp_path.iterdir())
+    for wrong in (np.zeros((3, 3)), np.full((4, 3), np.nan)):
+        with pytest.raises(ValueError, match="translations have the shape"): sd.check_row(row._replace(translations=wrong))
 
 
 # Pairs
