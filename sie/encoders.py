@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 # %% auto #0
-__all__ = ['ENCODERS', 'PARTS', 'resnet18', 'BasicBlock', 'SmallResNet', 'make_encoder', 'Split', 'projector']
+__all__ = ['ENCODERS', 'PARTS', 'resnet18', 'BasicBlock', 'SmallResNet', 'ReleaseResNet', 'make_encoder', 'Split', 'projector']
 
 # %% ../nbs/09_encoders.ipynb #cell006
 def resnet18() -> nn.Module:
@@ -26,17 +27,22 @@ def resnet18() -> nn.Module:
 
 class BasicBlock(nn.Module):
     "Two convolutions beside a shortcut (He et al. 2016), the last normalisation at zero, so that the block starts as its shortcut. The names are torchvision's."
-    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, convolve: bool = False):   # `convolve`: the shortcut, also where nothing changes its shape
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
         nn.init.zeros_(self.bn2.weight)
         self.relu, self.downsample = nn.ReLU(inplace=True), None
-        if stride != 1 or inputs != outputs: self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        if convolve or stride != 1 or inputs != outputs: self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
         branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+
+
+def _initialise(encoder: nn.Module) -> None:
+    for m in encoder.modules():
+        if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
 
 class SmallResNet(nn.Module):
@@ -53,14 +59,30 @@ class SmallResNet(nn.Module):
         if pool: stem.append(nn.MaxPool2d(3, 2, 1))
         stages = [stage(widths[0], widths[0], 1), *(stage(i, o, 2) for i, o in zip(widths, widths[1:]))]
         self.layers = nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+        _initialise(self)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]: return self.layers(images)
 
+# %% ../nbs/09_encoders.ipynb #cell018
+class ReleaseResNet(nn.Module):
+    "The ResNet-18 of the authors' release, padded unevenly and with a convolution on the shortcut of each stage's first block: representation of 512. The names are torchvision's."
+    dim = 512
 
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, bias=False), nn.BatchNorm2d(64)
+        for k, (inputs, outputs) in enumerate([(64, 64), (64, 128), (128, 256), (256, 512)]):
+            self.add_module(f"layer{k + 1}", nn.Sequential(BasicBlock(inputs, outputs, 1 + (k > 0), convolve=True), BasicBlock(outputs, outputs)))
+        _initialise(self)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 512"]:
+        x = self.bn1(self.conv1(F.pad(images, (2, 3, 2, 3)))).relu()
+        x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-1e4), 3, 2)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
+
+# %% ../nbs/09_encoders.ipynb #cell022
 #: Encoders by the name they have in params.yaml.
-ENCODERS: Mapping[str, Callable[[], nn.Module]] = {"resnet18": resnet18, "small": SmallResNet}
+ENCODERS: Mapping[str, Callable[[], nn.Module]] = {"resnet18": resnet18, "resnet18_release": ReleaseResNet, "small": SmallResNet}
 
 
 def make_encoder(name: str) -> nn.Module:

@@ -35,8 +35,9 @@ from .rotations import relative_rotation
 if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'new_model', 'save_model',
-           'load_model', 'make_fabric', 'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
+__all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'new_model', 'ImageFormat',
+           'save_model', 'load_model', 'make_fabric', 'train_step', 'pretrain', 'write_curves', 'read_curves',
+           'pretrain_all', 'main']
 
 # %% ../nbs/13_pretraining.ipynb #cell006
 @dataclass(frozen=True)
@@ -183,11 +184,25 @@ def _whole_folder(folder: Path):
     shutil.rmtree(folder, ignore_errors=True); temporary.rename(folder)
 
 
-def save_model(model: Model, settings: Settings, folder: str | Path) -> None:
-    "Write `model.safetensors` and `settings.json`."
+@dataclass(frozen=True)
+class ImageFormat:
+    "What the images are that an encoder was trained on. Raises `ValueError` for anything but positive sizes and three finite means and positive deviations."
+    height: int             # pixels, before the settings' crop
+    width: int
+    mean: Sequence[float]   # of the channels red, green, blue, of pixels in [0, 1]
+    std: Sequence[float]
+
+    def __post_init__(self):
+        if min(self.height, self.width) < 1: raise ValueError(f"images of {self.height} x {self.width} pixels; both must be positive")
+        if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
+            raise ValueError(f"mean is {self.mean} and std {self.std}; they must be three finite numbers each, those of std positive")
+
+
+def save_model(model: Model, settings: Settings, images: ImageFormat, folder: str | Path) -> None:
+    "Write `model.safetensors`, `settings.json` and `images.json`."
     with _whole_folder(Path(folder)) as temporary:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
-        (temporary / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1))
+        for name, values in {"settings": settings, "images": images}.items(): (temporary / f"{name}.json").write_text(json.dumps(dataclasses.asdict(values), indent=1))
 
 
 def load_model(folder: str | Path) -> tuple[Model, Settings]:
@@ -280,7 +295,7 @@ def pretrain(
         if fabric.global_rank: return history
     if out is None: return history
     if logs: write_curves(history, logs)
-    save_model(model.cpu(), settings, out)
+    save_model(model.cpu(), settings, ImageFormat(dataset.height, dataset.width, dataset.mean, dataset.std), out)
     checkpoint.unlink(missing_ok=True)
     return history
 
