@@ -35,7 +35,7 @@ $(SETUP): requirements.txt settings.ini setup.py
 	touch $@
 
 repro: $(SETUP)
-	$(if $(PRESET),python -m sie.params $(PRESET))
+	$(if $(PRESET),python -m sie.params preset $(PRESET))
 	dvc repro $(ARGS)
 
 keep: $(SETUP)

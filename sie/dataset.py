@@ -34,8 +34,8 @@ def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
 # %% auto #0
 __all__ = ['LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'ObjectRow',
            'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'ProceduralRenderer', 'procedural_objects',
-           'render_object', 'exit_with_parent', 'render_dataset', 'normalise', 'Pairs', 'SingleViews', 'PairDataset',
-           'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader', 'write_split_lists',
+           'render_object', 'cores', 'exit_with_parent', 'render_dataset', 'normalise', 'Pairs', 'SingleViews',
+           'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader', 'write_split_lists',
            'read_split_lists', 'export_layout', 'import_layout']
 
 # %% ../nbs/08_dataset.ipynb #cell006
@@ -420,6 +420,11 @@ def _finished(out: Path, source: Mapping) -> ViewDataset | None:
     return dataset if dataset.info["source"] == json.loads(json.dumps(source)) else None
 
 
+def cores() -> int:
+    "How many cores this process may use: not all of the machine's where a scheduler such as SLURM gives it a share."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def exit_with_parent() -> None:
     "End this process when its parent is gone, even if that was killed."
     threading.Thread(target=lambda: (mp.parent_process().join(), os._exit(1)), daemon=True).start()
@@ -459,7 +464,7 @@ def render_dataset(
     if not part: _clear(out, kept)
     mine, parts = part or (0, 1)
     missing = [(path, shard) for path, shard in list(zip(made_with, shards))[mine::parts] if path not in kept]
-    rows = _rendered([(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard], os.cpu_count() if workers is None else workers)
+    rows = _rendered([(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard], cores() if workers is None else workers)
     size = None
     with _progress(None, "rendering", total=sum(len(s) for _, s in missing)) as bar:
         for path, shard in missing:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .dataset import ViewDataset, load_views
+from .dataset import ViewDataset, cores, load_views
 from .encoders import PARTS, Split
 from .methods import Model
 from .pretraining import load_model
@@ -265,7 +265,7 @@ def evaluate_all(
     jobs = embedded.values(), [models[name] for name in embedded], [probe] * len(embedded)
     if len(embedded) == 1: tables = [*map(_evaluate_saved, *jobs)]   # a process of its own takes seconds to start
     else:
-        with ProcessPoolExecutor(min(len(embedded), os.cpu_count()), mp.get_context("spawn"), torch.set_num_threads, (1,)) as pool: tables = [*pool.map(_evaluate_saved, *jobs)]
+        with ProcessPoolExecutor(min(len(embedded), cores()), mp.get_context("spawn"), torch.set_num_threads, (1,)) as pool: tables = [*pool.map(_evaluate_saved, *jobs)]
     return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
-from .dataset import ProceduralRenderer, exit_with_parent
+from .dataset import ProceduralRenderer, cores, exit_with_parent
 from .meshes import CLASS_BY_SYNSET, CLASSES, normalise
 
 # %% auto #0
@@ -271,7 +271,7 @@ def usable_models(
     workers: int | None = None,                # processes, 0 for this one; as many as the machine has cores if not given
 ) -> list[tuple[str, str]]:                    # (synset, object id) of those that can be used
     "Open every model. Raises `ValueError` listing each that cannot be used with the reason, or prints that list if they are to be skipped; in any case if none is left."
-    check, workers = partial(_fault, up=up), min(os.cpu_count() if workers is None else workers, len(objects) // 8)   # a process takes as long to start as a few models
+    check, workers = partial(_fault, up=up), min(cores() if workers is None else workers, len(objects) // 8)   # a process takes as long to start as a few models
     if not workers: faults = list(map(check, objects.values()))
     else:
         with ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent) as pool: faults = list(pool.map(check, objects.values(), chunksize=4))

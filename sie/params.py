@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
@@ -22,12 +23,12 @@ from .evaluation import Probe
 from .mesh_files import MeshFileRenderer, mesh_objects, usable_models
 from .meshes import CLASS_BY_SYNSET, CLASSES
 from .methods import METHODS, Method
-from .pretraining import Settings
+from .pretraining import Settings, pretrain
 from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS, TRANSLATION_NAMES, sample_latents
 
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
-           'load_params', 'fetch', 'apply_preset', 'main']
+           'load_params', 'fetch', 'apply_preset', 'main', 'train']
 
 # %% ../nbs/19_params.ipynb #cell006
 class _Section(BaseModel):
@@ -266,15 +267,28 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
 # %% ../nbs/19_params.ipynb #cell015b
 def main(argv: list[str] | None = None) -> None:
     "What `python -m sie.params` does, in the folder of params.yaml."
-    parser = argparse.ArgumentParser(prog="python -m sie.params", description="Apply a preset of presets.yaml to params.yaml, or make a part of the data set.")
-    parser.add_argument("what", metavar="PRESET | fetch", help="name of the preset, or fetch")
-    parser.add_argument("part", nargs="*", type=int, metavar="K N", help="for fetch: part K of N, K from 0 (SLURM: $SLURM_ARRAY_TASK_ID $SLURM_ARRAY_TASK_COUNT)")
+    parser = argparse.ArgumentParser(prog="python -m sie.params", description="Change params.yaml, or do a part of what it asks for.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    (preset := commands.add_parser("preset", help="set in params.yaml what a preset of presets.yaml names")).add_argument("name")
+    part = commands.add_parser("fetch", help="make part K of N of data/views, K from 0; `dvc repro fetch` then makes what is missing, checks and finishes it")
+    for name in "KN": part.add_argument(name, type=int)
+    run = commands.add_parser("train", help="one run, also under torchrun; `dvc repro` then takes up its finished checkpoint in place of training")
+    run.add_argument("method"); run.add_argument("seed", type=int)
     given = parser.parse_args(argv)
-    if len(given.part) != 2 * (given.what == "fetch"): parser.error("give the name of a preset, or fetch K N")
     try:
-        if given.part: fetch(load_params(), "data/views", tuple(given.part))
-        else: apply_preset(given.what)
+        if given.command == "preset": apply_preset(given.name)
+        elif given.command == "fetch": fetch(load_params(), "data/views", (given.K, given.N))
+        else: train(load_params(), given.method, given.seed)
     except (ValueError, FileNotFoundError) as error: raise SystemExit(str(error)) from None
+
+
+def train(params: Params, method: str, seed: int) -> None:
+    "Train one run to its finished checkpoint, where the stage `pretrain` looks for it. Raises `ValueError` for a method or seed that the parameters do not have or that is not trained, and as `sie.pretraining.pretrain`."
+    if method not in params.methods: raise ValueError(f"params.yaml has the methods {', '.join(params.methods)}, not {method!r}")
+    if seed not in params.pretrain.seeds: raise ValueError(f"params.yaml has the seeds {params.pretrain.seeds}, not {seed}")
+    if not params.method(method).terms: raise ValueError(f"{method} is not trained")
+    pretrain(ViewDataset("data/views"), params.settings(method, seed), None, checkpoints="runs/checkpoints")
+    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__" and "__file__" in globals(): main()  # not in a notebook

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .dataset import PairLoader, ViewDataset, Views, exit_with_parent, load_views
+from .dataset import PairLoader, ViewDataset, Views, cores, exit_with_parent, load_views
 from .methods import METHODS, Method, Model, Outputs
 from .rotations import relative_rotation
 
@@ -345,7 +345,7 @@ def pretrain_all(
     if len(runs) == 1 or not any(METHODS[s.method].terms for s in runs.values()):
         for name, settings in runs.items(): _pretrain_here(dataset, settings, folders[name])
         return [read_curves(Path(logs) / name) for name in runs]
-    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count())
+    workers = workers or (1 if torch.cuda.is_available() else cores())
     workers = min(workers, len(runs))
     context, waiting, running, failed = mp.get_context("spawn"), list(enumerate(runs.items())), {}, []
     steps = context.Array("q", 2 * len(runs), lock=False)
@@ -353,7 +353,7 @@ def pretrain_all(
         while waiting or running:
             while waiting and len(running) < workers:
                 slot, (name, settings) = waiting.pop(0)
-                running[name] = context.Process(target=_pretrain_in_process, args=(dataset.path, settings, max(1, os.cpu_count() // workers), steps, slot, folders[name]))
+                running[name] = context.Process(target=_pretrain_in_process, args=(dataset.path, settings, max(1, cores() // workers), steps, slot, folders[name]))
                 running[name].start()
             for name, process in list(running.items()):
                 process.join(.2 / len(running))

@@ -1,9 +1,7 @@
 "The SLURM scripts, with stand-ins for SLURM's commands: what they start, and what happens at the end of a job's time."
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from copies import BIN, ROOT, change, copy_repository, run
+from copies import BIN, ROOT, change, copy_of_the_repository, environment, run
 from sie.dataset import ViewDataset
 from sie.pretraining import read_curves
 
@@ -23,19 +21,17 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory) -> Path:
-    repo = copy_repository(tmp_path_factory.mktemp("slurm") / "sie")
-    (repo / ".venv/bin").mkdir(parents=True)
-    for name in ("python", "torchrun"):
-        (repo / ".venv/bin" / name).write_text(f'#!/bin/sh\nPYTHONPATH={repo} exec {BIN / name} "$@"\n'); (repo / ".venv/bin" / name).chmod(0o755)
+    repo = copy_of_the_repository(tmp_path_factory.mktemp("slurm") / "sie", "smoke")
+    (repo / ".venv").symlink_to(BIN.parent)
     (repo / "fake").mkdir()
     for name, body in COMMANDS.items(): (repo / "fake" / name).write_text(f"#!/bin/sh\n{body}\n"); (repo / "fake" / name).chmod(0o755)
-    assert run(repo, sys.executable, "-m", "sie.params", "preset", "smoke").returncode == 0
     change(repo, **{"methods": ["sie_matrix"], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 300, "pretrain.batch_size": 8, "pretrain.log_every": 5})
     return repo
 
 
 def start(repo: Path, script: str, *args: str, **slurm) -> subprocess.Popen:
-    env = {**os.environ, "PATH": f"{repo}/fake:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "SLURM_SUBMIT_DIR": str(repo), **{f"SLURM_{k}": str(v) for k, v in slurm.items()}}
+    env = environment(repo)
+    env |= {"PATH": f"{repo}/fake:{env['PATH']}", "SLURM_SUBMIT_DIR": str(repo), **{f"SLURM_{k}": str(v) for k, v in slurm.items()}}
     return subprocess.Popen(["bash", str(ROOT / "slurm" / script), *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
