@@ -120,7 +120,7 @@ def _opened(data: bytes, what: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
-    except Exception as error: raise ValueError(f"{what} is not a whole image: {error}") from None   # Pillow raises what comes
+    except Exception as error: raise ValueError(f"{what} is not a whole image: {str(error).partition(' <')[0]}") from None   # Pillow raises what comes
     return image
 
 
@@ -144,6 +144,15 @@ def _check_glb(path: Path) -> None:
         _opened(blob[view.get("byteOffset", 0):][:view["byteLength"]], f"{path}: image {k}")
 
 
+def _check_text(path: Path) -> None:
+    "Refuse what trimesh would read wrongly in an OBJ, or the head of a PLY."
+    with open(path, "rb") as file: text = file.read(2 ** 16 if path.suffix.lower() == ".ply" else -1)
+    if path.suffix.lower() == ".obj" and re.search(rb"^[ \t]*f[ \t][^\n]*-\d", text, re.MULTILINE): raise ValueError(f"{path} counts corners backwards (negative indices), which is not supported; export it with positive ones")
+    placed, coloured = ((rb"^vt[ \t]", rb"^v([ \t]+\S+){6}") if path.suffix.lower() == ".obj" else (rb"^property \w+ (s|u|texture_u|texcoord)[\r\n]", rb"^property \w+ red[\r\n]"))
+    if len(model_files(path)) == 1 and re.search(placed, text, re.MULTILINE) and re.search(coloured, text, re.MULTILINE):
+        raise ValueError(f"{path} has colours and texture coordinates, but names no image; take the coordinates out")   # they would take the colours' place
+
+
 def _linear(colours: UInt8[np.ndarray, "*shape"], linear: bool) -> Float[np.ndarray, "*shape"]:
     "Linear light of 8-bit colours that are linear already, or sRGB."
     from sie.scene import srgb_to_linear   # here and not above, as in sie.dataset: reading parameters needs no renderer
@@ -158,6 +167,7 @@ def _part(mesh: trimesh.Trimesh, linear: bool) -> _Part:
         material = visual.material
         pbr = isinstance(material, trimesh.visual.material.PBRMaterial)
         image = material.baseColorTexture if pbr else material.image
+        if image is not None and not image.format: image = None   # trimesh's own, where there are only coordinates; those from files have a format
         if pbr: colours[:] = 1 if material.baseColorFactor is None else material.baseColorFactor[:3] / 255
         elif image is not None: colours[:] = 1
         elif "kd" in material.kwargs: colours[:] = material.kwargs["kd"]
@@ -174,6 +184,7 @@ def _parts(path: Path) -> list[_Part]:
     for image in model_files(path)[1:]:
         if image.suffix.lower() != ".mtl": _opened(image.read_bytes(), f"{path}: the texture {image}")
     if path.suffix.lower() == ".glb": _check_glb(path)
+    if path.suffix.lower() in (".obj", ".ply"): _check_text(path)
     parts = []
     try:
         scene = trimesh.load_scene(path, process=False, resolver=FilePathResolver(path, allow_anywhere=True))   # ShapeNet's textures are in ../images
@@ -193,14 +204,15 @@ MOST_FACES = 2 ** 18   # after cutting
 
 
 def _cut(
-    corners: Float[np.ndarray, "faces 3 columns"],   # x, y, z of the corners, then what varies over a face, in units of a just visible step
+    corners: Float[np.ndarray, "faces 3 columns"],   # x, y, z of the corners, then what varies over a face, whose colour changes at whole numbers
     part: Int[np.ndarray, "faces"],                  # to which part each belongs
-    detail: float,                                   # longest edge that may be left where something varies
+    detail: float,                                   # longest edge that may be left where that happens
 ) -> tuple[Float[np.ndarray, "pieces 3 columns"], Int[np.ndarray, "pieces"]]:
-    "Halve faces across their longest edge, the longest first, until they are small or even enough."
+    "Halve faces across their longest edge, the longest first, until they are small or of one colour."
     while True:
         lengths = np.linalg.norm(corners[:, [1, 2, 0], :3] - corners[..., :3], axis=2)
-        longest = lengths.max(1) * (np.ptp(corners[..., 3:], axis=1) > 1).any(1)
+        step = np.floor(corners[..., 3:] + 1e-3 * (corners[..., 3:].mean(1, keepdims=True) - corners[..., 3:]))   # touching the next is not being in it
+        longest = lengths.max(1) * (step != step[:, :1]).any((1, 2))
         cut = longest > max(detail, longest.max() / 2)
         if not cut.any() or len(corners) + cut.sum() > MOST_FACES: return corners, part
         turned = (lengths[cut].argmax(1)[:, None] + np.arange(3)) % 3

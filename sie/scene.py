@@ -14,6 +14,7 @@ import numpy as np
 import trimesh
 from jaxtyping import Float, Int, UInt8
 from matplotlib.colors import hsv_to_rgb
+from scipy.spatial import QhullError
 from scipy.spatial.transform import Rotation
 
 from .rotations import LATENT_NAMES
@@ -164,7 +165,9 @@ class Renderer:
         camera, rotations = spherical(s.camera_radius, s.camera_theta, s.camera_phi), Rotation.from_euler("xyz", latents[:, :3]).as_matrix()
         hsv = lambda hue, saturation, value: hsv_to_rgb(np.stack([hue % 1, np.full_like(hue, saturation), np.full_like(hue, value)], -1))
         floors, spots = hsv(latents[:, 3], s.floor_saturation, s.floor_value), hsv(latents[:, 6], s.spot_saturation, s.spot_value) * s.spot_power / (4 * np.pi)
-        hull = trimesh.convex.hull_points(np.vstack([triangles.reshape(-1, 3), triangles.mean((0, 1))]))
+        hull = np.vstack([triangles.reshape(-1, 3), triangles.mean((0, 1))])
+        try: hull = trimesh.convex.hull_points(hull)
+        except QhullError: pass   # a flat object has none: all its corners
         margin, images = (self.size - self.crop) // 2, np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
         evens = (even_rows(s, hull @ rotations.swapaxes(1, 2) + translations[:, None], *latents.T[4:6], self.size) - margin).clip(0, self.crop - 1)
         for view, (rotation, shift, floor, spot, even) in enumerate(zip(rotations, translations, floors, spots, evens.tolist())):
