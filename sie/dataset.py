@@ -32,11 +32,11 @@ def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
     return tqdm(objects, what, unit="object", disable=True if os.environ.get("TQDM_DISABLE") else None, **options)
 
 # %% auto #0
-__all__ = ['LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'ObjectRow',
-           'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'ProceduralRenderer', 'procedural_objects',
-           'render_object', 'cores', 'exit_with_parent', 'render_dataset', 'normalise', 'Pairs', 'SingleViews',
-           'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader', 'write_split_lists',
-           'read_split_lists', 'export_layout', 'import_layout']
+__all__ = ['LATENTS', 'VERSION', 'PART_BYTES', 'STATISTICS_IMAGES', 'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES',
+           'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'ProceduralRenderer',
+           'procedural_objects', 'render_object', 'cores', 'exit_with_parent', 'render_dataset', 'normalise', 'Pairs',
+           'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader',
+           'write_split_lists', 'read_split_lists', 'export_layout', 'import_layout']
 
 # %% ../nbs/08_dataset.ipynb #cell006
 LATENTS = len(LATENT_NAMES)
@@ -162,13 +162,16 @@ def _central(full: int, crop: int) -> slice:
     return slice((full - crop) // 2, (full - crop) // 2 + crop)
 
 
+PART_BYTES = 2 ** 20   # of pixels that a thread takes at a time
+
+
 def _in_threads(
     work: Callable[[range], None],   # does a part; it should spend its time outside of Python's lock, as decoding and NumPy do
     count: int,                      # of images, or of other things
     size: int,                       # bytes of pixels in each
 ) -> None:
-    "Do range(count) in parts of about 1 MiB, in as many threads as torch computes with (`OMP_NUM_THREADS`, `torch.set_num_threads`). One part is done in this thread."
-    step = max(1, 2 ** 20 // size)
+    "Do range(count) in parts of about `PART_BYTES`, in as many threads as torch computes with (`OMP_NUM_THREADS`, `torch.set_num_threads`). One part is done in this thread."
+    step = max(1, PART_BYTES // size)
     parts = [range(k, min(k + step, count)) for k in range(0, count, step)]
     if (threads := min(torch.get_num_threads(), len(parts))) < 2:
         for part in parts: work(part)
@@ -261,7 +264,7 @@ class ViewDataset:
         device = torch.device(device)
         if device.type == "cuda":
             try: return _decode_by_torchvision([self.jpeg(*key) for key in zip(objects, views)], device)[..., _central(self.height, height), _central(self.width, width)].contiguous(memory_format=torch.channels_last)
-            except RuntimeError: pass               # a kind of JPEG or a build that it cannot do; below, a damaged one is named
+            except (ImportError, RuntimeError): pass   # a kind of JPEG or a build that it cannot do; below, a damaged one is named
         images = torch.empty((len(objects), height, width, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
         pixels = images.numpy()
         def work(part):

@@ -1,6 +1,7 @@
 """The data set under faults: broken input, kills, restarts, damaged files."""
-import gzip, io, os, pickle, shutil, signal, subprocess, sys, tarfile, time
+import gzip, io, os, pickle, shutil, signal, subprocess, sys, tarfile, threading, time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,88 @@ def test_statistics_are_of_training_objects_only(dataset):
     pixels = dataset.decode_all(objects=dataset.split("train")).movedim(2, 0).flatten(1).double() / 255
     assert np.allclose(dataset.mean, pixels.mean(1)) and np.allclose(dataset.std, pixels.std(1, correction=0))
     assert not np.allclose(dataset.mean, dataset.decode_all().movedim(2, 0).flatten(1).double().mean(1) / 255, atol=1e-4)
+
+
+def test_statistics_are_exact(dataset, monkeypatch):
+    pixels = dataset.decode_all(objects=dataset.split("train")).movedim(2, -1).reshape(-1, 3).numpy().astype(object)      # Python's integers
+    n, sums, squares = len(pixels), pixels.sum(0), (pixels ** 2).sum(0)
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr(sd, "PART_BYTES", 1000)
+        found = sd._channel_statistics(dataset)
+        assert found["mean"] == [float(Fraction(s, 255 * n)) for s in sums]
+        assert np.allclose(np.square(found["std"]), [float(Fraction(n * q - s * s, (255 * n) ** 2)) for s, q in zip(sums, squares)], rtol=1e-14, atol=0)
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    "Parts of three images in four threads; the threads that took part."
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(sd, "PART_BYTES", 3 * 16 * 16 * 3)
+    seen, frame = set(), sd.ViewDataset._reader
+    def reader(self, crop):
+        seen.add(threading.current_thread()); time.sleep(.01)
+        return frame(self, crop)
+    monkeypatch.setattr(sd.ViewDataset, "_reader", reader)
+    return seen
+
+
+def test_threads_decode_the_same(dataset, threads):
+    objects, views = np.random.default_rng(0).integers([[10], [4]], size=(2, 50))
+    for crop in (None, 7):
+        threads.clear()
+        expected = torch.stack([torch.from_numpy(simplejpeg.decode_jpeg(bytes(dataset.jpeg(k, v)))).permute(2, 0, 1) for k, v in zip(objects, views)])
+        if crop: expected = expected[..., 4:11, 4:11]
+        assert torch.equal(dataset.decode(objects, views, crop), expected) and len(threads) == 4
+        assert torch.equal(dataset.decode_all(crop)[objects, views], expected)
+        for in_memory in (True, False):
+            data = sd.load_views(dataset, crop=crop, in_memory=in_memory)
+            images = data.normalised(torch.from_numpy(objects), torch.from_numpy(views))
+            assert torch.equal(images, sd.normalise(expected, data.mean, data.std)) and images.is_contiguous(memory_format=torch.channels_last)
+    assert not [t for t in threads if t.is_alive() and t is not threading.current_thread()]
+    assert torch.equal(sd._decode_by_torchvision([dataset.jpeg(3, 1), dataset.jpeg(9, 0)], torch.device("cpu")), dataset.decode([3, 9], [1, 0]))   # how nvJPEG is called
+
+
+def test_what_was_handed_out_is_not_written_over(dataset):
+    data, index = sd.load_views(dataset), torch.arange(4)
+    batch = lambda object: data.normalised(torch.full((4,), object), index)
+    held = [(k, batch(k)[1:, :, 2:5]) for k in range(10)]                       # parts of batches, for longer than memory is kept
+    kept = batch(0).untyped_storage().data_ptr()
+    assert batch(1).untyped_storage().data_ptr() == kept                        # nobody holds it: used again
+    for k, part in held: assert torch.equal(part, sd.normalise(dataset.decode([k] * 4, range(4)), data.mean, data.std)[1:, :, 2:5])
+    weight = torch.ones((), requires_grad=True)
+    loss = (weight * batch(2)).sum()                                            # the graph holds its input
+    for k in range(20): batch(k % 10)
+    loss.backward()
+    torch.testing.assert_close(weight.grad, batch(2).sum())
+
+
+def test_lazy_epochs_end_and_fail_cleanly(dataset, tmp_path):
+    before = set(threading.enumerate())
+    lazy, memory = (sd.PairLoader(sd.load_views(dataset, in_memory=m), 3, 0, drop_last=False) for m in (False, True))
+    for start in range(5):
+        for a, b in zip(lazy.epoch(4, start), memory.epoch(4, start), strict=True): assert all(map(torch.equal, a, b))
+    half = lazy.epoch(0); next(half); half.close()
+    assert set(threading.enumerate()) == before
+    copy = shutil.copytree(dataset.path, tmp_path / "copy")
+    shard, jpeg = copy / "shard-00001.arrow", bytes(dataset.jpeg(5, 1))
+    shard.write_bytes(shard.read_bytes().replace(jpeg, jpeg[:-60] + bytes(60)))
+    broken = sd.PairLoader(sd.load_views(sd.ViewDataset(copy), in_memory=False), 3, 0, pairs_per_object=20)
+    with pytest.raises(ValueError, match=f"{dataset.synsets[5]}/{dataset.object_ids[5]}, view 1, is damaged"): list(broken.epoch(0))
+    assert set(threading.enumerate()) == before
+
+
+def test_free_memory_decides_what_is_decoded_at_once(dataset, monkeypatch):
+    needed = 10 * 4 * 3 * 16 * 16
+    for free, lazy in ((2 * needed, False), (2 * needed - 2, True)):
+        monkeypatch.setattr(sd, "_free_memory", lambda: free)
+        assert isinstance(sd.load_views(dataset).images, sd.JpegViews) is lazy
+        assert not isinstance(sd.load_views(dataset, in_memory=True).images, sd.JpegViews)
+    monkeypatch.undo()
+    alone = sd._free_memory()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert alone / 8 < sd._free_memory() < alone / 2
+    with pytest.raises(ValueError, match="crop is 17"): sd.load_views(dataset, crop=17, in_memory=False)
 
 
 def test_damaged_files_are_refused_by_name(dataset, tmp_path):
