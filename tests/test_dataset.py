@@ -472,6 +472,13 @@ ARCHIVES = {  # additional member -> what the message must say
     "deep": (member("a/b/02691156/x/image_0.jpg", b"x"), "unexpected member 'a/b/02691156/x/image_0.jpg'"),
     "stray": (member("3DIEBench/script.sh", b"x"), "unexpected member '3DIEBench/script.sh'"),
     "scattered object": (member("3DIEBench/02691156/000000/image_9.jpg", b"x"), "02691156/000000 comes a second time"),
+    "sparse": (member("3DIEBench/02691156/x/image_0.jpg", type=tarfile.GNUTYPE_SPARSE), r"image_0.jpg' is a link or special file \(type 'S'\)"),
+    "sparse, pax": (member("3DIEBench/02691156/x/image_0.jpg", b"x", pax_headers={"GNU.sparse.major": "1"}), "image_0.jpg' is a link or special file"),
+    "unknown type": (member("3DIEBench/02691156/x/image_0.jpg", b"x", type=b"V"), r"image_0.jpg' is a link or special file \(type 'V'\)"),
+    "fifo": (member("3DIEBench/02691156/x/image_0.jpg", type=tarfile.FIFOTYPE), "image_0.jpg' is a link or special file"),
+    "outside by pax": (member("harmless", b"x", pax_headers={"path": "/etc/02691156/x"}), "'/etc/02691156/x' lies outside"),
+    "outside by a long name": (member("/" + "long/" * 40, b"x"), "lies outside"),
+    "too large": (member("3DIEBench/02691156/x/image_0.jpg", pax_headers={"size": str(2 ** 33)}), "image_0.jpg' has 8589934592 bytes"),
 }
 
 
@@ -499,6 +506,135 @@ def test_damaged_archives_are_refused(exported, tmp_path):
     with pytest.raises(ValueError, match="there are no objects"): sd.import_layout(path, tmp_path / "set")
     with pytest.raises(FileNotFoundError, match="does not exist"): sd.import_layout(tmp_path / "nowhere", tmp_path / "set")
     assert not list((tmp_path / "set").iterdir())
+
+
+def raw(members, form=tarfile.GNU_FORMAT):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for info, data in members: tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def test_a_file_twice_in_an_object_is_refused(exported, tmp_path):
+    last = ("3DIEBench/02747177/000004/image_0.jpg", b"x")
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(raw([member(*last), member(*last)])))
+    with pytest.raises(ValueError, match="a.tar.gz: member '3DIEBench/02747177/000004/image_0.jpg' comes a second time"): sd.import_layout(path, tmp_path / "set")
+
+
+# names as they may be: parts of up to 255 bytes, more than fit the header of any form, any letters; content of sizes around the block's
+parts_of_names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60).filter(lambda p: p not in (".", ".."))
+names_of_files = st.lists(parts_of_names, min_size=1, max_size=9).map("/".join)
+contents_of_files = st.one_of(st.binary(max_size=20), st.sampled_from([511, 512, 513, 2000, 2 ** 20 - 512, 2 ** 20 + 1]).map(lambda n: bytes(range(256)) * (n // 256) + bytes(n % 256)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(names_of_files, contents_of_files, st.booleans()), max_size=6), st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+def test_tar_streams_are_read_as_tarfile_reads_them(members, form):
+    buffer, kept = io.BytesIO(), []
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, data, folder in members:
+            info, data = member(name, b"" if folder else data, **({"type": tarfile.DIRTYPE} if folder else {}))
+            try: tar.addfile(info, io.BytesIO(data))
+            except ValueError: continue                                         # too long a name for ustar
+            if not folder: kept.append((name, data))
+    with tarfile.open(fileobj=io.BytesIO(buffer.getvalue())) as tar: assert [(m.name, tar.extractfile(m).read()) for m in tar if m.isreg()] == [(n, d) for n, d in kept]
+    assert list(sd._tar_files(io.BytesIO(buffer.getvalue()))) == kept
+
+
+def test_no_change_of_a_tar_stream_goes_unseen():
+    whole = raw([member("3DIEBench/02691156/x/image_0.jpg", b"content" * 100), member("y" * 130, b"z"), member("3DIEBench/LICENSE")])
+    expected = list(sd._tar_files(io.BytesIO(whole)))
+    headers = [at for at in range(0, len(whole), 512) if whole[at + 257:at + 262] == b"ustar"]
+    assert len(headers) == 4                                                    # one is the long name's
+    for at in headers:
+        for byte in range(512):
+            changed = bytearray(whole)
+            changed[at + byte] ^= 4
+            try: read = list(sd._tar_files(io.BytesIO(bytes(changed))))
+            except (ValueError, EOFError): continue
+            assert 148 <= byte < 156 and read == expected, (at, byte)           # 4 makes a space of the checksum's end a dollar, which no one reads
+    for keep in range(0, len(whole.rstrip(b"\0")) // 512 * 512 + 1, 100):
+        with pytest.raises(EOFError): list(sd._tar_files(io.BytesIO(whole[:keep])))
+    with pytest.raises(ValueError, match="data after the archive's end"): list(sd._tar_files(io.BytesIO(whole + whole)))
+    for damaged in (b"12 path=x", b"99 path=x\n", b"0 path=x\n", b"-3 path=x\n", b"hello\n", b"9 path x\n"):
+        with pytest.raises(ValueError, match="damaged pax header"): sd._pax_records(damaged)
+
+
+def test_gzip_members_one_after_another(dataset, exported, tmp_path):
+    path = archive(exported, tmp_path / "a.tar.gz")
+    tar = gzip.decompress(path.read_bytes())
+    path.write_bytes(b"".join(gzip.compress(tar[k:k + 10_000]) for k in range(0, len(tar), 10_000)) + bytes(512))   # as parallel compressors and tapes make them
+    assert sd.import_layout(path, tmp_path / "set", lists=exported).fingerprint == dataset.fingerprint
+    path.write_bytes(gzip.compress(tar) + b"rubbish")
+    with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): sd.import_layout(path, tmp_path / "set")
+    path.write_bytes(gzip.compress(tar) + gzip.compress(tar))
+    with pytest.raises(ValueError, match="a.tar.gz: there is data after the archive's end"): sd.import_layout(path, tmp_path / "set")
+
+
+# Parts and restarts
+
+
+def test_rendering_in_parts(tmp_path):
+    part = lambda k, n, out=tmp_path / "parts": sd.render_dataset(out, OBJECTS, Stripes(), views=4, workers=0, objects_per_shard=2, part=(k, n))
+    assert part(2, 3) is None and [p.name for p in (tmp_path / "parts").iterdir()] == ["shard-00002.arrow"]
+    part(0, 3)
+    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == [f"shard-0000{k}.arrow" for k in (0, 2, 3)]
+    with pytest.raises(FileNotFoundError, match="not a data set"): sd.ViewDataset(tmp_path / "parts")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
+    render(tmp_path / "parts")                                                    # the last part never ran
+    render(tmp_path / "whole")
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole") and all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    for k, n in ((3, 3), (-1, 3), (0, 0)):
+        with pytest.raises(ValueError, match=f"part {k} of {n}"): part(k, n, tmp_path / "none")
+
+
+def test_every_object_is_there_exactly_once(dataset, tmp_path):
+    copy = shutil.copytree(dataset.path, tmp_path / "copy")
+    lists = {key: False for key in OBJECTS} | {OBJECTS[0]: True}
+    assert len(sd._finish(copy, lists, {}, OBJECTS)) == 10
+    with pytest.raises(ValueError, match="must be 11 objects, but there are 10: 03001627/x is missing"): sd._finish(copy, lists, {}, [*OBJECTS, ("03001627", "x")])
+    with pytest.raises(ValueError, match="must be 9 objects, but there are 10: 02691156/000000 is too many"): sd._finish(copy, lists, {}, OBJECTS[1:])
+    shutil.copy(copy / "shard-00000.arrow", copy / "shard-00009.arrow")
+    with pytest.raises(ValueError, match="02691156/000000 is there more than once"): sd._finish(copy, lists, {}, OBJECTS)
+
+
+def test_packing_in_parts_and_after_a_kill(exported, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(sd, "SHARD_BYTES", 5000)
+    source = archive(exported, tmp_path / "a.tar.gz")
+    pack = lambda out, **options: sd.import_layout(source, tmp_path / out, lists=exported, **options)
+    whole = pack("whole")
+    shards = [shard["file"] for shard in whole.info["shards"]]
+    assert len(shards) > 3 and whole.fingerprint == dataset.fingerprint
+    files = lambda out: sorted(path.name for path in (tmp_path / out).iterdir())
+    assert pack("parts", part=(1, 3)) is None and files("parts") == shards[1::3]
+    pack("parts", part=(2, 3))
+    with pytest.raises(FileNotFoundError, match="not a data set"): sd.ViewDataset(tmp_path / "parts")
+    (tmp_path / "parts" / "shard-00000.arrow.tmp").write_bytes(b"half"); (tmp_path / "parts" / "shard-00099.arrow").write_bytes(b"of another set")
+    stamps = {name: (tmp_path / "parts" / name).stat().st_mtime_ns for name in shards[1::3] + shards[2::3]}
+    pack("parts")
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole") and all((tmp_path / "parts" / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
+    victim = exported / "02747177" / "000003" / "latent_1.npy"
+    saved = victim.read_bytes()
+    try:                                                                          # another archive, with the same names and sizes
+        victim.write_bytes(saved[:-4] + np.float32(.25).tobytes())
+        archive(exported, source)
+        changed = pack("parts")
+    finally: victim.write_bytes(saved)
+    kept = [name for name, stamp in stamps.items() if (tmp_path / "parts" / name).stat().st_mtime_ns == stamp]
+    assert changed.fingerprint != whole.fingerprint and len(kept) < len(stamps) and (changed.latents != whole.latents).sum() == 1
+
+
+def test_lists_and_archive_in_one_folder(exported, dataset, tmp_path):
+    (home := tmp_path / "3diebench").mkdir()
+    for name in sd.LIST_NAMES: shutil.copy(exported / name, home)
+    archive(exported, home / "3DIEBench.tar.gz")
+    data = sd.import_layout(home, tmp_path / "set")
+    assert data.fingerprint == dataset.fingerprint and data.info["source"] == {"source": "3DIEBench.tar.gz", "lists": True}
+    (home / "val_images.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="val_images.npy is missing"): sd.import_layout(home, tmp_path / "set")
+    shutil.copy(home / "3DIEBench.tar.gz", home / "b.tar.gz")
+    with pytest.raises(ValueError, match="holds 2 archives, 3DIEBench.tar.gz and b.tar.gz"): sd.import_layout(home, tmp_path / "set")
 
 
 def test_split_lists(exported, layout, tmp_path):
