@@ -7,7 +7,7 @@
 Every measurement runs in fresh processes, one after the other, on the CPU. Sizes are those of the default preset, whatever params.yaml says now.
 Imports that only some benchmarks need are in these, for else they would count in the start-up time and memory of the others."""
 from __future__ import annotations
-import argparse, csv, json, multiprocessing as mp, os, platform, resource, sys, tempfile, time
+import argparse, csv, importlib.util, json, multiprocessing as mp, os, platform, resource, sys, tempfile, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -171,6 +171,33 @@ def rendering(scale: Scale, work: Path) -> list[Row]:
             Row(what + f"{every}, after start-up", steady(""), "images/s", naive),
             Row(what + f"{every}, {many * data.views} images in all", data.views * many / seconds["long"], "images/s", naive),
             Row(what + f"only the central {data.crop} px, {every}, after start-up", steady(" crop"), "images/s", naive)]
+
+
+# ---- the reference renderer
+
+def renderer_rates(scale: Scale, size: int, samples: int) -> dict[str, float]:
+    "Images per second of Mitsuba and Blender for the same scene, 1 thread each."
+    from sie.blender import BlenderRenderer
+    from sie.objects import make_object
+    from sie.scene import Renderer
+    meshes = [make_object(synset, int(object_id)) for synset, object_id in mixed(scale, 3)]
+    latents = sample_latents(scale.data.views, np.random.default_rng(0))
+    renderers = {"Blender": BlenderRenderer(size, samples), "Mitsuba": Renderer(size, samples)}
+    pictures = {name: renderer.render(meshes[0], latents[:2]).astype(float) for name, renderer in renderers.items()}   # warm, and alike
+    assert ((pictures["Blender"] - pictures["Mitsuba"]) ** 2).mean() < 255 ** 2 / 10 ** 2.5, "the pictures are less than 25 dB alike"
+    def seconds(renderer): return timed(lambda: [renderer.render(mesh, latents) for mesh in meshes])
+    runs = [{name: seconds(renderer) for name, renderer in renderers.items()} for _ in range(scale.repeats)]
+    return {name: len(meshes) * len(latents) / median(run[name] for run in runs) for name in renderers}
+
+
+def blender(scale: Scale, work: Path) -> list[Row]:
+    """Images rendered of the same objects under the same latents, of the same size and with the same number of samples per pixel, by Mitsuba (`sie.scene.Renderer`) and by Blender's Cycles (`sie.blender.BlenderRenderer`), on 1 thread;
+    making the scene of each object is in it, encoding and storing are not."""
+    rows = []
+    for size, samples in ((scale.data.size, scale.samples), (2 * scale.data.size, 4 * scale.samples)):
+        rates, what = fresh(renderer_rates, scale, size, samples)[0], f"{size} px, {samples} samples, "
+        rows += [Row(what + "Blender", rates["Blender"], "images/s"), Row(what + "Mitsuba", rates["Mitsuba"], "images/s", what + "Blender")]
+    return rows
 
 
 # ---- loading
@@ -481,7 +508,7 @@ def memory(scale: Scale, work: Path) -> list[Row]:
 
 # ---- results
 
-BENCHMARKS = {f.__name__: f for f in (rendering, loading, scale, training, predictor, evaluation, memory)}
+BENCHMARKS = {f.__name__: f for f in (rendering, blender, loading, scale, training, predictor, evaluation, memory)}
 COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command")
 
 
@@ -534,15 +561,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing is written")
     args = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
-    results = []
+    results, names = [], args.only
+    if "blender" in names and importlib.util.find_spec("bpy") is None:
+        print('blender, skipped and its old rows kept: its module bpy is not there (`pip install "sie[blender]"`)')
+        names = [name for name in names if name != "blender"]
     with tempfile.TemporaryDirectory() as work:
-        for name in args.only:
+        for name in names:
             start = time.perf_counter()
             rows = tidy(name, BENCHMARKS[name](QUICK if args.quick else Scale(), Path(work)))
             print(f"{name}, {time.perf_counter() - start:.0f} s")
             for r in rows: print(f"  {r['setting']}: {r['value']} {r['unit']}" + f"   ({r['ratio']} times better than {r['reference']})" * bool(r["ratio"]), flush=True)
             results += rows
-    if not args.quick: write(results, args.only)
+    if not args.quick: write(results, names)
 
 
 if __name__ == "__main__": main()

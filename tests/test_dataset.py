@@ -230,6 +230,18 @@ def test_translations_are_stored_and_exported(dataset, tmp_path):
     assert np.array_equal(sd.import_layout(tmp_path / "layout", tmp_path / "back", tmp_path / "layout").latents[0], moved.latents[list(moved.object_ids).index("000000")])
 
 
+def test_procedural_objects_out_of_distribution_and_moved():
+    from sie.objects import make_object
+    from sie.scene import Renderer
+    outside, render = [[-np.pi, -np.pi / 2], [np.pi / 2, np.pi]], sd.ProceduralRenderer(size=32, samples=4)
+    ranges = {"rotation_x": outside, "rotation_y": outside, "rotation_z": outside, "translation_x": (-.2, .2), "translation_y": (.1, .3)}
+    row = sd.render_object(render, SYNSETS[18], "000001", 6, ranges, 0, 95)
+    assert (abs(row.latents[:, :3]) >= np.float32(np.pi / 2)).all() and np.ptp(row.translations[:, 0]) > .1 and (row.translations[:, 1] >= np.float32(.1)).all()
+    drawn = lambda **moved: Renderer(32, 4).render(make_object(SYNSETS[18], 1), row.latents, seed=5, **moved)
+    assert np.array_equal(render(SYNSETS[18], "000001", row.latents, 5, row.translations), drawn(translations=row.translations))
+    assert np.array_equal(render(SYNSETS[18], "000001", row.latents, 5), drawn()) and (drawn() != drawn(translations=row.translations)).any()
+
+
 def test_rows_with_and_without_translations_are_not_mixed(dataset, tmp_path):
     row = sd.render_object(Stripes(), *OBJECTS[0], 4, LATENT_RANGES, 0, 95)
     with pytest.raises(ValueError, match="1 of 2 objects have translations"): sd.write_shard(tmp_path / "shard.arrow", [row, row._replace(translations=np.zeros((4, 3), np.float32))])
