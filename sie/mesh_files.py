@@ -38,7 +38,7 @@ SUFFIXES = (".obj", ".ply", ".glb", ".stl")
 SHAPENET = Path("models/model_normalized.obj")   # in the folder of an object
 
 
-def _is_model(path: Path) -> bool: return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_model(path: Path) -> bool: return path.suffix in SUFFIXES + tuple(map(str.upper, SUFFIXES)) and not path.name.startswith(".") and path.is_file()
 
 
 def _synset(folder: Path) -> str:
@@ -230,7 +230,7 @@ def _sampled(
     pixels = np.asarray(image.convert("RGB"))
     (height, width), middle = pixels.shape[:2], places.mean(1) % 1
     (ax, ay), (bx, by) = ((places[:, k] - places[:, 0]).T * [[width], [height]] for k in (1, 2))
-    level = np.log2(np.maximum(np.abs(ax * by - ay * bx) / 2, 1)).__truediv__(2).round().astype(int).clip(max=int(math.log2(max(width, height))))
+    level = (np.log2(np.maximum(np.abs(ax * by - ay * bx) / 2, 1)) / 2).round().astype(int).clip(max=int(math.log2(max(width, height))))
     colours, linear = np.empty((len(places), 3)), _linear(np.arange(256)[:, None].repeat(3, 1), False)[:, 0].astype(np.float32)
     for k in np.unique(level):
         size = max(1, width >> k), max(1, height >> k)

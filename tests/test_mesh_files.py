@@ -64,10 +64,10 @@ def test_rendered_pixels_have_the_colours_that_the_texture_has_there(suffix, tmp
     plain = trimesh.Trimesh(triangles, np.arange(24).reshape(-1, 3), face_colors=np.repeat([box[-1] for box in boxes], 2, axis=0), process=False)
     latents = sample_latents(4, np.random.default_rng(1))
     images, expected = (Renderer(48, 36).render(mesh, latents).astype(float) for mesh in (model, plain))
-    assert 10 * np.log10(255 ** 2 / ((images - expected) ** 2).mean()) > 38
+    assert ((images - expected) ** 2).mean() < 1
     for wrong in (triangles * [-1, 1, 1], triangles * [1, -1, 1], triangles[:, [1, 0, 2]]):
         other = Renderer(48, 36).render(trimesh.Trimesh(wrong, plain.faces, face_colors=plain.visual.face_colors, process=False), latents)
-        assert 10 * np.log10(255 ** 2 / ((images - other) ** 2).mean()) < 30
+        assert ((images - other) ** 2).mean() > 65
 
 
 @pytest.mark.parametrize("suffix", [".obj", ".ply", ".glb"])
@@ -96,8 +96,9 @@ def test_cutting_keeps_the_surface_and_stops_in_time(tmp_path, monkeypatch):
     np.testing.assert_allclose(fine.area, whole.area)
     assert np.linalg.norm(np.diff(fine.triangles[:, [0, 1, 2, 0]], axis=1), axis=2).max() < .1 and len(fine.faces) > 100
     monkeypatch.setattr(mf, "MOST_FACES", 60)
-    few = mf.load_model(write(tmp_path / "noise.glb", NOISE), detail=.001)
-    assert 30 < len(few.faces) <= 60 and few.area_faces.max() < 2.1 * few.area_faces.min()   # all of it equally coarse
+    triangle = np.array([[0, 0, 0, 0], [1, 0, 0, 99], [0, 1, 0, 0]])
+    few, part = mf._cut(np.stack([triangle, *[triangle * [.1, .1, .1, 1]] * 20]), np.arange(21), .001)
+    assert 30 < len(few) <= 60 and np.ptp(few[..., 0], axis=1).max() < .3 and (np.bincount(part)[1:] == 1).all()   # the large one first
     one = mf.load_model(write(tmp_path / "one.glb", Image.new("RGB", (1, 1), "red")), detail=.001)
     assert len(one.faces) == 2 and (colours(one) == [255, 0, 0]).all()                      # nothing to be seen by cutting
 
@@ -134,11 +135,11 @@ def test_colours_of_a_glb_are_linear_factors(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".ply", ".obj"])
 def test_colours_of_vertices_change_gradually(suffix, tmp_path):
-    corner = np.uint8([[0, 0, 0], [255, 0, 0], [255, 255, 0], [0, 255, 0]])
+    corner = np.uint8([[0, 0, 0], [150, 0, 0], [150, 150, 0], [0, 150, 0]])
     trimesh.Trimesh(CORNERS, [[0, 1, 2], [0, 2, 3]], vertex_colors=corner, process=False).export(tmp_path / f"m{suffix}")
     mesh = mf.load_model(tmp_path / f"m{suffix}", up="z", detail=.02)
     where = (mesh.triangles_center[:, :2] * np.hypot(1, .6) / [1, .6] + .5)
-    np.testing.assert_allclose(srgb_to_linear(mesh.visual.face_colors[:, :2] / 255), where, atol=.02)
+    np.testing.assert_allclose(srgb_to_linear(mesh.visual.face_colors[:, :2] / 255), where * srgb_to_linear(np.array(150 / 255)), atol=.02)
 
 
 def test_colours_of_faces_and_none(tmp_path):
