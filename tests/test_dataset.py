@@ -113,6 +113,14 @@ def test_damaged_files_are_refused_by_name(dataset, tmp_path):
     with pytest.raises(FileNotFoundError, match="not a data set"): sd.ViewDataset(copy)
 
 
+def test_one_pass_lets_shards_go(dataset):
+    one = sd._OnePass(dataset.path)
+    maps = list(one._images)
+    assert [bytes(one.jpeg(k, v)) for k in range(10) for v in range(4)] == [bytes(dataset.jpeg(k, v)) for k in range(10) for v in range(4)]
+    assert [new is old for new, old in zip(one._images, maps, strict=True)] == [False, False, True]
+    assert one.jpeg(0, 0) == dataset.jpeg(0, 0)                                   # backwards, too
+
+
 # Pairs
 
 
