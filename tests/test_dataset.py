@@ -315,6 +315,7 @@ BROKEN = {  # what is done to the folder of an object -> what the message must s
     "missing image": (lambda o: (o / "image_1.jpg").unlink(), r"000002/image_1.jpg is missing"),
     "missing latent": (lambda o: (o / "latent_0.npy").unlink(), r"000002/latent_0.npy is missing"),
     "nan": (lambda o: np.save(o / "latent_2.npy", np.full(7, np.nan)), r"000002/latent_2.npy holds .*must be finite"),
+    "infinite": (lambda o: np.save(o / "latent_2.npy", np.r_[np.zeros(6), np.inf].astype(np.float32)), r"000002/latent_2.npy holds .*must be finite"),
     "short latent": (lambda o: np.save(o / "latent_2.npy", np.zeros(6)), r"000002/latent_2.npy has the shape \(6,\)"),
     "matrix": (lambda o: np.save(o / "latent_2.npy", np.zeros((7, 1))), r"000002/latent_2.npy has the shape \(7, 1\)"),
     "text": (lambda o: np.save(o / "latent_2.npy", np.array(["a"] * 7)), r"000002/latent_2.npy has the shape \(7,\) and type <U1"),
