@@ -7,7 +7,7 @@
 Every measurement runs in fresh processes, one after the other, on the CPU. Sizes are those of the default preset, whatever params.yaml says now.
 Imports that only some benchmarks need are in these, for else they would count in the start-up time and memory of the others."""
 from __future__ import annotations
-import argparse, csv, importlib.util, json, multiprocessing as mp, os, platform, resource, sys, tempfile, time
+import argparse, csv, importlib.util, io, json, multiprocessing as mp, os, platform, resource, subprocess, sys, tarfile, tempfile, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -45,6 +45,7 @@ class Scale:
     shard: int = 400                       # objects in each of its files
     batches: tuple[int, int] = (64, 256)   # for ResNet-18 and the predictor
     widths: int = 2048                     # of ResNet-18's projectors; the predictor has half of that
+    archive: int = 1000                    # objects with 50 views in an archive
 
     @property
     def values(self) -> dict:
@@ -68,7 +69,7 @@ class Scale:
         return Params(**self.values)
 
 
-QUICK = Scale("smoke", objects=(3, 6), repeats=1, seconds=.2, large=64, pairs=64, decoded=2 ** 20, full=(52, 40, 5), shard=20, batches=(4, 8), widths=64)
+QUICK = Scale("smoke", objects=(3, 6), repeats=1, seconds=.2, large=64, pairs=64, decoded=2 ** 20, full=(52, 40, 5), shard=20, batches=(4, 8), widths=64, archive=20)
 
 
 class Row(NamedTuple):
@@ -198,6 +199,67 @@ def blender(scale: Scale, work: Path) -> list[Row]:
         rates, what = fresh(renderer_rates, scale, size, samples)[0], f"{size} px, {samples} samples, "
         rows += [Row(what + "Blender", rates["Blender"], "images/s"), Row(what + "Mitsuba", rates["Mitsuba"], "images/s", what + "Blender")]
     return rows
+
+
+# ---- packing
+
+def make_archive(scale: Scale, work: Path) -> Path:
+    "An archive in the authors' form. Images are rendered, as large in bytes as theirs (6.5 kB of the archive for a view), and repeat; names, order and latents do not."
+    objects, views = mixed(scale, scale.objects[0]), 6
+    images = render_dataset(work / "images", objects, ProceduralRenderer(size=scale.large, samples=scale.samples), views=views, jpeg_quality=82)
+    images, rng, path = [bytes(images.jpeg(k, v)) for k in range(len(objects)) for v in range(views)], np.random.default_rng(0), work / "3DIEBench.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=6, format=tarfile.GNU_FORMAT) as tar:
+        def add(name, content):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for k in range(scale.archive):
+            home = f"3DIEBench/{CLASSES[k * len(CLASSES) // scale.archive].synset}/{rng.bytes(16).hex()}"
+            for view in rng.permutation(50):
+                np.save(latent := io.BytesIO(), sample_latents(1, rng)[0].astype(np.float64))
+                add(f"{home}/image_{view}.jpg", images[rng.integers(len(images))]); add(f"{home}/latent_{view}.npy", latent.getvalue())
+    return path
+
+
+def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
+    "Seconds on one core: `tar xzf`; a part of 8; packing, and its statistics; the last call when all shards are there. MiB: libraries alone, and at the end of packing."
+    from sie import dataset as package
+    if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    statistics, spent = package._channel_statistics, []
+    def timed_statistics(dataset):
+        start = time.perf_counter()
+        result = statistics(dataset)
+        spent.append(time.perf_counter() - start)
+        return result
+    package._channel_statistics = timed_statistics
+    with archive.open("rb") as file:                         # now in the system's page cache
+        while file.read(2 ** 20): pass
+    libraries, runs = peak(), []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
+            run, pack = {}, partial(package.import_layout, archive, Path(folder, "set"))
+            run["part"] = timed(lambda: package.import_layout(archive, Path(folder, "part"), part=(0, 8)))
+            run["pack"], run["statistics"] = timed(pack), spent[-1]
+            run["MiB"] = peak()
+            run["last"] = timed(pack) - spent[-1]
+            Path(folder, "files").mkdir()
+            run["tar"] = timed(lambda: subprocess.run(["tar", "xzf", archive, "-C", Path(folder, "files")], check=True))
+            runs.append(run)
+    return {name: median(run[name] for run in runs) for name in runs[0]} | {"libraries": libraries}
+
+
+def packing(scale: Scale, work: Path) -> list[Row]:
+    """The authors' archive packed into a data set on one core: decompressed, every header and file checked, hashed and written, forced to the disk. Rates are in MB (1,000,000 bytes) of the archive.
+    The reference unpacks the same archive into files, with `tar xzf` on the same core, and checks nothing. The channel statistics come after packing and are of at most 20,000 images whatever the archive's size, so that 17 GB take
+    17,000 MB / rate of packing + time of the statistics. A part of 8 reads the whole archive and writes an eighth; the last call reads it again and finds all shards there: with n parts side by side, 1 / rate of one part + 1 / rate of the last call instead of 1 / rate of packing.
+    Memory is that of the whole process with its libraries; it holds one shard of 32 MiB, so it does not grow with the archive."""
+    archive, = fresh(make_archive, scale, work)    # a new process counts the memory of the one that starts it as its own
+    cost, size, what = fresh(pack_costs, archive, scale.repeats)[0], archive.stat().st_size / 1e6, f"{scale.archive} objects x 50 views of {scale.large} px, "
+    reference = what + "tar xzf"
+    return [Row(reference, size / cost["tar"], "MB/s"), Row(what + "packing", size / (cost["pack"] - cost["statistics"]), "MB/s", reference),
+            Row(what + "1 of 8 parts", size / cost["part"], "MB/s", reference), Row(what + "last call", size / cost["last"], "MB/s", reference),
+            Row(what + "statistics", cost["statistics"], "s"),
+            Row("peak memory of packing", cost["MiB"], "MiB"), Row("of it libraries", cost["libraries"], "MiB")]
 
 
 # ---- loading
@@ -508,7 +570,7 @@ def memory(scale: Scale, work: Path) -> list[Row]:
 
 # ---- results
 
-BENCHMARKS = {f.__name__: f for f in (rendering, blender, loading, scale, training, predictor, evaluation, memory)}
+BENCHMARKS = {f.__name__: f for f in (rendering, blender, packing, loading, scale, training, predictor, evaluation, memory)}
 COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command")
 
 

@@ -180,6 +180,12 @@ def _in_threads(
             for _ in pool.map(work, parts): pass
 
 
+def _map_images(shard: Path) -> tuple[Int[np.ndarray, "images+1"], memoryview]:
+    "Where the images of a shard start, and its memory."
+    _, offsets, data = _read_table(shard).column("images").flatten().buffers()
+    return np.frombuffer(offsets, np.int64), memoryview(data).cast("B")
+
+
 class ViewDataset:
     """A data set on disk, memory-mapped.
 
@@ -202,8 +208,7 @@ class ViewDataset:
         for shard in info["shards"]:
             path = self.path / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]: raise ValueError(f"{path} is missing or not the {shard['bytes']} bytes that dataset.json says")
-            _, offsets, data = _read_table(path).column("images").flatten().buffers()
-            self._images.append((np.frombuffer(offsets, np.int64), memoryview(data).cast("B")))
+            self._images.append(_map_images(path))
         index = _read_table(self.path / "index.arrow")
         self.synsets, self.object_ids, self._split = (np.array(index.column(c).to_pylist()) for c in ("synset", "object_id", "split"))
         self.labels = index.column("label").to_numpy()
@@ -319,6 +324,17 @@ def _channel_statistics(dataset: ViewDataset) -> dict[str, Any]:
     return dict(mean=mean, std=[math.sqrt(v) for v in variance], statistics_images=len(chosen))
 
 
+class _OnePass(ViewDataset):
+    "For reading in order: a shard is let go after the next one is asked for, or one pass over a large data set would count as memory of this process all that it has read."
+    _last = 0
+
+    def jpeg(self, object: int, view: int) -> memoryview:
+        if (shard := self._shard[object]) != self._last:
+            passed, self._last = self._last, shard
+            self._images[passed] = _map_images(self.path / self.info["shards"][passed]["file"])
+        return super().jpeg(object, view)
+
+
 def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray], source: Mapping, objects: Sequence[tuple[str, str]] | None = None) -> ViewDataset:
     "Index, statistics and `dataset.json` for the shards in `out`, which must hold these `objects` (or any). `is_val` says it for each (synset, object id), or for all labels at once."
     paths = sorted(out.glob("shard-*.arrow"))
@@ -338,7 +354,7 @@ def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.nda
     info = dict(format="sie views", version=VERSION, views=views, height=height, width=width, objects=len(keys), train=int((~val).sum()), val=int(val.sum()),
                 shards=[dict(file=p.name, objects=s.num_rows, bytes=p.stat().st_size) for p, s in zip(paths, shards)], source=dict(source),
                 fingerprint=hashlib.sha256(b"".join(sorted(_digest(*key, split, digest) for key, split, digest in zip(keys, split.tolist(), digests)))).hexdigest())
-    info |= _channel_statistics(ViewDataset(out, info))
+    info |= _channel_statistics(_OnePass(out, info))
     _rename_when_whole(out / "dataset.json", lambda file: file.write(json.dumps(info, indent=1).encode()))
     return ViewDataset(out)
 

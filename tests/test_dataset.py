@@ -250,6 +250,14 @@ def test_rows_with_and_without_translations_are_not_mixed(dataset, tmp_path):
         with pytest.raises(ValueError, match="translations have the shape"): sd.check_row(row._replace(translations=wrong))
 
 
+def test_one_pass_lets_shards_go(dataset):
+    one = sd._OnePass(dataset.path)
+    maps = list(one._images)
+    assert [bytes(one.jpeg(k, v)) for k in range(10) for v in range(4)] == [bytes(dataset.jpeg(k, v)) for k in range(10) for v in range(4)]
+    assert [new is old for new, old in zip(one._images, maps, strict=True)] == [False, False, True]
+    assert one.jpeg(0, 0) == dataset.jpeg(0, 0)                                   # backwards, too
+
+
 # Pairs
 
 
@@ -444,6 +452,7 @@ BROKEN = {  # what is done to the folder of an object -> what the message must s
     "missing image": (lambda o: (o / "image_1.jpg").unlink(), r"000002/image_1.jpg is missing"),
     "missing latent": (lambda o: (o / "latent_0.npy").unlink(), r"000002/latent_0.npy is missing"),
     "nan": (lambda o: np.save(o / "latent_2.npy", np.full(7, np.nan)), r"000002/latent_2.npy holds .*must be finite"),
+    "infinite": (lambda o: np.save(o / "latent_2.npy", np.r_[np.zeros(6), np.inf].astype(np.float32)), r"000002/latent_2.npy holds .*must be finite"),
     "short latent": (lambda o: np.save(o / "latent_2.npy", np.zeros(6)), r"000002/latent_2.npy has the shape \(6,\)"),
     "matrix": (lambda o: np.save(o / "latent_2.npy", np.zeros((7, 1))), r"000002/latent_2.npy has the shape \(7, 1\)"),
     "text": (lambda o: np.save(o / "latent_2.npy", np.array(["a"] * 7)), r"000002/latent_2.npy has the shape \(7,\) and type <U1"),

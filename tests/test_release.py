@@ -155,16 +155,3 @@ def test_mended_it_goes_on_to_the_report(repo, server, release):
     code, said = reproduce(repo)
     assert code == 0 and "Running stage" not in said and "Importing" not in said and "up to date" in said
     assert not any((repo / ".dvc/cache").rglob(hashlib.md5(release["3DIEBench.tar.gz"]).hexdigest()[2:])), "17 GB are stored twice"
-
-
-def test_a_frozen_import_refuses_another_archive(repo, server, release):
-    "Its MD5, which DVC noted when it downloaded, is then a condition."
-    server.files.update(release)
-    change(repo, **RELEASE)
-    assert reproduce(repo, "fetch")[0] == 0
-    assert run(repo, "dvc", "freeze", "data.dvc").returncode == 0
-    (repo / ARCHIVE).write_bytes(release["3DIEBench.tar.gz"][:-1])
-    code, said = reproduce(repo, "fetch")
-    assert code and str(ARCHIVE) in said and "Running stage" not in said, said
-    (repo / ARCHIVE).write_bytes(release["3DIEBench.tar.gz"])
-    assert reproduce(repo, "fetch")[0] == 0 and run(repo, "dvc", "unfreeze", "data.dvc").returncode == 0
