@@ -641,9 +641,10 @@ class Views:
         return dataclasses.replace(self, images=self.images.to(device), latents=self.latents.to(device), labels=self.labels.to(device))
 
 
-def _free_memory() -> int:
-    "Bytes that this process may take: of the machine, shared with other ranks on it."
-    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+def _free_memory(device: torch.device) -> int:
+    "Bytes that this process may take: of the machine, shared with other ranks on it, and of the GPU if it is for one."
+    free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
 
 
 def load_views(
@@ -651,13 +652,14 @@ def load_views(
     objects: Int[np.ndarray, "objects"] | None = None,   # which objects; all if not given
     crop: int | None = None,                             # side of the central square to keep, pixels
     in_memory: bool | None = None,                       # decode all now, or each view when it is asked for; if not given, all if that takes at most half of the free memory
+    device: str | torch.device = "cpu",                  # where they will be used
 ) -> Views:
     "Views of the chosen objects."
     objects = np.arange(len(dataset)) if objects is None else np.asarray(objects)
     lazy = JpegViews(dataset, crop, objects)
-    if in_memory is None: in_memory = math.prod(lazy.shape) <= _free_memory() / 2
+    if in_memory is None: in_memory = math.prod(lazy.shape) <= _free_memory(torch.device(device)) / 2
     images = dataset.decode_all(crop, objects) if in_memory else lazy
-    return Views(images, torch.from_numpy(dataset.latents[objects]), torch.from_numpy(dataset.labels[objects]), dataset.mean, dataset.std)
+    return Views(images, torch.from_numpy(dataset.latents[objects]), torch.from_numpy(dataset.labels[objects]), dataset.mean, dataset.std).to(device)
 
 
 # %% ../nbs/08_dataset.ipynb #cell034

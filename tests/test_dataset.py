@@ -173,13 +173,15 @@ def test_lazy_epochs_end_and_fail_cleanly(dataset, tmp_path):
 def test_free_memory_decides_what_is_decoded_at_once(dataset, monkeypatch):
     needed = 10 * 4 * 3 * 16 * 16
     for free, lazy in ((2 * needed, False), (2 * needed - 2, True)):
-        monkeypatch.setattr(sd, "_free_memory", lambda: free)
+        monkeypatch.setattr(sd, "_free_memory", lambda device: free)
         assert isinstance(sd.load_views(dataset).images, sd.JpegViews) is lazy
         assert not isinstance(sd.load_views(dataset, in_memory=True).images, sd.JpegViews)
     monkeypatch.undo()
-    alone = sd._free_memory()
+    alone = sd._free_memory(torch.device("cpu"))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert alone / 8 < sd._free_memory() < alone / 2
+    assert alone / 8 < sd._free_memory(torch.device("cpu")) < alone / 2
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 9))
+    assert sd._free_memory(torch.device("cuda")) == 5
     with pytest.raises(ValueError, match="crop is 17"): sd.load_views(dataset, crop=17, in_memory=False)
 
 
