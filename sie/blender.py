@@ -120,7 +120,7 @@ class BlenderRenderer(Renderer):
                                    border_min_y=low, border_max_y=1 - low, threads_mode="FIXED", threads=self.threads, use_persistent_data=True, dither_intensity=0),
                     "render.image_settings": dict(file_format="PNG", color_mode="RGB", color_depth="8"),
                     "view_settings": dict(view_transform=self.view_transform, look="None", exposure=math.log2(self.scene.exposure)),
-                    "cycles": dict(device="CPU", samples=self.samples, use_adaptive_sampling=False, use_denoising=False, pixel_filter_type="BOX", sample_clamp_indirect=0, light_sampling_threshold=0, **self.cycles)}
+                    "cycles": dict(device="CPU", samples=self.samples, use_adaptive_sampling=False, use_denoising=False, pixel_filter_type="BOX", sample_clamp_indirect=0, light_sampling_threshold=0) | self.cycles}
         for section, values in settings.items():
             for key, value in values.items():
                 try: getattr(out.path_resolve(section), key); setattr(out.path_resolve(section), key, value)   # get: Cycles would take any new name
