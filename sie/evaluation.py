@@ -63,7 +63,7 @@ def embed(
     "Representations (and equivariant embeddings, where the method has a predictor) of every view, by the model in evaluation mode."
     model = model.eval().to(memory_format=torch.channels_last)
     device = next(model.parameters()).device
-    views = load_views(dataset, crop=crop).to(device)
+    views = load_views(dataset, crop=crop, device=device)
     objects, number = torch.arange(len(views), device=device).repeat_interleave(dataset.views), torch.arange(dataset.views, device=device).repeat(len(views))
     h = torch.cat([model.encoder(views.normalised(o, v)).float() for o, v in zip(objects.split(batch_size), number.split(batch_size))])
     z = model.embed("equivariant", h).unflatten(0, (len(views), -1)).cpu() if model.predictor is not None else None

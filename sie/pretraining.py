@@ -255,7 +255,7 @@ def pretrain(
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
     if METHODS[settings.method].terms:
         fabric = fabric or make_fabric(settings.precision)
-        train, val = (load_views(dataset, dataset.split(s), settings.crop).to(fabric.device) for s in ("train", "val"))
+        train, val = (load_views(dataset, dataset.split(s), settings.crop, device=fabric.device) for s in ("train", "val"))
         loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object, rank=fabric.global_rank, world_size=fabric.world_size)
         probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
         optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)

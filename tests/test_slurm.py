@@ -47,7 +47,7 @@ def test_an_array_renders_and_one_job_finishes(repo):
 
 
 def test_a_job_out_of_time_goes_back_into_the_queue_and_on(repo):
-    job = dict(JOB_ID=7, JOB_NODELIST="localhost", NNODES=1, GPUS_ON_NODE=1)
+    job = dict(JOB_ID=7, JOB_NODELIST="localhost", NNODES=1, GPUS_ON_NODE=1, CPUS_PER_TASK=1)
     first = start(repo, "train.sbatch", "sie_matrix", "0", **job)
     checkpoints = repo / "runs/checkpoints"
     while first.poll() is None and not list(checkpoints.glob("*.safetensors")): time.sleep(.01)
