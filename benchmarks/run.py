@@ -242,10 +242,10 @@ def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
             run["pack"], run["statistics"] = timed(pack), spent[-1]
             run["MiB"] = peak()
             run["last"] = timed(pack) - spent[-1]
-            Path(folder, "files").mkdir()
-            run["tar"] = timed(lambda: subprocess.run(["tar", "xzf", archive, "-C", Path(folder, "files")], check=True))
             runs.append(run)
-    return {name: median(run[name] for run in runs) for name in runs[0]} | {"libraries": libraries}
+    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:   # once: it may take minutes
+        tar = timed(lambda: subprocess.run(["tar", "xzf", archive, "-C", folder], check=True))
+    return {name: median(run[name] for run in runs) for name in runs[0]} | {"libraries": libraries, "tar": tar}
 
 
 def packing(scale: Scale, work: Path) -> list[Row]:
