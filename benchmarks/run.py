@@ -46,6 +46,7 @@ class Scale:
     batches: tuple[int, int] = (64, 256)   # for ResNet-18 and the predictor
     widths: int = 2048                     # of ResNet-18's projectors; the predictor has half of that
     archive: int = 1000                    # objects with 50 views in an archive
+    compiled: bool = True                  # also with torch.compile, which takes minutes
 
     @property
     def values(self) -> dict:
@@ -69,7 +70,7 @@ class Scale:
         return Params(**self.values)
 
 
-QUICK = Scale("smoke", objects=(3, 6), repeats=1, seconds=.2, large=64, pairs=64, decoded=2 ** 20, full=(52, 40, 5), shard=20, batches=(4, 8), widths=64, archive=20)
+QUICK = Scale("smoke", objects=(3, 6), repeats=1, seconds=.2, large=64, pairs=64, decoded=2 ** 20, full=(52, 40, 5), shard=20, batches=(4, 8), widths=64, archive=20, compiled=False)
 
 
 class Row(NamedTuple):
@@ -453,6 +454,58 @@ def training(scale: Scale, work: Path) -> list[Row]:
     return rows
 
 
+# ---- what the paper's run costs
+
+def paper_rate(scale: Scale, precision: str, compiled: bool) -> dict[str, float]:
+    "On this machine's GPU, or its CPU: pairs per second of training steps of the paper's run, its FLOP per pair, and the FLOP per second that large products of matrices reach in the same precision."
+    from torch.utils.flop_counter import FlopCounterMode
+    from sie.pretraining import OPTIMISERS, make_fabric, new_model, train_step
+    settings, fabric = replace(scale, preset="paper").params.settings("sie", 0), make_fabric(precision)
+    cuda = fabric.device.type == "cuda"
+    torch.set_num_threads(os.cpu_count())
+    torch.set_float32_matmul_precision("high" if cuda else "highest")
+    batch = settings.batch_size if cuda else min(scale.batches) // 2
+    settings = replace(settings, batch_size=batch, widths=[scale.widths] * 3)
+    rng, size = np.random.default_rng(0), scale.large
+    images = lambda: torch.randn(batch, 3, size, size).to(fabric.device, memory_format=torch.channels_last)
+    latents = lambda: torch.from_numpy(sample_latents(batch, rng)).to(fabric.device)
+    pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch, device=fabric.device) % len(CLASSES), torch.arange(batch, device=fabric.device))
+    model = new_model(settings).to(memory_format=torch.channels_last)
+    model, optimiser = fabric.setup(torch.compile(model) if compiled else model, OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay))
+    def finished(work):
+        def call():
+            work()
+            if cuda: torch.cuda.synchronize()
+        return call
+    step, flop = lambda: train_step(model, optimiser, fabric, pairs, settings), None
+    if not compiled:
+        with FlopCounterMode(display=False) as counter: step()
+        flop = counter.get_total_flops() / batch
+    seconds, n = typical(finished(step), scale.seconds), 8192 if cuda else scale.widths
+    a = torch.randn(n, n, device=fabric.device, dtype=torch.bfloat16 if precision.startswith("bf16") else torch.float32)
+    return {"pairs": batch / seconds, "flop": flop, "products": 2 * n ** 3 / typical(finished(lambda: a @ a), scale.seconds), "cuda": cuda, "batch": batch}
+
+
+def paper(scale: Scale, work: Path) -> list[Row]:
+    """Training steps of the paper's run (`make repro PRESET=paper`, one seed of `sie`: ResNet-18, 256 px) on this machine's GPU, or its CPU, data already there; how much of the arithmetic that large products of matrices reach here in the same precision they use, and what the whole run takes:
+    hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs, whose exchange of gradients (4 bytes for each of 22 million weights a step) is small beside a step. Dollars are those hours x n x 3 $ for a GPU and hour. Where `loading` is slower than this, it is what counts."""
+    from sie.pretraining import best_precision
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precisions, rows = list(dict.fromkeys(["32-true", best_precision(device)])), []
+    for precision, compiled in [*((p, False) for p in precisions), *[(precisions[-1], True)] * scale.compiled]:
+        found, = fresh(paper_rate, scale, precision, compiled)
+        flop = found["flop"] or flop
+        what = f"{torch.cuda.get_device_name() if found['cuda'] else f'CPU, {os.cpu_count()} threads'}, batch {found['batch']}, {precision}{', torch.compile' * compiled}"
+        reference = reference if rows else what
+        rows += [Row(what, found["pairs"], "pairs/s", reference), Row(f"{what}: share of the products' FLOP/s", 100 * found["pairs"] * flop / found["products"], "%")]
+    rate = max(r.value for r in rows if r.unit == "pairs/s")
+    hours = 2000 * scale.full[1] / 3600 / rate
+    for n in (1, 8) if found["cuda"] else (1,):
+        rows.append(Row(f"the paper's run on {n} such device{'s' * (n > 1)}", hours / n, "h"))
+        if found["cuda"]: rows.append(Row(f"the paper's run on {n} such device{'s' * (n > 1)}", 3 * hours, "$"))
+    return rows
+
+
 # ---- predictor
 
 def predictor_cost(scale: Scale, batch: int, materialised: bool) -> tuple[float, float]:
@@ -570,7 +623,7 @@ def memory(scale: Scale, work: Path) -> list[Row]:
 
 # ---- results
 
-BENCHMARKS = {f.__name__: f for f in (rendering, blender, packing, loading, scale, training, predictor, evaluation, memory)}
+BENCHMARKS = {f.__name__: f for f in (rendering, blender, packing, loading, scale, training, paper, predictor, evaluation, memory)}
 COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command")
 
 
