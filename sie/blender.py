@@ -51,11 +51,13 @@ def blender_values(
 
 # %% ../nbs/21_blender.ipynb #cell011
 def _import_bpy() -> Any:
-    "Blender as a module. It has a word on stderr about audio, and NumPy 2, that does not concern pictures."
+    "Blender as a module. When imported it reports that there is no audio and, through Python's hook for exceptions, that a part of it was built for NumPy 1; neither concerns pictures."
+    hook, sys.excepthook = sys.excepthook, lambda *error: None
     try:
-        with _quiet(2), redirect_stderr(io.StringIO()): import bpy
+        with _quiet(1), _quiet(2), redirect_stderr(io.StringIO()): import bpy
     except ImportError as error:
         raise ImportError('Blender is not there: `pip install "sie[blender]"` brings its module bpy, for Python 3.11 (sie.scene.Renderer draws the same scene without it)') from error
+    finally: sys.excepthook = hook
     return bpy
 
 

@@ -68,10 +68,11 @@ def test_notebooks_hold_no_state_of_widgets():
 
 
 def test_readme_shows_the_committed_results():
-    metrics, text = pd.read_csv(ROOT / "results/metrics.csv"), (ROOT / "README.md").read_text(encoding="utf-8")
-    predicting = [m for m in metrics["method"].unique() if METHODS.get(m) is None or METHODS[m].predictor]
-    for columns, methods in ((READ_OFF, None), (RETRIEVED, predicting)):
-        for method, row in results_table(metrics, columns, methods).iterrows():
+    metrics, text = pd.read_csv(ROOT / "comparisons/full/metrics.csv"), (ROOT / "README.md").read_text(encoding="utf-8")
+    methods = [m for m in metrics["method"].unique() if m != "chance"]
+    contenders = [m for m in methods if m not in ("supervised", "random")]
+    for columns, rows in ((READ_OFF, methods), (RETRIEVED, [m for m in methods if METHODS[m].predictor])):
+        for method, row in results_table(metrics, columns, [*rows, "chance"], contenders, intervals=True).iterrows():
             cells = [method, *row]
             assert any([c.strip() for c in line.strip("|").split("|")] == cells for line in text.splitlines()), f"README.md has no row {cells}; execute nbs/index.ipynb, then `make readme`"
 
