@@ -222,6 +222,8 @@ def stage_notebook(path: Path):
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if "parameters" not in c.metadata.get("tags", [])]  # the defaults; those of the run are in the cell that papermill adds
     of = path.parent.name if path.stem == "report" and path.parent != ROOT / "results" else path.stem
+    for cell in nb.cells:
+        if cell.cell_type == "code": cell.metadata["tags"] = ["hide-input"]   # who reads results opens the source where it is wanted
     if path.parent != ROOT / "results": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {of}", nb.cells[0].source, count=1, flags=re.M)
     return nb
 

@@ -86,21 +86,21 @@ def show_curves(
     curves: Mapping[str, Sequence[pd.DataFrame]],   # method -> a table for each seed, with the column `step`
     columns: Mapping[str, str],                     # column -> label of the panel's y axis
     log: Sequence[str] = (),                        # columns on a logarithmic axis
-    levels: Mapping[str, float] = {},               # method -> height of a thin line in its style
+    levels: Mapping[str, float] = {},               # label -> height of a thin grey line
     means: bool = False,                            # one line for each method, the mean of its seeds, with their range around it
 ) -> Figure:
     "A panel for each column, a line for each run that has it."
-    fig, axes = plt.subplots(1, len(columns), figsize=(3 * len(columns), 2.6 + .2 * (len(curves) // 4)), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(1, len(columns), figsize=(3 * len(columns) if len(columns) > 1 else 5, 2.6 + .2 * (len(curves) // 4)), squeeze=False, layout="constrained")
     handles = {}
     for ax, (column, label) in zip(axes[0], columns.items()):
         for (method, seeds), (dash, colour) in zip(curves.items(), STYLES):
-            if method in levels: handles[f"{method}, {levels[method]:.2f}"] = ax.axhline(levels[method], linestyle=dash, color=colour, lw=.5)
             tables = [table.set_index("step")[column] for table in seeds if column in table]
             if tables and means:
                 joined = pd.concat(tables, axis=1)
                 ax.fill_between(joined.index, joined.min(axis=1), joined.max(axis=1), facecolor=(colour, .15), lw=0)
                 tables = [joined.mean(axis=1)]
             for line in tables: handles[method], = ax.plot(line.index, line, linestyle=dash, color=colour, lw=1.2)
+        for (level, height), dash in zip(levels.items(), _DASHES): handles[level] = ax.axhline(height, linestyle=dash, color="grey", lw=.7)
         ax.set(xlabel="step", ylabel=label, yscale="log" if column in log else "linear")
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=max(2, round(2.2 * len(columns))), fontsize=8, frameon=False)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=max(3, round(2.2 * len(columns))), fontsize=8, frameon=False)
     return fig
