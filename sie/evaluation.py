@@ -139,7 +139,8 @@ def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list
     for name, objects in {"training": e.train, "validation": e.val}.items():
         if not len(objects): raise ValueError(f"there are no {name} objects, of {len(e.labels)} in all: heads are trained on the ones and scored on the others")
     seen = e.representations[e.train].flatten(0, 1)
-    h = (e.representations - seen.mean(0)) / seen.std(0).clamp_min(1e-6)
+    mean, std = seen.mean(0), seen.std(0)
+    h = (e.representations - mean) / std.clamp_min(max(std.mean() / 10, 1e-6))
     def examples(objects, plan):
         targets = {target: _examples(e, target, objects, plan) for target in {head.target for head in heads}}
         views = [h[objects[plan[0]], view] for view in plan[1:]]
