@@ -127,7 +127,7 @@ _WITH_G = (
     Method("vicreg_equimod", "VICReg, and VICReg between prediction and target", **_TWO_HEADS, terms=_INVARIANCE | {
         "variance": (10, lambda o: variance(o.u1) + variance(o.u2)), "covariance": (1, lambda o: covariance(o.u1) + covariance(o.u2)),
         "equivariance": (1, lambda o: _vicreg(o.predicted, o.z2))}),
-    Method("equi_only", "SIE's equivariant term alone", **_ONE_HEAD, terms=_EQUIVARIANCE | _REGULARISATION),
+    Method("equi_only", "SIE's equivariant half alone: no invariance, no V(ẑ)", **_ONE_HEAD, terms=_EQUIVARIANCE | _REGULARISATION),
     Method("simclr_equi_only", "NT-Xent between prediction and target alone", **_ONE_HEAD, terms=_CONTRAST_OF_PREDICTION),
     Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, terms={
         "classification": (1, lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2),

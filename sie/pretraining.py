@@ -42,7 +42,7 @@ __all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'explained', 'r
 # %% ../nbs/13_pretraining.ipynb #cell006
 @dataclass(frozen=True)
 class Settings:
-    "What a pretraining run depends on besides the data; the defaults are the paper's."
+    "What a pretraining run depends on besides the data; the defaults are the paper's, but for the encoder, which is torchvision's."
     method: str = "sie"                         # a name in `sie.methods.METHODS`
     seed: int = 0                               # of the weights and of the order and choice of pairs
     encoder: str = "resnet18"                   # a name in `sie.encoders.ENCODERS`
