@@ -48,9 +48,9 @@ class Embedded:
         save_file({k: v.contiguous() for k, v in vars(self).items() if v is not None}, path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Embedded:
+    def load(cls, path: str | Path, device: str = "cpu") -> Embedded:
         "Read what `save` wrote."
-        return cls(**load_file(path))
+        return cls(**load_file(path, device))
 
 
 @torch.no_grad()
@@ -65,13 +65,16 @@ def embed(
     device = next(model.parameters()).device
     views = load_views(dataset, crop=crop, device=device)
     objects, number = torch.arange(len(views), device=device).repeat_interleave(dataset.views), torch.arange(dataset.views, device=device).repeat(len(views))
-    h = torch.cat([model.encoder(views.normalised(o, v)).float() for o, v in zip(objects.split(batch_size), number.split(batch_size))])
-    z = model.embed("equivariant", h).unflatten(0, (len(views), -1)).cpu() if model.predictor is not None else None
-    return Embedded(h.unflatten(0, (len(views), -1)).cpu(), views.latents.cpu(), views.labels.cpu(), *(torch.from_numpy(dataset.split(s)) for s in ("train", "val")), z)
+    h, z = [], []
+    for o, v in zip(objects.split(batch_size), number.split(batch_size)):
+        h.append(some := model.encoder(views.normalised(o, v)).float())
+        if model.predictor is not None: z.append(model.embed("equivariant", some).cpu())
+    of_objects = lambda parts: torch.cat([part.cpu() for part in parts]).unflatten(0, (len(views), -1)) if parts else None
+    return Embedded(of_objects(h), views.latents.cpu(), views.labels.cpu(), *(torch.from_numpy(dataset.split(s)) for s in ("train", "val")), of_objects(z))
 
 # %% ../nbs/14_evaluation.ipynb #cell008
 def r2(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> float:
-    "Coefficient of determination over all entries, around the global mean of the targets. Raises `ValueError` if the shapes differ."
+    "Coefficient of determination over all entries, around the global mean of the targets (Garrido et al. 2023, section 5). Raises `ValueError` if the shapes differ."
     if predicted.shape != target.shape: raise ValueError(f"predictions have shape {tuple(predicted.shape)}, targets {tuple(target.shape)}")
     return 1 - ((target - predicted).square().sum() / (target - target.mean()).square().sum()).item()
 
@@ -131,7 +134,7 @@ def _examples(e: Embedded, target: str, objects: Int[Tensor, "objects"], plan: P
 
 
 def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[dict[str, float]]:
-    """Train heads on the training objects and score them on every view of the validation objects: `top1` and `top5`, or `r2`, for each head.
+    """Train heads on the training objects' representations, standardised (deviations under a tenth of their mean count as that), and score them on every view of the validation objects: `top1` and `top5`, or `r2`, for each head.
 
     Raises `ValueError` for an unknown target and where there are no training or no validation objects."""
     for head in heads:
@@ -149,7 +152,7 @@ def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list
     asked, models = examples(e.val, every_view(len(e.val), h.shape[1], np.random.default_rng([probe.seed, 1]))), []
     for head, (x, y) in zip(heads, asked):
         torch.manual_seed(probe.seed)
-        models.append(make_head(x.shape[1], int(e.labels.max()) + 1 if head.target == "class" else y.shape[1], None if head.linear or head.target == "class" else probe.hidden))
+        models.append(make_head(x.shape[1], int(e.labels.max()) + 1 if head.target == "class" else y.shape[1], None if head.linear or head.target == "class" else probe.hidden).to(x.device))
     losses = [nn.functional.cross_entropy if head.target == "class" else nn.functional.mse_loss for head in heads]
     optimiser, rng = torch.optim.Adam([p for m in models for p in m.parameters()], probe.lr, fused=True), np.random.default_rng(probe.seed)
     for _ in range(probe.epochs):
@@ -179,14 +182,17 @@ Predictor = Callable[[Float[Tensor, "batch embedding"], Float[Tensor, "batch g"]
 @torch.no_grad()
 def predict_views(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False) -> Float[Tensor, "objects views embedding"]:
     "Each view's embedding as predicted from view 0 of its object and the transformation between them, normalised to length 1."
-    z, latents = e.embeddings[objects], e.latents[objects]
-    g = transformation(latents[:, :1].expand_as(latents), latents, form, colour)
-    predicted = predictor(z[:, :1].expand_as(z).flatten(0, 1), g.flatten(0, 1)).unflatten(0, z.shape[:2])
-    return nn.functional.normalize(predicted, dim=-1)
+    predicted = []
+    for some in objects.split(256):              # the predictor makes several vectors for each view
+        z, latents = e.embeddings[some], e.latents[some]
+        g = transformation(latents[:, :1].expand_as(latents), latents, form, colour)
+        predicted.append(nn.functional.normalize(predictor(z[:, :1].expand_as(z).flatten(0, 1), g.flatten(0, 1)).unflatten(0, z.shape[:2]), dim=-1))
+    return torch.cat(predicted)
 
 
 def ranks(similarity: Float[Tensor, "*batch query candidate"]) -> Float[Tensor, "*batch query"]:
-    "Rank, from 1, of candidate i for query i; ties share their mean rank."
+    "Rank, from 1, of candidate i for query i; ties share their mean rank. Raises `ValueError` for similarities that are not finite."
+    if not similarity.isfinite().all(): raise ValueError("similarities that are not finite have no rank: embeddings or predictions are not finite")
     right = similarity.diagonal(dim1=-2, dim2=-1)[..., None]
     return 1 + (similarity > right).sum(-1) + ((similarity == right).sum(-1) - 1) / 2
 
@@ -203,10 +209,10 @@ def chance_retrieval(views: int, hits=(1, 2, 5, 10)) -> dict[str, float]:
 
 # %% ../nbs/14_evaluation.ipynb #cell019
 @torch.no_grad()
-def nearest(predicted: Float[Tensor, "query embedding"], candidates: Float[Tensor, "candidate embedding"], block: int = 2048) -> Int[Tensor, "query"]:
-    "Index of the candidate with the largest cosine similarity, for each of the (normalised) predictions."
+def nearest(predicted: Float[Tensor, "query embedding"], candidates: Float[Tensor, "candidate embedding"], block: int = 2 ** 27) -> Int[Tensor, "query"]:
+    "Index of the candidate with the largest cosine similarity, for each of the (normalised) predictions; `block` similarities at a time."
     candidates = nn.functional.normalize(candidates, dim=-1).T.contiguous()
-    return torch.cat([(p @ candidates).argmax(-1) for p in predicted.split(block)])
+    return torch.cat([(p @ candidates).argmax(-1) for p in predicted.split(max(1, block // candidates.shape[1]))])
 
 
 def rotation_error(p: Float[Tensor, "batch 4"], q: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch"]:
@@ -254,7 +260,8 @@ def evaluate(
 
 
 def _evaluate_saved(embedded: Path, model: Path, probe: Probe) -> pd.DataFrame:
-    return evaluate(Embedded.load(embedded), (loaded := load_model(model)[0]).split, probe, loaded)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return evaluate(Embedded.load(embedded, device), (loaded := load_model(model)[0].to(device)).split, probe, loaded)
 
 
 def evaluate_all(
@@ -262,18 +269,18 @@ def evaluate_all(
     models: Mapping[str, Path],         # name -> folder of the model
     probe: Probe = Probe(),
 ) -> pd.DataFrame:                      # as `evaluate`, with the column `name` in front
-    "Evaluate several models side by side, one core for each."
+    "Evaluate several models side by side, one core for each; on a GPU, if there is one, one after another."
     jobs = embedded.values(), [models[name] for name in embedded], [probe] * len(embedded)
     if len(embedded) == 1: tables = [*map(_evaluate_saved, *jobs)]   # a process of its own takes seconds to start
     else:
-        with ProcessPoolExecutor(min(len(embedded), cores()), mp.get_context("spawn"), torch.set_num_threads, (1,)) as pool: tables = [*pool.map(_evaluate_saved, *jobs)]
+        with ProcessPoolExecutor(1 if torch.cuda.is_available() else min(len(embedded), cores()), mp.get_context("spawn"), torch.set_num_threads, (1,)) as pool: tables = [*pool.map(_evaluate_saved, *jobs)]
     return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
 
 
 def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:
     "What nothing learned gives, in the form of `evaluate`."
-    counts = torch.bincount(e.labels[e.train]).sort(descending=True).values / len(e.train)
-    val = {"top1": counts[0].item(), "top5": counts[:5].sum().item(), **{f"{t}_r2{linear}": chance_r2(e, t, probe) for t in TARGETS for linear in ("", "_linear")}}
+    shares = torch.bincount(e.labels[e.val], minlength=len(counts := torch.bincount(e.labels[e.train])))[counts.argsort(descending=True, stable=True)] / len(e.val)   # of the classes, the most frequent of training first
+    val = {"top1": shares[0].item(), "top5": shares[:5].sum().item(), **{f"{t}_r2{linear}": chance_r2(e, t, probe) for t in TARGETS for linear in ("", "_linear")}}
     rows = [(part, "val", metric, value) for part in PARTS for metric, value in val.items()]
     for name, objects in {"train": e.train, "val": e.val}.items():
         rows += [("equivariant", name, metric, value) for metric, value in (chance_retrieval(e.latents.shape[1]) | {"pre": chance_pre(e, objects)}).items()]

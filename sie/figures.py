@@ -85,7 +85,6 @@ STYLES = [(_DASHES[(i + i // 6) % 6], _COLOURS[i % 6]) for i in range(36)]
 def show_curves(
     curves: Mapping[str, Sequence[pd.DataFrame]],   # method -> a table for each seed, with the column `step`
     columns: Mapping[str, str],                     # column -> label of the panel's y axis
-    log: Sequence[str] = (),                        # columns on a logarithmic axis
     levels: Mapping[str, float] = {},               # label -> height of a thin grey line
     means: bool = False,                            # one line for each method, the mean of its seeds, with their range around it
 ) -> Figure:
@@ -101,6 +100,6 @@ def show_curves(
                 tables = [joined.mean(axis=1)]
             for line in tables: handles[method], = ax.plot(line.index, line, linestyle=dash, color=colour, lw=1.2)
         for (level, height), dash in zip(levels.items(), _DASHES): handles[level] = ax.axhline(height, linestyle=dash, color="grey", lw=.7)
-        ax.set(xlabel="step", ylabel=label, yscale="log" if column in log else "linear")
+        ax.set(xlabel="step", ylabel=label)
     fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=max(3, round(2.2 * len(columns))), fontsize=8, frameon=False)
     return fig

@@ -15,19 +15,19 @@ __all__ = ['attraction', 'variance', 'covariance', 'nt_xent']
 
 # %% ../nbs/11_losses.ipynb #cell005
 def attraction(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    "Mean squared error over batch and dimensions: the invariance term, or the equivariance term if `a` is a prediction. Raises `ValueError` for shapes that differ."
+    "Mean squared error over batch and dimensions: the invariance term, or the equivariance term if `a` is a prediction (Garrido et al. 2023). Raises `ValueError` for shapes that differ."
     _alike(a, b)
     return F.mse_loss(a, b)
 
 
 def variance(x: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    "VICReg's variance term, half the mean hinge on the standard deviation of each dimension. Raises `ValueError` for a batch of one, which has no variance."
+    "VICReg's variance term (Bardes et al. 2022, eq. 1), half the mean hinge on the standard deviation of each dimension. Raises `ValueError` for a batch of one, which has no variance."
     _needs_two(x)
     return F.relu(1 - (x.var(0) + 1e-4).sqrt()).mean() / 2
 
 
 def covariance(x: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    "VICReg's covariance term, the sum of squared off-diagonal covariances over the number of dimensions. Raises `ValueError` for a batch of one."
+    "VICReg's covariance term (Bardes et al. 2022, eq. 3 and 4), the sum of squared off-diagonal covariances over the number of dimensions. Raises `ValueError` for a batch of one."
     _needs_two(x)
     centred = x - x.mean(0)
     squares = (centred.T @ centred / (len(x) - 1)).square()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .encoders import Split, make_encoder, projector
+from .encoders import PARTS, Split, make_encoder, projector
 from .losses import attraction, covariance, nt_xent, variance
 from .predictors import Hypernetwork, MLPPredictor
 from .rotations import transformation, transformation_norm, transformation_size
@@ -71,7 +71,7 @@ class Method:
     def __post_init__(self):
         for head, part in self.heads.items():
             if head not in HEADS: raise ValueError(f"method {self.name!r}: unknown head {head!r}; there are {', '.join(HEADS)}")
-            if part not in ("all", "invariant", "equivariant"): raise ValueError(f"method {self.name!r}: head {head!r} sees the part {part!r}; there are all, invariant, equivariant")
+            if part not in PARTS: raise ValueError(f"method {self.name!r}: head {head!r} sees the part {part!r}; there are {', '.join(PARTS)}")
         if self.predictor and "equivariant" not in self.heads: raise ValueError(f"method {self.name!r}: a predictor needs the head 'equivariant'")
         transformation_size(self.form)
         object.__setattr__(self, "split", set(self.heads.values()) != {"all"} and bool(self.heads))

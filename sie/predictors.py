@@ -16,7 +16,11 @@ __all__ = ['HyperLinear', 'Hypernetwork', 'MLPPredictor', 'imitable_constant']
 # %% ../nbs/10_predictors.ipynb #cell006
 class HyperLinear(nn.Module):
     r"A linear layer with weights $\sum_k \varphi_k H_k$ that are different for each sample, never materialised. `H` and `B` are not initialised here: `Hypernetwork` does that."
-    def __init__(self, features: int, inputs: int, outputs: int, bias: bool = False):
+    def __init__(self,
+        features: int,          # entries of φ
+        inputs: int, outputs: int,
+        bias: bool = False,     # also a bias that is linear in φ, Σ φ_k B_k
+    ):
         super().__init__()
         self.H = nn.Parameter(torch.empty(features, outputs, inputs))
         self.B = nn.Parameter(torch.empty(features, outputs)) if bias else None
@@ -37,7 +41,7 @@ class Hypernetwork(nn.Module):
         transformation: int,              # entries of g
         dim: int,                         # dimensions of the embeddings, D
         depth: int = 0,                   # hidden layers of H, of g's size (the paper's deep H has 2)
-        bias: bool = False,               # bias in H
+        bias: bool = False,               # biases in all layers of H
         hidden: Sequence[int] = (),       # widths of the predictor's hidden layers
         hidden_bias: bool = False,        # biases in the predictor's layers, made by H as well
         relu: bool = True,                # ReLU between the predictor's layers
@@ -50,10 +54,14 @@ class Hypernetwork(nn.Module):
         for name, value in {"transformation": transformation, "dim": dim, **{"hidden": h for h in hidden}, "gain": gain, "norm": norm}.items():
             if value <= 0: raise ValueError(f"{name} is {value}; it must be positive")
         if init not in ("default", "scaled"): raise ValueError(f"unknown initialisation {init!r}; there are default, scaled")
-        self.trunk = nn.Sequential(*[m for _ in range(depth) for m in (nn.Linear(transformation, transformation), nn.ReLU())])
+        self.trunk = nn.Sequential(*[m for _ in range(depth) for m in (nn.Linear(transformation, transformation, bias=bias), nn.ReLU())])
         self.bias, self.relu = bias, relu
         features, sizes = transformation + bias, [dim, *hidden, dim]
         self.layers = nn.ModuleList(HyperLinear(features, i, o, hidden_bias) for i, o in zip(sizes, sizes[1:]))
+        if init == "scaled":
+            for m in self.trunk:                  # keeps the mean square norm (He et al. 2015)
+                if isinstance(m, nn.Linear): nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
+                if isinstance(m, nn.Linear) and bias: nn.init.zeros_(m.bias)
         for layer in self.layers:
             for p in layer.parameters():
                 if init == "default": nn.init.uniform_(p, -transformation ** -.5, transformation ** -.5)
@@ -84,8 +92,12 @@ def _check(z: Tensor, g: Tensor, dim: int, transformation: int) -> None:
 
 # %% ../nbs/10_predictors.ipynb #cell014
 class MLPPredictor(nn.Module):
-    "An MLP on the concatenation of embedding and transformation, which can learn to ignore the latter."
-    def __init__(self, transformation: int, dim: int, hidden: Sequence[int] | None = None):
+    "An MLP on the concatenation of embedding and transformation, which can learn to ignore the latter: what Garrido et al. 2023, section 3.2, argue against."
+    def __init__(self,
+        transformation: int,                    # entries of g
+        dim: int,                               # dimensions of the embeddings, D
+        hidden: Sequence[int] | None = None,    # widths of the hidden layers; none given: one of D
+    ):
         super().__init__()
         self.dim, self.transformation = dim, transformation
         sizes = [dim + transformation, *(hidden or [dim]), dim]

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,12 @@ def ridge(x: Float[Tensor, "n features"], y: Float[Tensor, "n targets"], strengt
 
 class OnlineProbes:
     "Closed-form probes on a fixed sample of views of the training and the validation objects."
-    def __init__(self, train: Views, val: Views, views: int = 2000, seed: int = 0, batch_size: int = 500):
+    def __init__(self,
+        train: Views, val: Views,   # fitted on and scored on
+        views: int = 2000,          # of each, in pairs of two different ones of an object; at least 2 for each object are needed
+        seed: int = 0,              # of the sample
+        batch_size: int = 500,      # views encoded at a time
+    ):
         rng = np.random.default_rng(seed)
         self.batch_size, self.samples = batch_size, []
         for split in (train, val):
@@ -168,7 +174,7 @@ def _read_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer)
 
 
 def new_model(settings: Settings) -> Model:
-    "An untrained model, its weights a function of the settings' seed."
+    "An untrained model, its weights a function of the settings' seed, to which torch's random numbers are set."
     torch.manual_seed(settings.seed)
     options = {k: v for k, v in settings.predictor.items() if k != "kind"}
     if settings.declaration.predictor == "mlp": options = {"hidden": options.get("hidden")}
@@ -206,7 +212,7 @@ def save_model(model: Model, settings: Settings, images: ImageFormat, folder: st
 
 
 def load_model(folder: str | Path) -> tuple[Model, Settings]:
-    "A model that `save_model` wrote, in evaluation mode, with its settings. Raises `FileNotFoundError` naming a missing file, `RuntimeError` naming weights that do not fit."
+    "A model that `save_model` wrote, in evaluation mode, with its settings. Sets torch's random numbers as `new_model` does. Raises `FileNotFoundError` naming a missing file, `RuntimeError` naming weights that do not fit."
     settings = Settings(**json.loads((Path(folder) / "settings.json").read_text()))
     model = new_model(settings)
     model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
@@ -225,7 +231,14 @@ def make_fabric(
     return fabric
 
 
-def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> tuple[Outputs, dict[str, float]]:
+@cache
+def _code() -> str:
+    "Digest of the code that weights depend on: a checkpoint of other code is not taken up."
+    sources = [find_spec(f"sie.{module}").origin for module in ("rotations", "dataset", "encoders", "predictors", "losses", "methods", "pretraining")]
+    return hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).hexdigest()
+
+
+def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> tuple[Outputs, dict[str, Tensor]]:
     "One step on a process's share of a batch of pairs: the whole batch's outputs, and its loss and terms as tensors."
     outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
     if fabric.world_size > 1: outputs = outputs.gathered()
@@ -245,16 +258,17 @@ def pretrain(
     progress: Callable[[int, int], None] = lambda step, steps: None,  # told every step
     fabric: Fabric | None = None,               # devices and precision; `make_fabric` if not given
 ) -> list[dict[str, float]]:                    # one row for each point of the curves
-    """Pretrain a model. If it was interrupted, go on from its last checkpoint; on the CPU the result is the same to the bit, given the same number of threads and processes.
+    """Pretrain a model. If it was interrupted, go on from its last checkpoint, made by the same code; on the CPU the result is the same to the bit, given the same number of threads and processes.
 
     Raises `FloatingPointError` naming step and terms when the loss is no longer finite; the last checkpoint stays. Raises `ValueError` for a batch that the processes cannot share equally,
     and `RuntimeError` where they do not see the same checkpoint."""
     settings_json = json.loads(json.dumps(dataclasses.asdict(settings)))
-    name = hashlib.sha256(json.dumps([settings_json, dataset.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([settings_json, dataset.fingerprint, _code()], sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = Path(checkpoints or Path(out).parent / "checkpoints") / f"{settings.method}-{settings.seed}-{name}.safetensors"
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
     if METHODS[settings.method].terms:
         fabric = fabric or make_fabric(settings.precision)
+        model = fabric.to_device(model)                # before there is an optimiser: its state goes where the weights are
         train, val = (load_views(dataset, dataset.split(s), settings.crop, device=fabric.device) for s in ("train", "val"))
         loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object, rank=fabric.global_rank, world_size=fabric.world_size)
         probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}

@@ -42,12 +42,13 @@ def difference(metrics: pd.DataFrame, key: Key, a: str, b: str) -> tuple[float, 
 
 def best(metrics: pd.DataFrame, key: Key, contenders: Sequence[str]) -> str | None:
     "The contender whose paired difference to each other one that has this metric is separated from 0; None if there is none. Less is better for `pre`."
-    means = metrics[(metrics[["metric", "part", "split"]] == list(key)).all(axis=1) & metrics["method"].isin(contenders)].groupby("method")["value"].mean() * (-1 if key[0] == "pre" else 1)
+    sign = -1 if key[0] == "pre" else 1
+    means = metrics[(metrics[["metric", "part", "split"]] == list(key)).all(axis=1) & metrics["method"].isin(contenders)].groupby("method")["value"].mean() * sign
     if len(means) < 2: return None
     first = means.idxmax()
     try: apart = [difference(metrics, key, first, other) for other in means.index if other != first]
     except ValueError: return None
-    return first if all(low > 0 or high < 0 for _, low, high in apart) else None
+    return first if all(min(sign * low, sign * high) > 0 for _, low, high in apart) else None
 
 # %% ../nbs/15_statistics.ipynb #cell014
 def results_table(

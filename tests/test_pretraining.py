@@ -12,7 +12,7 @@ import torch
 
 from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
 from sie.evaluation import Probe, embed, evaluate_all
-from sie.pretraining import Settings, load_model, new_model, pretrain_all, read_curves
+from sie.pretraining import Settings, load_model, new_model, pretrain, pretrain_all, read_curves
 
 SMALL = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
 
@@ -111,3 +111,35 @@ def test_damaged_models_are_refused(tmp_path, dataset):
     with pytest.raises(RuntimeError, match="heads.invariant"): load_model(tmp_path / "model")
     (tmp_path / "model/model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="model.safetensors"): load_model(tmp_path / "model")
+
+
+class Stop(Exception): pass
+
+
+def stopped(dataset: ViewDataset, folder: Path, at: int = 20) -> Settings:
+    "What a run was started with that was stopped at a step."
+    def progress(step, steps):
+        if step == at: raise Stop
+    settings = Settings("sie_matrix", **SMALL)
+    with pytest.raises(Stop): pretrain(dataset, settings, folder / "model", progress=progress)
+    return settings
+
+
+def test_a_checkpoint_of_other_code_is_not_used(tmp_path, dataset, monkeypatch):
+    settings, seen = stopped(dataset, tmp_path), []
+    with monkeypatch.context() as patch:
+        patch.setattr("sie.pretraining._code", lambda: "other")
+        pretrain(dataset, settings, tmp_path / "other", checkpoints=tmp_path / "checkpoints", progress=lambda step, steps: seen.append(step))
+    assert seen[0] == 1
+    seen.clear()
+    pretrain(dataset, settings, tmp_path / "model", progress=lambda step, steps: seen.append(step))
+    assert seen[0] == 15    # the last checkpoint was at step 14
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_interrupted_run_goes_on_and_is_evaluated_on_a_gpu(tmp_path, dataset):
+    history = pretrain(dataset, stopped(dataset, tmp_path), tmp_path / "model")
+    assert [row["step"] for row in history] == [7, 14, 21, 28, 35, 40]
+    embed(load_model(tmp_path / "model")[0].to("cuda"), dataset).save(tmp_path / "e.safetensors")
+    results = evaluate_all({"run": tmp_path / "e.safetensors"}, {"run": tmp_path / "model"}, Probe(epochs=2, hidden=8))
+    assert results["value"].notna().all() and {"pre", "mrr", "top1", "rotation_r2"} <= set(results["metric"])
