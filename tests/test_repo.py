@@ -17,8 +17,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from sie.statistics import READ_OFF, RETRIEVED, results_table
 from sie.methods import METHODS
+from sie.params import load_params
+from sie.statistics import ABLATED, READ_OFF, RETRIEVED, results_table
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -71,10 +72,11 @@ def test_readme_shows_the_committed_results():
     metrics, text = pd.read_csv(ROOT / "comparisons/full/metrics.csv"), (ROOT / "README.md").read_text(encoding="utf-8")
     methods = [m for m in metrics["method"].unique() if m != "chance"]
     contenders = [m for m in methods if m not in ("supervised", "random")]
-    for columns, rows in ((READ_OFF, methods), (RETRIEVED, [m for m in methods if METHODS[m].predictor])):
-        for method, row in results_table(metrics, columns, [*rows, "chance"], contenders, intervals=True).iterrows():
-            cells = [method, *row]
-            assert any([c.strip() for c in line.strip("|").split("|")] == cells for line in text.splitlines()), f"README.md has no row {cells}; execute nbs/index.ipynb, then `make readme`"
+    tables = [results_table(metrics, columns, [*rows, "chance"], contenders, intervals=True) for columns, rows in ((READ_OFF, methods), (RETRIEVED, [m for m in methods if METHODS[m].predictor]))]
+    longer, epochs = pd.read_csv(ROOT / "comparisons/longer/metrics.csv"), load_params(ROOT / "comparisons/longer/params.yaml").pretrain.epochs
+    tables.append(results_table(longer, ABLATED).rename(lambda m: m if m == "chance" else f"{m}, {epochs} epochs"))
+    for cells in ([method, *row] for table in tables for method, row in table.iterrows()):
+        assert any([c.strip() for c in line.strip("|").split("|")] == cells for line in text.splitlines()), f"README.md has no row {cells}; execute nbs/index.ipynb, then `make readme`"
 
 
 def append(path: Path, text: str) -> None:
