@@ -627,7 +627,7 @@ def memory(scale: Scale, work: Path) -> list[Row]:
 # ---- results
 
 BENCHMARKS = {f.__name__: f for f in (rendering, blender, packing, loading, scale, training, paper, predictor, evaluation, memory)}
-COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command")
+COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command", "machine")
 
 
 def tidy(name: str, rows: list[Row]) -> list[dict]:
@@ -637,7 +637,7 @@ def tidy(name: str, rows: list[Row]) -> list[dict]:
         if row.reference in ("", row.setting): return ""
         theirs = values[row.reference, row.unit]
         return f"{row.value / theirs if '/' in row.unit else theirs / max(row.value, 1e-9):.3g}"
-    return [dict(zip(COLUMNS, (name, row.setting, f"{row.value:.4g}", row.unit, "" if row.reference == row.setting else row.reference, ratio(row), f"python benchmarks/run.py --only {name}"))) for row in rows]
+    return [dict(zip(COLUMNS, (name, row.setting, f"{row.value:.4g}", row.unit, "" if row.reference == row.setting else row.reference, ratio(row), f"python benchmarks/run.py --only {name}", machine()))) for row in rows]
 
 
 def machine() -> str:
@@ -650,14 +650,14 @@ def machine() -> str:
 
 def report(results: list[dict]) -> str:
     "The tables of README.md."
-    lines = [f"Measured on: {machine()}."]
+    lines = []
     for name, function in BENCHMARKS.items():
         rows = [r for r in results if r["benchmark"] == name]
         if not rows: continue
-        lines += ["", f"### {name.capitalize()}", "", *(line.strip() for line in function.__doc__.splitlines()), "", f"`{rows[0]['command']}`", "",
+        lines += [f"### {name.capitalize()}", "", *(line.strip() for line in function.__doc__.splitlines()), "", f"`{rows[0]['command']}` on {rows[0]['machine']}", "",
                   "| setting | value | unit | times better | than |", "|---|---:|---|---:|---|"]
-        lines += [f"| {r['setting']} | {float(r['value']):,.3g} | {r['unit']} | {r['ratio']} | {r['reference']} |" for r in rows]
-    return "\n".join(lines)
+        lines += [f"| {r['setting']} | {float(r['value']):,.3g} | {r['unit']} | {r['ratio']} | {r['reference']} |" for r in rows] + [""]
+    return "\n".join(lines[:-1])
 
 
 def write(results: list[dict], names: list[str]) -> None:
