@@ -101,5 +101,5 @@ def show_curves(
             for line in tables: handles[method], = ax.plot(line.index, line, linestyle=dash, color=colour, lw=1.2)
         for (level, height), dash in zip(levels.items(), _DASHES): handles[level] = ax.axhline(height, linestyle=dash, color="grey", lw=.7)
         ax.set(xlabel="step", ylabel=label)
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=max(3, round(2.2 * len(columns))), fontsize=8, frameon=False)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=max(2, round(2.2 * len(columns))), fontsize=8, frameon=False)
     return fig
