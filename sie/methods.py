@@ -122,13 +122,13 @@ _WITH_G = (
     replace(_SIE, name="sie_matrix", description="SIE with the rotation matrix as conditioning (ours)", form="matrix"),
     replace(_SIE, name="sie_no_var", description="SIE without V(ẑ)", terms=_INVARIANCE | _EQUIVARIANCE | _REGULARISATION),
     replace(_SIMCLR, name="simclr_augself", description="SimCLR, and g regressed from both representations (AugSelf, Lee et al. 2021)",
-        heads={"invariant": "all", "regressor": "all"}, terms=_CONTRAST | {"equivariance": (1, lambda o: attraction(o.regressed, o.g))}),
+        heads={"invariant": "all", "regressor": "all"}, terms=_CONTRAST | {"regression": (1, lambda o: attraction(o.regressed, o.g))}),
     Method("simclr_equimod", "SimCLR, and SimCLR between prediction and target (EquiMod, Devillers and Lefort 2023)", **_TWO_HEADS, terms=_CONTRAST | _CONTRAST_OF_PREDICTION),
     Method("vicreg_equimod", "VICReg, and VICReg between prediction and target", **_TWO_HEADS, terms=_INVARIANCE | {
         "variance": (10, lambda o: variance(o.u1) + variance(o.u2)), "covariance": (1, lambda o: covariance(o.u1) + covariance(o.u2)),
         "equivariance": (1, lambda o: _vicreg(o.predicted, o.z2))}),
-    Method("equi_only", "SIE's equivariant half alone: no invariance, no V(ẑ)", **_ONE_HEAD, terms=_EQUIVARIANCE | _REGULARISATION),
-    Method("simclr_equi_only", "NT-Xent between prediction and target alone", **_ONE_HEAD, terms=_CONTRAST_OF_PREDICTION),
+    Method("equi_only", "SIE without invariance and without a split", **_ONE_HEAD, terms={"prediction": _EQUIVARIANCE["equivariance"]} | _REGULARISATION | _VARIANCE_OF_PREDICTION),
+    Method("simclr_equi_only", "NT-Xent between prediction and target alone", **_ONE_HEAD, terms={"prediction": _CONTRAST_OF_PREDICTION["equivariance"]}),
     Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, terms={
         "classification": (1, lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2),
         "regression": (10, lambda o: attraction(o.regressed, o.g))}),
