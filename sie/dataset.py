@@ -34,9 +34,9 @@ def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
 # %% auto #0
 __all__ = ['LATENTS', 'VERSION', 'PART_BYTES', 'STATISTICS_IMAGES', 'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES',
            'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'ProceduralRenderer',
-           'procedural_objects', 'render_object', 'cores', 'exit_with_parent', 'render_dataset', 'normalise', 'Pairs',
-           'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader',
-           'write_split_lists', 'read_split_lists', 'export_layout', 'import_layout']
+           'procedural_objects', 'render_object', 'cores', 'exit_with_parent', 'render_dataset', 'normalise',
+           'another_view', 'Pairs', 'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views',
+           'load_views', 'PairLoader', 'write_split_lists', 'read_split_lists', 'export_layout', 'import_layout']
 
 # %% ../nbs/08_dataset.ipynb #cell006
 LATENTS = len(LATENT_NAMES)
@@ -496,19 +496,30 @@ def render_dataset(
     return _finish(out, lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1]), source, objects)
 
 # %% ../nbs/08_dataset.ipynb #cell029
-def _whole_row(values: Sequence[float], width: int) -> Float[np.ndarray, "3*width"]:
-    "255 times a value per channel for every pixel of a row: long loops, not loops over 3."
-    return np.tile(np.array(values, np.float32), width) * np.float32(255)
+@lru_cache(16)
+def _rows(mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device) -> tuple[Float[Tensor, "3*width"], Float[Tensor, "3*width"]]:
+    "What to subtract from the pixels of a row, and then to multiply them by: long loops, not loops over 3."
+    return tuple(torch.tensor(values, dtype=torch.float32, device=device).repeat(width) for values in ([255 * m for m in mean], [1 / (255 * s) for s in std]))
 
 
 def normalise(
     images: UInt8[Tensor, "*batch 3 height width"],  # sRGB, channels_last in memory for speed
     mean: Sequence[float], std: Sequence[float],     # per channel, of pixels in [0, 1]
+    out: Float[Tensor, "*batch height 3*width"] | None = None,   # memory for it
 ) -> Float[Tensor, "*batch 3 height width"]:         # float32, channels_last
     "(pixel / 255 - mean) / std for each channel."
-    last = images.movedim(-3, -1)
-    row = lambda values: torch.from_numpy(_whole_row(values, last.shape[-2])).to(images.device)
-    return last.flatten(-2).float().sub_(row(mean)).div_(row(std)).unflatten(-1, (-1, 3)).movedim(-1, -3)
+    pixels = images.movedim(-3, -1).flatten(-2)
+    if out is None: out = torch.empty(pixels.shape, device=pixels.device)
+    shift, factor = _rows(tuple(mean), tuple(std), images.shape[-1], images.device)
+    to, of = (x.reshape(-1, *x.shape[-2:]) for x in (out, pixels))
+    step = max(1, 2 ** 18 // math.prod(to.shape[1:]) if to.device.type == "cpu" else len(to))     # about a MiB of float32 at a time: the second and the third pass find it in a core's cache
+    for o, p in zip(to.split(step), of.split(step)): o.copy_(p).sub_(shift).mul_(factor)
+    return out.unflatten(-1, (-1, 3)).movedim(-1, -3)
+
+
+def another_view(first: Int[np.ndarray, "pairs"], views: int, rng: np.random.Generator) -> Int[np.ndarray, "pairs"]:
+    "A different view than each `first` of 0 ... views-1, each with the same probability: a uniform step of 1 ... views-1, modulo views."
+    return (first + rng.integers(1, views, size=len(first))) % views
 
 
 class Pairs(NamedTuple):
@@ -618,22 +629,20 @@ class Views:
 
     def normalised(self, objects: Int[Tensor, "batch"], views: Int[Tensor, "batch"]) -> Float[Tensor, "batch 3 height width"]:
         "Any views, as input of an encoder (channels_last)."
-        count, (_, _, _, height, width) = len(objects), self.images.shape
         if self.images.device.type != "cpu": return normalise(self.images[objects, views], self.mean, self.std)
-        mean, std, out = _whole_row(self.mean, width), _whole_row(self.std, width), _memory(count, height, width * 3)
+        height, width = self.images.shape[-2:]
+        out = _memory(len(objects), height, width * 3)
+        if not isinstance(self.images, JpegViews):       # NumPy copies whole images, where torch's indexing goes value by value
+            images = self.images.movedim(2, -1).numpy()[objects.numpy(), views.numpy()]
+            return normalise(torch.from_numpy(images).movedim(-1, 1), self.mean, self.std, torch.from_numpy(out))
+        shift, factor = (row.numpy() for row in _rows(tuple(self.mean), tuple(self.std), width, self.images.device))
         objects, views = objects.tolist(), views.tolist()
-        if isinstance(self.images, JpegViews): reader = self.images.reader
-        else:
-            pixels = self.images.movedim(2, -1).numpy()
-            reader = lambda: lambda object, view: pixels[object, view]
-        def work(part):                          # image by image, while it is in the processor's cache
-            read = reader()
+        def work(part):                                  # `normalise`, in the thread that has just decoded the image: torch's own threads would be in the way of these
+            read = self.images.reader()
             for k in part:
-                image = out[k]
-                image.reshape(height, width, 3)[:] = read(objects[k], views[k])
-                np.subtract(image, mean, out=image)
-                np.divide(image, std, out=image)
-        _in_threads(work, count, height * width * 3)
+                out[k].reshape(height, width, 3)[:] = read(objects[k], views[k])
+                np.multiply(np.subtract(out[k], shift, out=out[k]), factor, out=out[k])
+        _in_threads(work, len(out), height * width * 3)
         return torch.from_numpy(out).unflatten(-1, (width, 3)).movedim(-1, 1)
 
     def to(self, device: str | torch.device) -> Views:
@@ -689,7 +698,7 @@ class PairLoader:
         rng, views = np.random.default_rng([self.seed, epoch]), self.views.images.shape[1]
         objects = np.concatenate([rng.permutation(len(self.views)) for _ in range(self.pairs_per_object)])
         first = rng.integers(views, size=len(objects))
-        return objects, first, (first + rng.integers(1, views, size=len(objects))) % views
+        return objects, first, another_view(first, views, rng)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pairs]:
         "The batches of an epoch, or this process's share of each, from batch `start` on. What has to be decoded is decoded one batch ahead, in a thread that ends with the iteration."

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .dataset import ViewDataset, cores, load_views
+from .dataset import ViewDataset, another_view, cores, load_views
 from .encoders import PARTS, Split
 from .methods import Model
 from .pretraining import load_model
@@ -101,13 +101,13 @@ Plan = tuple[Int[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]      # object
 def random_pairs(objects: int, views: int, rng: np.random.Generator) -> Plan:
     "Every object once, in random order, with two different random views."
     first = rng.integers(views, size=objects)
-    return tuple(map(torch.from_numpy, (rng.permutation(objects), first, (first + rng.integers(1, views, size=objects)) % views)))
+    return tuple(map(torch.from_numpy, (rng.permutation(objects), first, another_view(first, views, rng))))
 
 
 def every_view(objects: int, views: int, rng: np.random.Generator) -> Plan:
     "Every view of every object once, each with another random one."
     first = np.tile(np.arange(views), objects)
-    return tuple(map(torch.from_numpy, (np.arange(objects).repeat(views), first, (first + rng.integers(1, views, size=len(first))) % views)))
+    return tuple(map(torch.from_numpy, (np.arange(objects).repeat(views), first, another_view(first, views, rng))))
 
 
 #: What is asked of one view or of a pair of views besides the class: how many, and the target as a function of their latents.

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .dataset import PairLoader, ViewDataset, Views, cores, exit_with_parent, load_views
+from .dataset import PairLoader, ViewDataset, Views, another_view, cores, exit_with_parent, load_views
 from .methods import METHODS, Method, Model, Outputs
 from .rotations import relative_rotation
 
@@ -130,8 +130,7 @@ class OnlineProbes:
         for split in (train, val):
             pairs, per_object = views // 2, split.images.shape[1]
             objects, first = rng.integers(len(split), size=pairs), rng.integers(per_object, size=pairs)
-            second = (first + rng.integers(1, per_object, size=pairs)) % per_object
-            self.samples.append((split, *(torch.from_numpy(i).to(split.labels.device) for i in (objects, first, second))))
+            self.samples.append((split, *(torch.from_numpy(i).to(split.labels.device) for i in (objects, first, another_view(first, per_object, rng)))))
 
     @torch.no_grad()
     def __call__(self, encoder: torch.nn.Module) -> dict[str, float]:
