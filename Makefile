@@ -35,7 +35,7 @@ $(SETUP): requirements.txt settings.ini setup.py
 	touch $@
 
 repro: $(SETUP)
-	$(if $(PRESET),python -m sie.params preset $(PRESET))
+	python -m sie.params $(if $(PRESET),preset $(PRESET),check)
 	dvc repro $(ARGS)
 
 keep: $(SETUP)

@@ -23,6 +23,8 @@ from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
 from sphinx.pycode import ModuleAnalyzer
 
+from sie.params import load_params
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "_docs/source"
 LINK = re.compile(r'(\[[^\]]*\]\(|src="|href=")(?!\w+:|#|/)([^)"#\s]+)(#[^)"\s]*)?')
@@ -90,7 +92,7 @@ def signature(node: ast.AST) -> str:
             return parameters(node.args) + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
         case ast.ClassDef():
             init = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-            fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_")]
+            fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_") and "init=False" not in ast.unparse(n)]
             return parameters(init[0].args) if init else f"({', '.join(fields)})" if fields else ""
 
 
@@ -212,9 +214,10 @@ def listing(head: str, intro: str, kind: str, entries: list[tuple[str, str, str]
 
 
 def stage_notebooks() -> list[Path]:
-    "The executed notebooks of results/, last stage first, after the reports that are kept in comparisons/."
+    "The executed notebooks of the run in results/, last stage first, after the reports that are kept in comparisons/. A run of other methods may have left some beside them."
+    methods = load_params(ROOT / "params.yaml").methods
     order = {stage: i for i, stage in enumerate(("report", "evaluate", "embed", "pretrain", "fetch"))}
-    return sorted(ROOT.glob("comparisons/*/*.ipynb")) + sorted(ROOT.glob("results/**/*.ipynb"), key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p))
+    return sorted(ROOT.glob("comparisons/*/*.ipynb")) + sorted((path for path in ROOT.glob("results/**/*.ipynb") if path.parent == ROOT / "results" or path.stem in methods), key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p))
 
 
 def stage_notebook(path: Path):

@@ -32,7 +32,7 @@ __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Pre
 
 # %% ../nbs/19_params.ipynb #cell006
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 Positive = Annotated[int, Field(ge=1)]
@@ -44,6 +44,12 @@ def _distinct(values: list) -> list:
     twice = [v for v in dict.fromkeys(values) if values.count(v) > 1]
     if twice: raise ValueError(f"{twice[0]!r} stands there more than once")
     return values
+
+
+def _known(methods: list[str]) -> list[str]:
+    for name in methods:
+        if (method := name.partition("+")[0]) not in METHODS: raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}{_meant(method, METHODS)}")
+    return methods
 
 
 ClassName = Literal[tuple(c.name for c in CLASSES)]
@@ -98,7 +104,7 @@ class Predictor(_Section):
 
 class Pretrain(_Section):
     "Training, the same for every method."
-    seeds: Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
     encoder: Literal[tuple(ENCODERS)]
     crop: Positive | None                       # central square, pixels
     widths: Annotated[list[Positive], Field(min_length=1)]
@@ -131,14 +137,20 @@ class Evaluate(_Section):
 class Params(_Section):
     "All of params.yaml."
     preset: str
-    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]   # names in `METHODS`, or variants of them: see `variant`
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_known), AfterValidator(_distinct)]   # names in `METHODS`, or variants of them: see `variant`
     data: Data
     pretrain: Pretrain
     evaluate: Evaluate
 
     @model_validator(mode="after")
     def _fit(self) -> Params:
-        for name in self.methods: self.variant(name)
+        dim = make_encoder(self.pretrain.encoder).dim
+        for name in self.methods:
+            changed = self.variant(name)[1]
+            if (equivariant := changed.equivariant or dim // 2) >= dim:
+                raise ValueError(f"pretrain.equivariant is {equivariant}; it must be less than the {dim} dimensions of the encoder {self.pretrain.encoder}")
+            if round(min(changed.widths) * min(equivariant, dim - equivariant) / dim) < 1:
+                raise ValueError(f"pretrain.widths are {changed.widths}; of {min(changed.widths)} nothing is left for a part of {min(equivariant, dim - equivariant)} of {dim} dimensions, which gets its share")
         if self.data.source != "3diebench":
             image = self.data.crop or self.data.size
             if self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
@@ -147,20 +159,18 @@ class Params(_Section):
         if self.data.source == "procedural":
             if len(self.data.chosen) == 1: raise ValueError(f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all")
             if self.pretrain.batch_size > self.train_objects * self.pretrain.pairs_per_object:
-                raise ValueError(f"pretrain.batch_size is {self.pretrain.batch_size}, but there are about {self.train_objects} training objects with {self.pretrain.pairs_per_object} pairs each an epoch")
+                raise ValueError(f"pretrain.batch_size is {self.pretrain.batch_size}, but there are {self.train_objects} training objects with {self.pretrain.pairs_per_object} pairs each an epoch")
             steps = self.pretrain.epochs * (self.train_objects * self.pretrain.pairs_per_object // self.pretrain.batch_size)
-            if self.pretrain.warmup >= steps: raise ValueError(f"pretrain.warmup is {self.pretrain.warmup} steps, but there are about {steps} steps in all")
+            if self.pretrain.warmup >= steps: raise ValueError(f"pretrain.warmup is {self.pretrain.warmup} steps, but there are {steps} steps in all")
         elif self.data.input.endswith(".py"):
             wanted = "data/3diebench, where the authors' archive and lists are downloaded to, or a folder in their layout" if self.data.source == "3diebench" else "the folder of the models"
             raise ValueError(f"data.input is {self.data.input}; with data.source {self.data.source} it must be {wanted}")
-        if self.pretrain.equivariant and self.pretrain.equivariant >= (dim := make_encoder(self.pretrain.encoder).dim):
-            raise ValueError(f"pretrain.equivariant is {self.pretrain.equivariant}; it must be less than the {dim} dimensions of the encoder {self.pretrain.encoder}")
         return self
 
     @property
     def train_objects(self) -> int:
         "Number of training objects of procedural data."
-        return len(self.data.chosen) * round(self.data.objects_per_class * (1 - self.data.val_fraction))
+        return len(split_objects(np.repeat(np.arange(len(self.data.chosen)), self.data.objects_per_class), self.data.val_fraction)[0])
 
     @property
     def renderer(self) -> ProceduralRenderer:
@@ -172,8 +182,7 @@ class Params(_Section):
         """A method's name, and the `pretrain` section as a variant changes it: `sie+predictor.depth=2+lr=1.0e-3` is `sie` with these two keys changed, and all else as in the file.
 
         Raises `ValueError` for unknown methods and keys, and for values that the section does not allow."""
-        method, *changes = name.split("+")
-        if method not in METHODS: raise ValueError(f"methods: there is no method {method!r}; there are {', '.join(METHODS)}{_meant(method, METHODS)}")
+        method, *changes = _known([name])[0].split("+")
         values = self.pretrain.model_dump()
         for change in changes:
             key, equals, value = change.partition("=")
@@ -248,7 +257,7 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
     yaml.width = 10_000
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     every, values = yaml.load(Path(presets)), yaml.load(Path(params))
-    if name not in every: raise ValueError(f"unknown preset {name!r}; {presets} has {', '.join(every)}")
+    if name not in every: raise ValueError(f"unknown preset {name!r}; {presets} has {', '.join(every)}{_meant(name, every)}")
     values["preset"] = name
     for key, value in every[name].items():
         *sections, last = key.split(".")
@@ -270,6 +279,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sie.params", description="Change params.yaml, or do a part of what it asks for.")
     commands = parser.add_subparsers(dest="command", required=True)
     (preset := commands.add_parser("preset", help="set in params.yaml what a preset of presets.yaml names")).add_argument("name")
+    commands.add_parser("check", help="read it: says what is wrong before a stage has taken its old results away")
     part = commands.add_parser("fetch", help="make part K of N of data/views, K from 0; `dvc repro fetch` then makes what is missing, checks and finishes it")
     for name in "KN": part.add_argument(name, type=int)
     run = commands.add_parser("train", help="one run, also under torchrun; `dvc repro` then takes up its finished checkpoint in place of training")
@@ -277,6 +287,7 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     try:
         if given.command == "preset": apply_preset(given.name)
+        elif given.command == "check": load_params()
         elif given.command == "fetch": fetch(load_params(), "data/views", (given.K, given.N))
         else: train(load_params(), given.method, given.seed)
     except (ValueError, FileNotFoundError) as error: raise SystemExit(str(error)) from None
