@@ -4,10 +4,10 @@
     python benchmarks/run.py --only loading ...    these, in place of their old rows
     python benchmarks/run.py --quick               every line of this file in tiny sizes, only printed: the numbers mean nothing
 
-Every measurement runs in fresh processes, one after the other, on the CPU. Sizes are those of the default preset, whatever params.yaml says now.
+Every measurement runs in fresh processes, one after the other, on the CPU unless it says otherwise. Sizes are those of the default preset, whatever params.yaml says now.
 Imports that only some benchmarks need are in these, for else they would count in the start-up time and memory of the others."""
 from __future__ import annotations
-import argparse, csv, importlib.util, io, json, multiprocessing as mp, os, platform, resource, subprocess, sys, tarfile, tempfile, time
+import argparse, csv, importlib.util, io, json, multiprocessing as mp, os, platform, re, resource, subprocess, sys, tarfile, tempfile, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from functools import partial, reduce
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -457,54 +457,114 @@ def training(scale: Scale, work: Path) -> list[Row]:
 
 # ---- what the paper's run costs
 
-def paper_rate(scale: Scale, precision: str, compiled: bool) -> dict[str, float]:
-    "On this machine's GPU, or its CPU: pairs per second of training steps of the paper's run, its FLOP per pair, and the FLOP per second that large products of matrices reach in the same precision."
+KINDS = {"convolutions and products of matrices": "conv|gemm|cutlass|xmma|nvjet|fprop|dgrad|wgrad|sm[89]0_", "batch normalisation": "batch_norm|batchnorm|bn_|_bn", "optimiser": "adam|multi_tensor"}   # of kernels, by their names
+
+
+def kernel_seconds(step: Callable, steps: int = 5) -> dict[str, float]:
+    "GPU seconds of a step's kernels of each of `KINDS`, and of the others, copies among them."
+    from torch.profiler import DeviceType, ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(steps): step()
+    spent = dict.fromkeys([*KINDS, "other kernels"], 0.)
+    for event in profiler.key_averages():
+        if event.device_type != DeviceType.CUDA: continue
+        kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key.lower())), "other kernels")
+        spent[kind] += event.self_device_time_total / 1e6 / steps
+    return spent
+
+
+def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool) -> dict[str, Any]:
+    "On this machine's GPU, or its CPU: what training steps of the paper's run take, their FLOP per pair, and the FLOP per second that large products of matrices reach in the same precision."
     from torch.utils.flop_counter import FlopCounterMode
     from sie.pretraining import OPTIMISERS, make_fabric, new_model, train_step
     settings, fabric = replace(scale, preset="paper").params.settings("sie", 0), make_fabric(precision)
-    cuda = fabric.device.type == "cuda"
+    cuda, layout = fabric.device.type == "cuda", torch.channels_last if channels_last else torch.contiguous_format
     torch.set_num_threads(os.cpu_count())
-    torch.set_float32_matmul_precision("high" if cuda else "highest")
-    batch = settings.batch_size if cuda else min(scale.batches) // 2
-    settings = replace(settings, batch_size=batch, widths=[scale.widths] * 3)
-    rng, size = np.random.default_rng(0), scale.large
-    images = lambda: torch.randn(batch, 3, size, size).to(fabric.device, memory_format=torch.channels_last)
-    latents = lambda: torch.from_numpy(sample_latents(batch, rng)).to(fabric.device)
-    pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch, device=fabric.device) % len(CLASSES), torch.arange(batch, device=fabric.device))
-    model = new_model(settings).to(memory_format=torch.channels_last)
-    model, optimiser = fabric.setup(torch.compile(model) if compiled else model, OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay))
     def finished(work):
         def call():
             work()
             if cuda: torch.cuda.synchronize()
         return call
-    step, flop = lambda: train_step(model, optimiser, fabric, pairs, settings), None
+    def stepping(batch):
+        rng, size = np.random.default_rng(0), scale.large
+        images = lambda: torch.randn(batch, 3, size, size, device=fabric.device).to(memory_format=layout)
+        latents = lambda: torch.from_numpy(sample_latents(batch, rng)).to(fabric.device)
+        pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch, device=fabric.device) % len(CLASSES), torch.arange(batch, device=fabric.device))
+        model = new_model(replace(settings, widths=[scale.widths] * 3)).to(memory_format=layout)
+        model, optimiser = fabric.setup(torch.compile(model) if compiled else model, OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay))
+        step = finished(lambda: train_step(model, optimiser, fabric, pairs, settings))
+        step()
+        return step
+    batch, found = settings.batch_size if cuda else min(scale.batches) // 2, {"cuda": cuda}
+    while True:
+        try: step = stepping(batch); break
+        except torch.OutOfMemoryError: batch //= 2; torch.cuda.empty_cache()
+    seconds = typical(step, scale.seconds)
     if not compiled:
         with FlopCounterMode(display=False) as counter: step()
-        flop = counter.get_total_flops() / batch
-    seconds, n = typical(finished(step), scale.seconds), 8192 if cuda else scale.widths
+        found["flop"] = counter.get_total_flops() / batch
+    if cuda: found |= {"GiB": torch.cuda.max_memory_allocated() / 2 ** 30, "kernels": {kind: spent / seconds for kind, spent in kernel_seconds(step).items()}}
+    del step
+    n = 8192 if cuda else scale.widths
     a = torch.randn(n, n, device=fabric.device, dtype=torch.bfloat16 if precision.startswith("bf16") else torch.float32)
-    return {"pairs": batch / seconds, "flop": flop, "products": 2 * n ** 3 / typical(finished(lambda: a @ a), scale.seconds), "cuda": cuda, "batch": batch}
+    return found | {"pairs": batch / seconds, "batch": batch, "products": 2 * n ** 3 / typical(finished(lambda: a @ a), scale.seconds)}
 
 
 def paper(scale: Scale, work: Path) -> list[Row]:
-    """Training steps of the paper's run (`make repro PRESET=paper`, one seed of `sie`: ResNet-18, 256 px) on this machine's GPU, or its CPU, data already there; how much of the arithmetic that large products of matrices reach here in the same precision they use, and what the whole run takes:
-    hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs, whose exchange of gradients (4 bytes for each of 22 million weights a step) is small beside a step. Dollars are those hours x n x 3 $ for a GPU and hour. Where `loading` is slower than this, it is what counts."""
+    """Training steps of the paper's run (`make repro PRESET=paper`, one seed of `sie`: ResNet-18, 256 px) on this machine's GPU, or its CPU, data already there, in the paper's batch or the largest half, quarter, ... of it that fits into the memory;
+    in bf16 how much of the arithmetic that large products of matrices reach here they use, on a GPU what the time of a step goes to, and what the whole run takes:
+    hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs, whose exchange of gradients (4 bytes for each of 22 million weights a step) is small beside a step. Dollars are those hours x n x 3 $ for a GPU and hour. Where `paper_loading` or `loading` is slower than this, it is what counts."""
     from sie.pretraining import best_precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precisions, rows = list(dict.fromkeys(["32-true", best_precision(device)])), []
-    for precision, compiled in [*((p, False) for p in precisions), *[(precisions[-1], True)] * scale.compiled]:
-        found, = fresh(paper_rate, scale, precision, compiled)
-        flop = found["flop"] or flop
-        what = f"{torch.cuda.get_device_name() if found['cuda'] else f'CPU, {os.cpu_count()} threads'}, batch {found['batch']}, {precision}{', torch.compile' * compiled}"
+    best, rows = best_precision(device), []
+    ways = [("32-true", False, False)] * (device.type == "cuda") + [("32-true", True, False)] + [(best, True, False)] * (best != "32-true") + [(best, True, True)] * scale.compiled
+    for precision, channels_last, compiled in ways:
+        found, = fresh(paper_rate, scale, precision, channels_last, compiled)
+        flop = found.get("flop") or flop
+        what = f"{torch.cuda.get_device_name() if found['cuda'] else f'CPU, {os.cpu_count()} threads'}, batch {found['batch']}, {precision}{', channels_last' * channels_last}{', torch.compile' * compiled}"
         reference = reference if rows else what
-        rows += [Row(what, found["pairs"], "pairs/s", reference), Row(f"{what}: share of the products' FLOP/s", 100 * found["pairs"] * flop / found["products"], "%")]
+        rows.append(Row(what, found["pairs"], "pairs/s", reference))
+        if precision == "bf16-mixed": rows.append(Row(f"{what}: share of the products' {found['products'] / 1e12:.3g} TFLOP/s", 100 * found["pairs"] * flop / found["products"], "%"))   # in 32-true the convolutions of a GPU have fewer bits than its products
+        if found["cuda"]:
+            spent = found["kernels"] | {"no kernel": max(0, 1 - sum(found["kernels"].values()))}
+            rows += [Row(f"{what}: memory", 1024 * found["GiB"], "MiB"), *(Row(f"{what}: time in {kind}", 100 * share, "%") for kind, share in spent.items())]
     rate = max(r.value for r in rows if r.unit == "pairs/s")
     hours = 2000 * scale.full[1] / 3600 / rate
-    for n in (1, 8) if found["cuda"] else (1,):
+    for n in (1, 8) if device.type == "cuda" else (1,):
         rows.append(Row(f"the paper's run on {n} such device{'s' * (n > 1)}", hours / n, "h"))
-        if found["cuda"]: rows.append(Row(f"the paper's run on {n} such device{'s' * (n > 1)}", 3 * hours, "$"))
+        if device.type == "cuda": rows.append(Row(f"the paper's run on {n} such device{'s' * (n > 1)}", 3 * hours, "$"))
     return rows
+
+
+# ---- loading for a GPU
+
+def paper_load_rates(scale: Scale, work: Path, size: int, batch: int) -> dict[str, float]:
+    "Pairs per second, ready on the GPU, of some ways to get them there, and GB/s of copies to it."
+    from sie import dataset as package
+    torch.set_num_threads(os.cpu_count())
+    dataset = as_released(rendered(scale, work, size, scale.objects[0], scale.data.views), work)
+    objects, by_gpu = dataset.split("train"), package._decode_by_torchvision
+    def by_cpu(jpegs, device): raise RuntimeError("in this benchmark the CPU decodes")
+    def ready(way, decode):
+        def epoch():
+            package._decode_by_torchvision = decode
+            try: yield from way(0)
+            finally: package._decode_by_torchvision = by_gpu; torch.cuda.synchronize()
+        return epoch
+    loader = lambda in_memory: PairLoader(load_views(dataset, objects, in_memory=in_memory, device="cuda"), batch, 0, pairs_per_object=-(-4 * scale.pairs // len(objects))).epoch
+    found = rates({"nvJPEG": ready(loader(False), by_gpu), "CPU": ready(loader(False), by_cpu), "memory": ready(loader(True), by_gpu)}, scale.repeats)
+    for name, pixels in {"pageable": torch.empty(2 ** 28, dtype=torch.uint8), "pinned": torch.empty(2 ** 28, dtype=torch.uint8, pin_memory=True)}.items():
+        def copy(): pixels.to("cuda", non_blocking=True); torch.cuda.synchronize()
+        found[name] = len(pixels) / 1e9 / typical(copy, scale.seconds / 4)
+    return found
+
+
+def paper_loading(scale: Scale, work: Path) -> list[Row]:
+    """Batches of the paper's 1,024 pairs of normalised 256 px images, ready on the GPU, from JPEG files of about the size of 3DIEBench's. By nvJPEG the GPU decodes; else the CPU does, in as many threads as it has cores, into pinned memory, from which it is copied while the CPU goes on; both one batch ahead. In the GPU's memory there is nothing to decode."""
+    found, = fresh(paper_load_rates, scale, work, scale.large, 1024 if scale.compiled else 4)
+    what, reference = f"{scale.large} px as released, to {torch.cuda.get_device_name()}, ", f"decoded by {os.cpu_count()} threads of the CPU, pinned memory"
+    return [Row(what + reference, found["CPU"], "pairs/s"), Row(what + "decoded by nvJPEG", found["nvJPEG"], "pairs/s", what + reference), Row(what + "decoded in its memory", found["memory"], "pairs/s", what + reference),
+            Row(what + "copied from pageable memory", found["pageable"], "GB/s"), Row(what + "copied from pinned memory", found["pinned"], "GB/s", what + "copied from pageable memory")]
 
 
 # ---- predictor
@@ -626,7 +686,7 @@ def memory(scale: Scale, work: Path) -> list[Row]:
 
 # ---- results
 
-BENCHMARKS = {f.__name__: f for f in (rendering, blender, packing, loading, scale, training, paper, predictor, evaluation, memory)}
+BENCHMARKS = {f.__name__: f for f in (rendering, blender, packing, loading, scale, training, paper, paper_loading, predictor, evaluation, memory)}
 COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command", "machine")
 
 
@@ -654,7 +714,7 @@ def report(results: list[dict]) -> str:
     for name, function in BENCHMARKS.items():
         rows = [r for r in results if r["benchmark"] == name]
         if not rows: continue
-        lines += [f"### {name.capitalize()}", "", *(line.strip() for line in function.__doc__.splitlines()), "", f"`{rows[0]['command']}` on {rows[0]['machine']}", "",
+        lines += ["### " + name.replace("_", " ").capitalize(), "", *(line.strip() for line in function.__doc__.splitlines()), "", f"`{rows[0]['command']}` on {rows[0]['machine']}", "",
                   "| setting | value | unit | times better | than |", "|---|---:|---|---:|---|"]
         lines += [f"| {r['setting']} | {float(r['value']):,.3g} | {r['unit']} | {r['ratio']} | {r['reference']} |" for r in rows] + [""]
     return "\n".join(lines[:-1])
@@ -683,6 +743,9 @@ def main() -> None:
     if "blender" in names and importlib.util.find_spec("bpy") is None:
         print('blender, skipped and its old rows kept: its module bpy is not there (`pip install "sie[blender]"`)')
         names = [name for name in names if name != "blender"]
+    if "paper_loading" in names and not torch.cuda.is_available():
+        print("paper_loading, skipped and its old rows kept: there is no GPU")
+        names = [name for name in names if name != "paper_loading"]
     with tempfile.TemporaryDirectory() as work:
         for name in names:
             start = time.perf_counter()

@@ -273,7 +273,7 @@ def _fault(path: Path, up: str) -> str | None:
     "Why a model cannot be used, if so."
     try: load_model(path, up, detail=1)      # everything but the fine cutting
     except ValueError as error: return str(error)
-    except Exception as error: return f"{path}: {error!r}"
+    except Exception as error: return f"{path} is damaged, or not of the format that its name says: {error!r}"
 
 
 def usable_models(

@@ -29,13 +29,13 @@ class Outputs:
     h2: Float[Tensor, "batch dim"]                          # and of the second
     g: Float[Tensor, "batch g"]                             # transformation, in the method's form
     labels: Int[Tensor, "batch"]                            # class labels, only for the supervised reference
-    u1: Float[Tensor, "batch invariant"] | None = None      # invariant embeddings
-    u2: Float[Tensor, "batch invariant"] | None = None
-    z1: Float[Tensor, "batch equivariant"] | None = None    # equivariant embeddings
-    z2: Float[Tensor, "batch equivariant"] | None = None
+    u1: Float[Tensor, "batch invariant"] | None = None      # invariant embedding of the first view
+    u2: Float[Tensor, "batch invariant"] | None = None      # of the second view
+    z1: Float[Tensor, "batch equivariant"] | None = None    # equivariant embedding of the first view
+    z2: Float[Tensor, "batch equivariant"] | None = None    # of the second view
     predicted: Float[Tensor, "batch equivariant"] | None = None    # of z2, from z1 and g
-    logits1: Float[Tensor, "batch classes"] | None = None          # class scores
-    logits2: Float[Tensor, "batch classes"] | None = None
+    logits1: Float[Tensor, "batch classes"] | None = None          # class scores of the first view
+    logits2: Float[Tensor, "batch classes"] | None = None          # of the second view
     regressed: Float[Tensor, "batch g"] | None = None              # g from both representations
 
     @property
@@ -72,6 +72,9 @@ class Method:
         for head, part in self.heads.items():
             if head not in HEADS: raise ValueError(f"method {self.name!r}: unknown head {head!r}; there are {', '.join(HEADS)}")
             if part not in PARTS: raise ValueError(f"method {self.name!r}: head {head!r} sees the part {part!r}; there are {', '.join(PARTS)}")
+        for name, term in self.terms.items():
+            if not (isinstance(term, tuple) and len(term) == 2 and isinstance(term[0], (int, float)) and callable(term[1])): raise ValueError(f"method {self.name!r}: term {name!r} is {term!r}; it must be (weight, function of the outputs)")
+        if self.predictor not in (None, "hypernetwork", "mlp"): raise ValueError(f"method {self.name!r}: unknown predictor {self.predictor!r}; there are hypernetwork, mlp")
         if self.predictor and "equivariant" not in self.heads: raise ValueError(f"method {self.name!r}: a predictor needs the head 'equivariant'")
         transformation_size(self.form)
         object.__setattr__(self, "split", set(self.heads.values()) != {"all"} and bool(self.heads))
@@ -80,8 +83,13 @@ class Method:
         outputs: Outputs,
         equivariance_weight: float = 1,     # multiplies the term named equivariance
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:  # the sum, and every term before it is weighted
-        "The weighted sum of the terms, and the terms."
-        values = {name: term(outputs) for name, (_, term) in self.terms.items()}
+        "The weighted sum of the terms, and the terms. Raises `ValueError` naming a term that takes an output which the method's heads do not make."
+        values = {}
+        for name, (_, term) in self.terms.items():
+            try: values[name] = term(outputs)
+            except (AttributeError, TypeError) as error:    # None has neither shape nor arithmetic
+                missing = [output for output, value in vars(outputs).items() if value is None]
+                raise ValueError(f"method {self.name!r}: the term {name!r} fails ({error}); with the heads {', '.join(self.heads) or 'none'} there is no {', '.join(missing)}") from error
         return sum(self.weight(name, equivariance_weight) * value for name, value in values.items()), values
 
     def weight(self, term: str, equivariance_weight: float = 1) -> float:
@@ -127,7 +135,7 @@ _WITH_G = (
     Method("vicreg_equimod", "VICReg, and VICReg between prediction and target", **_TWO_HEADS, terms=_INVARIANCE | {
         "variance": (10, lambda o: variance(o.u1) + variance(o.u2)), "covariance": (1, lambda o: covariance(o.u1) + covariance(o.u2)),
         "equivariance": (1, lambda o: _vicreg(o.predicted, o.z2))}),
-    Method("equi_only", "SIE without invariance and without a split", **_ONE_HEAD, terms={"prediction": _EQUIVARIANCE["equivariance"]} | _REGULARISATION | _VARIANCE_OF_PREDICTION),
+    Method("equi_only", "SIE without invariance and without a split, the predictions' term at its full weight", **_ONE_HEAD, terms={"prediction": _EQUIVARIANCE["equivariance"]} | _REGULARISATION | _VARIANCE_OF_PREDICTION),
     Method("simclr_equi_only", "NT-Xent between prediction and target alone", **_ONE_HEAD, terms={"prediction": _CONTRAST_OF_PREDICTION["equivariance"]}),
     Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, terms={
         "classification": (1, lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2),
@@ -178,9 +186,11 @@ class Model(nn.Module):
         return self.heads[head](self.part(head, h)) if head in self.heads else None
 
     def forward(self,
-        images1: Float[Tensor, "batch 3 height width"], images2: Float[Tensor, "batch 3 height width"],  # the two views, normalised
-        latents1: Float[Tensor, "batch 7"], latents2: Float[Tensor, "batch 7"],                          # and their latents
-        labels: Int[Tensor, "batch"],
+        images1: Float[Tensor, "batch 3 height width"],     # the first views, normalised
+        images2: Float[Tensor, "batch 3 height width"],     # the second
+        latents1: Float[Tensor, "batch 7"],                 # of the first views
+        latents2: Float[Tensor, "batch 7"],                 # of the second
+        labels: Int[Tensor, "batch"],                       # classes, only for the supervised reference
     ) -> Outputs:
         "Representations, embeddings and prediction of a batch of pairs."
         h1, h2 = self.encoder(images1), self.encoder(images2)

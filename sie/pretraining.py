@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import multiprocessing as mp
 import os
 import shutil
@@ -36,9 +37,9 @@ from .rotations import relative_rotation
 if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'new_model', 'ImageFormat',
-           'save_model', 'load_model', 'make_fabric', 'train_step', 'pretrain', 'write_curves', 'read_curves',
-           'pretrain_all', 'main']
+__all__ = ['OPTIMISERS', 'COMPILED_FROM', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes',
+           'new_model', 'ImageFormat', 'save_model', 'load_model', 'make_fabric', 'train_step', 'pretrain',
+           'write_curves', 'read_curves', 'pretrain_all', 'main']
 
 # %% ../nbs/13_pretraining.ipynb #cell006
 @dataclass(frozen=True)
@@ -237,6 +238,9 @@ def _code() -> str:
     return hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).hexdigest()
 
 
+COMPILED_FROM = 10 ** 11   # pixels of an image times pairs: about where ResNet-18 makes up for a minute of compilation (benchmarks/, `paper`)
+
+
 def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> tuple[Outputs, dict[str, Tensor]]:
     "One step on a process's share of a batch of pairs: the whole batch's outputs, and its loss and terms as tensors."
     outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
@@ -256,6 +260,7 @@ def pretrain(
     checkpoints: str | Path | None = None,      # folder for checkpoints, beside `out` if not given; the checkpoint is removed when the model is written
     progress: Callable[[int, int], None] = lambda step, steps: None,  # told every step
     fabric: Fabric | None = None,               # devices and precision; `make_fabric` if not given
+    compiled: bool | None = None,               # by torch.compile; None: on one GPU, if at least `COMPILED_FROM` pixels are left
 ) -> list[dict[str, float]]:                    # one row for each point of the curves
     """Pretrain a model. If it was interrupted, go on from its last checkpoint, made by the same code; on the CPU the result is the same to the bit, given the same number of threads and processes.
 
@@ -280,7 +285,8 @@ def pretrain(
             if len(seen := fabric.all_gather(torch.tensor(step)).unique()) > 1: raise RuntimeError(f"the processes go on from different steps ({seen.tolist()}): all must see the folder {checkpoint.parent}")
             if fabric.device.type == "cuda": model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)   # which a CPU cannot: there each process normalises by its own share
         plain = model
-        model, optimiser = fabric.setup(model, optimiser)
+        if compiled is None: compiled = fabric.device.type == "cuda" and fabric.world_size == 1 and (steps - step) * settings.batch_size * math.prod(train.images.shape[-2:]) >= COMPILED_FROM
+        model, optimiser = fabric.setup(torch.compile(model) if compiled else model, optimiser)
         model.train()
         started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
         while step < steps:

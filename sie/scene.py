@@ -5,9 +5,11 @@
 # %% ../nbs/07_scene.ipynb #cell003
 from __future__ import annotations
 import math
+import os
 from dataclasses import dataclass
 from functools import cache
 
+if os.path.exists("/dev/nvidiactl"): os.environ.setdefault("DRJIT_LIBCUDA_PATH", os.devnull)   # pictures are made on the CPU; by itself Dr.Jit would take half a GB of the GPU in every process
 import drjit as dr
 import mitsuba as mi
 import numpy as np

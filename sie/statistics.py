@@ -32,12 +32,17 @@ def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "metric", "part", "split", "seeds", "mean", "low", "high", "std"])
 
 # %% ../nbs/15_statistics.ipynb #cell011
+def _common(metrics: pd.DataFrame, key: Key, a: str, b: str) -> pd.Series:
+    "Method `a` minus method `b`, of each seed that both have."
+    wide = metrics[(metrics[["metric", "part", "split"]] == list(key)).all(axis=1)].pivot(index="seed", columns="method", values="value").reindex(columns=[a, b])
+    return (wide[a] - wide[b]).dropna()
+
+
 def difference(metrics: pd.DataFrame, key: Key, a: str, b: str) -> tuple[float, float, float]:
     "Mean of method `a` minus method `b` on the same seeds, with its 95 % interval: (mean, low, high). Raises `ValueError` where the two have fewer than two seeds in common."
-    wide = metrics[(metrics[["metric", "part", "split"]] == list(key)).all(axis=1)].pivot(index="seed", columns="method", values="value")
-    both = wide.reindex(columns=[a, b]).dropna()
+    both = _common(metrics, key, a, b)
     if len(both) < 2: raise ValueError(f"{a} and {b} have {len(both)} seed(s) of {', '.join(key)} in common; a comparison needs two")
-    return interval(both[a] - both[b])
+    return interval(both)
 
 
 def best(metrics: pd.DataFrame, key: Key, contenders: Sequence[str]) -> str | None:
@@ -59,24 +64,26 @@ def results_table(
     intervals: bool = False,                    # ± half of the 95 % interval; else ± standard deviation
 ) -> pd.DataFrame:
     "Means ± over seeds as text (mean alone for a single value), empty where a method does not have the metric. Raises `ValueError` for a heading that no result has."
-    cells = summary(metrics).set_index(["method", "metric", "part", "split"])
+    cells = summary(metrics).set_index(["method", "metric", "part", "split"]).sort_index()
+    known = set(cells.index.droplevel("method"))
     def cell(method, key):
         if (method, *key) not in cells.index: return ""
         row = cells.loc[(method, *key)]
         text = f"{row['mean']:.2f} ± {row['high'] - row['mean'] if intervals else row['std']:.2f}" if row["seeds"] > 1 else f"{row['mean']:.2f}"
         return f"**{text}**" if method == first[key] else text
     for heading, key in columns.items():
-        if key not in cells.index.droplevel("method"): raise ValueError(f"no results for {heading!r}: metric {key[0]}, part {key[1]}, split {key[2]}")
+        if key not in known: raise ValueError(f"no results for {heading!r}: metric {key[0]}, part {key[1]}, split {key[2]}")
     first = {key: best(metrics, key, contenders) for key in columns.values()}
     methods = list(dict.fromkeys(metrics["method"])) if methods is None else methods
     return pd.DataFrame({heading: [cell(m, key) for m in methods] for heading, key in columns.items()}, index=pd.Index(methods, name="method"))
 
 
 def difference_table(metrics: pd.DataFrame, columns: Mapping[str, Key], method: str, others: Sequence[str]) -> pd.DataFrame:
-    "`method` minus each of the others on the same seeds, with the 95 % interval of the mean difference, as text; empty where one of the two does not have the metric."
+    "`method` minus each of the others on the same seeds, with the 95 % interval of the mean difference, as text; without one where they have a single seed in common, empty where one of the two does not have the metric."
     def cell(other, key):
-        try: mean, low, high = difference(metrics, key, method, other)
-        except ValueError: return ""
+        both = _common(metrics, key, method, other)
+        if len(both) < 2: return "".join(f"{value:+.2f}" for value in both)
+        mean, low, high = interval(both)
         return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
     return pd.DataFrame({heading: [cell(o, key) for o in others] for heading, key in columns.items()}, index=pd.Index(others, name=f"{method} minus"))
 

@@ -143,3 +143,27 @@ def test_an_interrupted_run_goes_on_and_is_evaluated_on_a_gpu(tmp_path, dataset)
     embed(load_model(tmp_path / "model")[0].to("cuda"), dataset).save(tmp_path / "e.safetensors")
     results = evaluate_all({"run": tmp_path / "e.safetensors"}, {"run": tmp_path / "model"}, Probe(epochs=2, hidden=8))
     assert results["value"].notna().all() and {"pre", "mrr", "top1", "rotation_r2"} <= set(results["metric"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_compiled_or_not_trains_as_the_cpu_does(dataset, tmp_path):
+    from lightning_fabric import Fabric
+    settings = Settings("sie_matrix", **{**SMALL, "epochs": 3, "log_every": 2, "precision": "32-true"})
+    losses = {}
+    for name, device, compiled in (("cpu", "cpu", False), ("gpu", "cuda", False), ("compiled", "cuda", True)):
+        history = pretrain(dataset, settings, None, checkpoints=tmp_path / name, fabric=Fabric(accelerator=device, devices=1), compiled=compiled)
+        losses[name] = torch.tensor([row["train/loss"] for row in history])
+    torch.testing.assert_close(losses["gpu"], losses["cpu"], rtol=.02, atol=0)          # convolutions have 10 bits of mantissa there
+    torch.testing.assert_close(losses["compiled"], losses["cpu"], rtol=.02, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_both_ways_to_decode_for_a_gpu_agree(dataset, monkeypatch):
+    objects, views = [0, 3, 5], [1, 4, 0]
+    def refuse(jpegs, device): raise RuntimeError
+    by_gpu = dataset.decode(objects, views, 16, "cuda")
+    monkeypatch.setattr("sie.dataset._decode_by_torchvision", refuse)
+    by_cpu = dataset.decode(objects, views, 16, "cuda")
+    assert by_gpu.is_cuda and by_cpu.is_cuda and by_gpu.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(by_cpu.cpu(), dataset.decode(objects, views, 16))
+    assert (by_gpu.int() - by_cpu.int()).abs().max() <= 4 and (by_gpu.int() - by_cpu.int()).abs().float().mean() < 1
