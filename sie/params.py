@@ -266,7 +266,7 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
         for part in sections: section = section.get(part, {})
         if last not in section: raise ValueError(f"preset {name!r} sets {key}, which is not a key of {params}")
         if isinstance(value, list):
-            if not section[last].fa.flow_style(): section.ca.items.pop(last, None); section[last] = CommentedSeq()   # comments of a list in lines have no place beside one in brackets
+            if section[last] and not section[last].fa.flow_style(): section.ca.items.pop(last, None); section[last] = CommentedSeq()   # comments of a list in lines have no place beside one in brackets
             section[last].clear(); section[last].extend(value)   # in place: keeps the list's comments
             section[last].fa.set_flow_style()
         else: section[last] = value
