@@ -457,20 +457,20 @@ def training(scale: Scale, work: Path) -> list[Row]:
 
 # ---- what the paper's run costs
 
-KINDS = {"convolutions and products of matrices": "conv|gemm|cutlass|xmma|nvjet|fprop|dgrad|wgrad|sm[89]0_", "batch normalisation": "batch_norm|batchnorm|bn_|_bn", "optimiser": "adam|multi_tensor"}   # of kernels, by their names
+KINDS = {"fused kernels": "triton_", "convolutions and products of matrices": "conv|gemm|cutlass|xmma|nvjet|fprop|dgrad|wgrad|sm[89]0_", "batch normalisation": "batch_norm|batchnorm|bn_|_bn", "optimiser": "adam|multi_tensor"}   # of kernels, by their names
 
 
-def kernel_seconds(step: Callable, steps: int = 5) -> dict[str, float]:
-    "GPU seconds of a step's kernels of each of `KINDS`, and of the others, copies among them."
+def kernel_shares(step: Callable, steps: int = 5) -> dict[str, float]:
+    "Shares of a step's time in kernels of each of `KINDS`, in the others, copies among them, and in none."
     from torch.profiler import DeviceType, ProfilerActivity, profile
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(steps): step()
+        wall = timed(lambda: [step() for _ in range(steps)])
     spent = dict.fromkeys([*KINDS, "other kernels"], 0.)
     for event in profiler.key_averages():
         if event.device_type != DeviceType.CUDA: continue
         kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key.lower())), "other kernels")
-        spent[kind] += event.self_device_time_total / 1e6 / steps
-    return spent
+        spent[kind] += event.self_device_time_total / 1e6 / wall
+    return spent | {"no kernel": 1 - sum(spent.values())}
 
 
 def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool) -> dict[str, Any]:
@@ -496,14 +496,20 @@ def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool
         step()
         return step
     batch, found = settings.batch_size if cuda else min(scale.batches) // 2, {"cuda": cuda}
-    while True:
-        try: step = stepping(batch); break
-        except torch.OutOfMemoryError: batch //= 2; torch.cuda.empty_cache()
+    step = None
+    while step is None:
+        try: step = stepping(batch)
+        except torch.OutOfMemoryError:
+            if batch < 4: raise
+        if step is None:
+            batch //= 2
+            torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
     seconds = typical(step, scale.seconds)
     if not compiled:
         with FlopCounterMode(display=False) as counter: step()
         found["flop"] = counter.get_total_flops() / batch
-    if cuda: found |= {"GiB": torch.cuda.max_memory_allocated() / 2 ** 30, "kernels": {kind: spent / seconds for kind, spent in kernel_seconds(step).items()}}
+    if cuda: found |= {"GiB": torch.cuda.max_memory_allocated() / 2 ** 30}
+    if cuda and precision != "32-true": found["kernels"] = kernel_shares(step)
     del step
     n = 8192 if cuda else scale.widths
     a = torch.randn(n, n, device=fabric.device, dtype=torch.bfloat16 if precision.startswith("bf16") else torch.float32)
@@ -512,8 +518,8 @@ def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool
 
 def paper(scale: Scale, work: Path) -> list[Row]:
     """Training steps of the paper's run (`make repro PRESET=paper`, one seed of `sie`: ResNet-18, 256 px) on this machine's GPU, or its CPU, data already there, in the paper's batch or the largest half, quarter, ... of it that fits into the memory;
-    in bf16 how much of the arithmetic that large products of matrices reach here they use, on a GPU what the time of a step goes to, and what the whole run takes:
-    hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs, whose exchange of gradients (4 bytes for each of 22 million weights a step) is small beside a step. Dollars are those hours x n x 3 $ for a GPU and hour. Where `paper_loading` or `loading` is slower than this, it is what counts."""
+    in bf16 how much of the arithmetic that large products of matrices reach here they use, on a GPU what the time of a step goes to, and what the steps of the whole run take:
+    hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs; on more than one nothing is compiled, and the exchange of gradients (4 bytes for each of 22 million weights a step) is left out. Dollars are those hours x n x 3 $ for a GPU and hour. Loading is in `paper_loading`: what the CPU decodes goes on beside the steps, what nvJPEG decodes takes time of the same GPU."""
     from sie.pretraining import best_precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     best, rows = best_precision(device), []
@@ -526,13 +532,12 @@ def paper(scale: Scale, work: Path) -> list[Row]:
         rows.append(Row(what, found["pairs"], "pairs/s", reference))
         if precision == "bf16-mixed": rows.append(Row(f"{what}: share of the products' {found['products'] / 1e12:.3g} TFLOP/s", 100 * found["pairs"] * flop / found["products"], "%"))   # in 32-true the convolutions of a GPU have fewer bits than its products
         if found["cuda"]:
-            spent = found["kernels"] | {"no kernel": max(0, 1 - sum(found["kernels"].values()))}
-            rows += [Row(f"{what}: memory", 1024 * found["GiB"], "MiB"), *(Row(f"{what}: time in {kind}", 100 * share, "%") for kind, share in spent.items())]
-    rate = max(r.value for r in rows if r.unit == "pairs/s")
-    hours = 2000 * scale.full[1] / 3600 / rate
-    for n in (1, 8) if device.type == "cuda" else (1,):
-        rows.append(Row(f"the paper's run on {n} such device{'s' * (n > 1)}", hours / n, "h"))
-        if device.type == "cuda": rows.append(Row(f"the paper's run on {n} such device{'s' * (n > 1)}", 3 * hours, "$"))
+            rows += [Row(f"{what}: memory", 1024 * found["GiB"], "MiB"), *(Row(f"{what}: time in {kind}", 100 * share, "%") for kind, share in found.get("kernels", {}).items() if share)]
+    alone, shared = (max(r.value for r in rows if r.unit == "pairs/s" and (n == 1 or "compile" not in r.setting)) for n in (1, 8))
+    for n, rate in ((1, alone), (8, shared)) if device.type == "cuda" else ((1, alone),):
+        hours = 2000 * scale.full[1] / 3600 / rate
+        rows.append(Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}", hours / n, "h"))
+        if device.type == "cuda": rows.append(Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}", 3 * hours, "$"))
     return rows
 
 
@@ -542,6 +547,7 @@ def paper_load_rates(scale: Scale, work: Path, size: int, batch: int) -> dict[st
     "Pairs per second, ready on the GPU, of some ways to get them there, and GB/s of copies to it."
     from sie import dataset as package
     torch.set_num_threads(os.cpu_count())
+    package._decode_by_torchvision([rendered(scale, work, size, scale.objects[0], scale.data.views).jpeg(0, 0)], torch.device("cuda"))   # raises where there is no nvJPEG
     dataset = as_released(rendered(scale, work, size, scale.objects[0], scale.data.views), work)
     objects, by_gpu = dataset.split("train"), package._decode_by_torchvision
     def by_cpu(jpegs, device): raise RuntimeError("in this benchmark the CPU decodes")
@@ -563,7 +569,7 @@ def paper_loading(scale: Scale, work: Path) -> list[Row]:
     """Batches of the paper's 1,024 pairs of normalised 256 px images, ready on the GPU, from JPEG files of about the size of 3DIEBench's. By nvJPEG the GPU decodes; else the CPU does, in as many threads as it has cores, into pinned memory, from which it is copied while the CPU goes on; both one batch ahead. In the GPU's memory there is nothing to decode."""
     found, = fresh(paper_load_rates, scale, work, scale.large, 1024 if scale.compiled else 4)
     what, reference = f"{scale.large} px as released, to {torch.cuda.get_device_name()}, ", f"decoded by {os.cpu_count()} threads of the CPU, pinned memory"
-    return [Row(what + reference, found["CPU"], "pairs/s"), Row(what + "decoded by nvJPEG", found["nvJPEG"], "pairs/s", what + reference), Row(what + "decoded in its memory", found["memory"], "pairs/s", what + reference),
+    return [Row(what + reference, found["CPU"], "pairs/s"), Row(what + "decoded by nvJPEG", found["nvJPEG"], "pairs/s", what + reference), Row(what + "decoded before, in its memory", found["memory"], "pairs/s", what + reference),
             Row(what + "copied from pageable memory", found["pageable"], "GB/s"), Row(what + "copied from pinned memory", found["pinned"], "GB/s", what + "copied from pageable memory")]
 
 

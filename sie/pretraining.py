@@ -12,6 +12,7 @@ import multiprocessing as mp
 import os
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -238,7 +239,13 @@ def _code() -> str:
     return hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).hexdigest()
 
 
-COMPILED_FROM = 10 ** 11   # pixels of an image times pairs: about where ResNet-18 makes up for a minute of compilation (benchmarks/, `paper`)
+COMPILED_FROM = 10 ** 11   # pixels of an image times pairs: compiled ResNet-18 takes a minute and a half less for these (benchmarks/, `paper`), which is more than compilation takes
+
+
+def _can_compile(device: torch.device) -> bool:
+    "Whether this is a GPU for which torch.compile finds what it needs: Triton, a C compiler and Python's headers."
+    return (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0) and find_spec("triton") is not None
+            and any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))) and Path(sysconfig.get_path("include"), "Python.h").exists())
 
 
 def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> tuple[Outputs, dict[str, Tensor]]:
@@ -260,7 +267,7 @@ def pretrain(
     checkpoints: str | Path | None = None,      # folder for checkpoints, beside `out` if not given; the checkpoint is removed when the model is written
     progress: Callable[[int, int], None] = lambda step, steps: None,  # told every step
     fabric: Fabric | None = None,               # devices and precision; `make_fabric` if not given
-    compiled: bool | None = None,               # by torch.compile; None: on one GPU, if at least `COMPILED_FROM` pixels are left
+    compiled: bool | None = None,               # by torch.compile; None: on one GPU that can, if at least `COMPILED_FROM` pixels are left
 ) -> list[dict[str, float]]:                    # one row for each point of the curves
     """Pretrain a model. If it was interrupted, go on from its last checkpoint, made by the same code; on the CPU the result is the same to the bit, given the same number of threads and processes.
 
@@ -285,7 +292,7 @@ def pretrain(
             if len(seen := fabric.all_gather(torch.tensor(step)).unique()) > 1: raise RuntimeError(f"the processes go on from different steps ({seen.tolist()}): all must see the folder {checkpoint.parent}")
             if fabric.device.type == "cuda": model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)   # which a CPU cannot: there each process normalises by its own share
         plain = model
-        if compiled is None: compiled = fabric.device.type == "cuda" and fabric.world_size == 1 and (steps - step) * settings.batch_size * math.prod(train.images.shape[-2:]) >= COMPILED_FROM
+        if compiled is None: compiled = fabric.world_size == 1 and _can_compile(fabric.device) and (steps - step) * settings.batch_size * math.prod(train.images.shape[-2:]) >= COMPILED_FROM
         model, optimiser = fabric.setup(torch.compile(model) if compiled else model, optimiser)
         model.train()
         started = time.perf_counter() - (history[-1]["seconds"] if history else 0)

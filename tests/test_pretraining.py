@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sie import dataset as sd
 from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
 from sie.evaluation import Probe, embed, evaluate_all
 from sie.pretraining import Settings, load_model, new_model, pretrain, pretrain_all, read_curves
@@ -136,6 +137,30 @@ def test_a_checkpoint_of_other_code_is_not_used(tmp_path, dataset, monkeypatch):
     assert seen[0] == 15    # the last checkpoint was at step 14
 
 
+def test_a_compiled_run_that_was_stopped_goes_on_and_ends_in_the_same_weights(tmp_path, dataset, monkeypatch):
+    seen, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: seen.append(model) or compile(model, backend="eager", fullgraph=True))   # Inductor takes a minute
+    settings = stopped(dataset, tmp_path)
+    assert not seen                                     # nothing is compiled on a CPU by itself
+    whole, resumed = (pretrain(dataset, settings, tmp_path / name / "model", checkpoints=tmp_path / name2, compiled=True) for name, name2 in (("whole", "new"), ("resumed", "checkpoints")))
+    assert seen and [row["step"] for row in whole] == [row["step"] for row in resumed]
+    states = [load_model(tmp_path / name / "model")[0].state_dict() for name in ("whole", "resumed")]
+    assert states[0].keys() == states[1].keys() and all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states)))
+
+
+def test_what_is_long_enough_is_compiled_where_it_can_be(tmp_path, dataset, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda model: seen.append(model) or model)
+    monkeypatch.setattr("sie.pretraining._can_compile", lambda device: True)
+    settings = Settings("sie_matrix", **{**SMALL, "epochs": 2})
+    steps = pretrain(dataset, settings, None, checkpoints=tmp_path / "few")[-1]["step"]
+    for limit in (1, 0):
+        monkeypatch.setattr("sie.pretraining.COMPILED_FROM", steps * 16 * 24 * 24 + limit)
+        assert not seen
+        pretrain(dataset, settings, None, checkpoints=tmp_path / str(limit))
+    assert seen
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_an_interrupted_run_goes_on_and_is_evaluated_on_a_gpu(tmp_path, dataset):
     history = pretrain(dataset, stopped(dataset, tmp_path), tmp_path / "model")
@@ -146,13 +171,15 @@ def test_an_interrupted_run_goes_on_and_is_evaluated_on_a_gpu(tmp_path, dataset)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_compiled_or_not_trains_as_the_cpu_does(dataset, tmp_path):
+def test_a_gpu_compiled_or_not_trains_as_the_cpu_does(dataset, tmp_path, monkeypatch):
     from lightning_fabric import Fabric
     settings = Settings("sie_matrix", **{**SMALL, "epochs": 3, "log_every": 2, "precision": "32-true"})
-    losses = {}
+    losses, seen, compile = {}, [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: seen.append(model) or compile(model))
     for name, device, compiled in (("cpu", "cpu", False), ("gpu", "cuda", False), ("compiled", "cuda", True)):
         history = pretrain(dataset, settings, None, checkpoints=tmp_path / name, fabric=Fabric(accelerator=device, devices=1), compiled=compiled)
         losses[name] = torch.tensor([row["train/loss"] for row in history])
+        assert bool(seen) == compiled
     torch.testing.assert_close(losses["gpu"], losses["cpu"], rtol=.02, atol=0)          # convolutions have 10 bits of mantissa there
     torch.testing.assert_close(losses["compiled"], losses["cpu"], rtol=.02, atol=0)
 
@@ -161,8 +188,9 @@ def test_a_gpu_compiled_or_not_trains_as_the_cpu_does(dataset, tmp_path):
 def test_both_ways_to_decode_for_a_gpu_agree(dataset, monkeypatch):
     objects, views = [0, 3, 5], [1, 4, 0]
     def refuse(jpegs, device): raise RuntimeError
+    sd._decode_by_torchvision([dataset.jpeg(0, 0)], torch.device("cuda"))     # else both would be the CPU's
     by_gpu = dataset.decode(objects, views, 16, "cuda")
-    monkeypatch.setattr("sie.dataset._decode_by_torchvision", refuse)
+    monkeypatch.setattr(sd, "_decode_by_torchvision", refuse)
     by_cpu = dataset.decode(objects, views, 16, "cuda")
     assert by_gpu.is_cuda and by_cpu.is_cuda and by_gpu.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(by_cpu.cpu(), dataset.decode(objects, views, 16))
