@@ -162,7 +162,7 @@ def _central(full: int, crop: int) -> slice:
     return slice((full - crop) // 2, (full - crop) // 2 + crop)
 
 
-PART_BYTES = 2 ** 20   # of pixels that a thread takes at a time
+PART_BYTES = 2 ** 20   # of pixels, at least, for each thread
 
 
 def _in_threads(
@@ -170,14 +170,14 @@ def _in_threads(
     count: int,                      # of images, or of other things
     size: int,                       # bytes of pixels in each
 ) -> None:
-    "Do range(count) in parts of about `PART_BYTES`, in as many threads as torch computes with (`OMP_NUM_THREADS`, `torch.set_num_threads`). One part is done in this thread."
-    step = max(1, PART_BYTES // size)
-    parts = [range(k, min(k + step, count)) for k in range(0, count, step)]
-    if (threads := min(torch.get_num_threads(), len(parts))) < 2:
-        for part in parts: work(part)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(work, parts): pass
+    "Do range(count) in equal parts, one in this thread and the others beside it, at most as many as torch computes with (`OMP_NUM_THREADS`, `torch.set_num_threads`): smaller parts would hand Python's lock to and fro."
+    threads = max(1, min(torch.get_num_threads(), count * size // PART_BYTES))
+    first, *others = (range(count * k // threads, count * (k + 1) // threads) for k in range(threads))
+    if not others: return work(first)
+    with ThreadPoolExecutor(len(others)) as pool:
+        beside = [pool.submit(work, part) for part in others]
+        work(first)
+        for part in beside: part.result()
 
 
 def _map_images(shard: Path) -> tuple[Int[np.ndarray, "images+1"], memoryview]:
