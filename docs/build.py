@@ -266,7 +266,7 @@ def site() -> None:
     }
     sections = {name: entries for name, entries in sections.items() if entries}
     for name, entries in sections.items(): (SOURCE / f"{name}.md").write_text(listing(*heads[name], entries), encoding="utf-8")
-    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *sections, "```"])))
+    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *sections, "benchmarks/README", "```"])))   # a page that the index links to, and so is copied with it
     write_page(index, "index.ipynb", "nbs", names)
 
 

@@ -139,7 +139,7 @@ def test_a_checkpoint_of_other_code_is_not_used(tmp_path, dataset, monkeypatch):
 
 def test_a_compiled_run_that_was_stopped_goes_on_and_ends_in_the_same_weights(tmp_path, dataset, monkeypatch):
     seen, compile = [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: seen.append(model) or compile(model, backend="eager", fullgraph=True))   # Inductor takes a minute
+    monkeypatch.setattr(torch, "compile", lambda model, **_: seen.append(model) or compile(model, backend="eager", fullgraph=True))   # Inductor takes a minute
     settings = stopped(dataset, tmp_path)
     assert not seen                                     # nothing is compiled on a CPU by itself
     whole, resumed = (pretrain(dataset, settings, tmp_path / name / "model", checkpoints=tmp_path / name2, compiled=True) for name, name2 in (("whole", "new"), ("resumed", "checkpoints")))
@@ -150,7 +150,7 @@ def test_a_compiled_run_that_was_stopped_goes_on_and_ends_in_the_same_weights(tm
 
 def test_what_is_long_enough_is_compiled_where_it_can_be(tmp_path, dataset, monkeypatch):
     seen = []
-    monkeypatch.setattr(torch, "compile", lambda model: seen.append(model) or model)
+    monkeypatch.setattr(torch, "compile", lambda model, **_: seen.append(model) or model)
     monkeypatch.setattr("sie.pretraining._can_compile", lambda device: True)
     settings = Settings("sie_matrix", **{**SMALL, "epochs": 2})
     steps = pretrain(dataset, settings, None, checkpoints=tmp_path / "few")[-1]["step"]
@@ -175,7 +175,7 @@ def test_a_gpu_compiled_or_not_trains_as_the_cpu_does(dataset, tmp_path, monkeyp
     from lightning_fabric import Fabric
     settings = Settings("sie_matrix", **{**SMALL, "epochs": 3, "log_every": 2, "precision": "32-true"})
     losses, seen, compile = {}, [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: seen.append(model) or compile(model))
+    monkeypatch.setattr(torch, "compile", lambda model, **options: seen.append(model) or compile(model, **options))
     for name, device, compiled in (("cpu", "cpu", False), ("gpu", "cuda", False), ("compiled", "cuda", True)):
         history = pretrain(dataset, settings, None, checkpoints=tmp_path / name, fabric=Fabric(accelerator=device, devices=1), compiled=compiled)
         losses[name] = torch.tensor([row["train/loss"] for row in history])
