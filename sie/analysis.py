@@ -76,7 +76,7 @@ def show_departure(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for ax, label in zip(axes, ("distance of W to c·identity", "distance of W to c·orthogonal", "singular values / their RMS")):
         ax.set(xlabel="angle of the rotation, degrees", ylabel=label, xlim=(0, 180), xticks=range(0, 181, 45))
         ax.set_ylim(bottom=0, top=None if ax is axes[2] else 1.03)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(tables), fontsize=8, frameon=False)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(tables) if len(tables) < 5 else -(-len(tables) // 2), fontsize=8, frameon=False)
     return fig
 
 # %% ../nbs/17_analysis.ipynb #cell016

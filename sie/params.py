@@ -53,6 +53,18 @@ def _known(methods: list[str]) -> list[str]:
     return methods
 
 
+def _without_effect(method: Method, key: str, given: Pretrain) -> str | None:
+    "Why a key of `pretrain` is nothing to this method, with the others as given; None where it is something."
+    section, _, name = key.rpartition(".")
+    if not method.terms and key not in ("encoder", "equivariant", "crop"): return f"{method.name} is not trained"
+    if (section == "predictor" or key == "conditioning") and not method.predictor: return f"{method.name} has no predictor"
+    if key == "equivariance_weight" and "equivariance" not in method.terms: return f"{method.name} has no term of the name equivariance"
+    if section == "predictor" and name not in ("kind", "hidden") and given.predictor.kind == "mlp": return "of an mlp only hidden holds"
+    if key in ("predictor.hidden_bias", "predictor.relu") and not given.predictor.hidden: return "the predictor has no hidden layers"
+    if key == "predictor.gain" and given.predictor.init != "scaled": return "it is for predictor.init=scaled"
+    return None
+
+
 ClassName = Literal[tuple(c.name for c in CLASSES)]
 
 
@@ -182,7 +194,7 @@ class Params(_Section):
     def variant(self, name: str) -> tuple[str, Pretrain]:
         """A method's name, and the `pretrain` section as a variant changes it: `sie+predictor.depth=2+lr=1.0e-3` is `sie` with these two keys changed, and all else as in the file.
 
-        Raises `ValueError` for unknown methods and keys, and for values that the section does not allow."""
+        Raises `ValueError` for unknown methods and keys, for values that the section does not allow, and for changes that would change nothing."""
         method, *changes = _known([name])[0].split("+")
         values = self.pretrain.model_dump()
         for change in changes:
@@ -192,8 +204,12 @@ class Params(_Section):
             for part in sections: section = section.get(part) if isinstance(section, dict) else None
             if not equals or not isinstance(section, dict) or last not in section or key == "seeds": raise ValueError(f"methods: {name!r} changes {change!r}; it must be key=value with a key of pretrain, such as predictor.depth=2")
             section[last] = YAML(typ="safe").load(value)
-        try: return method, Pretrain(**values)
+        try: changed = Pretrain(**values)
         except ValidationError as error: raise ValueError("; ".join(f"methods: {name!r} sets {'.'.join(map(str, e['loc']))}: {_given(e)}{_allowed(e)}" for e in error.errors())) from None
+        for change in changes:
+            key = change.partition("=")[0]
+            if why := _without_effect(METHODS[method], key, changed): raise ValueError(f"methods: {name!r} changes {key}, which would change nothing: {why}")
+        return method, changed
 
     def settings(self, name: str, seed: int) -> Settings:
         "Pretraining settings of a method, or of a variant of one, and seed."

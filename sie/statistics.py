@@ -5,7 +5,7 @@
 # %% ../nbs/15_statistics.ipynb #cell003
 from __future__ import annotations
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from scipy import stats
 
 # %% auto #0
 __all__ = ['Key', 'READ_OFF', 'OTHER_HEADS', 'RETRIEVED', 'Groups', 'ABLATIONS', 'ABLATED', 'PUBLISHED', 'interval', 'summary',
-           'difference', 'best', 'results_table', 'difference_table', 'latex', 'comparisons']
+           'difference', 'best', 'differences', 'lasting', 'results_table', 'difference_table', 'latex', 'comparisons']
 
 # %% ../nbs/15_statistics.ipynb #cell006
 Key = tuple[str, str, str]   # metric, part, split: what a column of a table shows
@@ -55,6 +55,18 @@ def best(metrics: pd.DataFrame, key: Key, contenders: Sequence[str]) -> str | No
     except ValueError: return None
     return first if all(min(sign * low, sign * high) > 0 for _, low, high in apart) else None
 
+
+def differences(metrics: pd.DataFrame, columns: Mapping[str, Key], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    "`difference` of each pair of methods in each column that both have, as numbers: method, minus, metric, part, split, seeds, mean, low, high; the interval is NaN for a single seed in common."
+    found = [(a, b, *key, len(both), *interval(both)) for a, b in pairs for key in columns.values() if len(both := _common(metrics, key, a, b))]
+    return pd.DataFrame(found, columns=["method", "minus", "metric", "part", "split", "seeds", "mean", "low", "high"])
+
+
+def lasting(values: pd.Series, level: float, window: int = 5) -> float | None:
+    "Where (in the index) the moving average over `window` values rises above a level for good; None where it is not above it at the end."
+    above = values.rolling(window, min_periods=1).mean() > level
+    return None if not above.iloc[-1] else above.index[above[::-1].cummin()[::-1].argmax()]
+
 # %% ../nbs/15_statistics.ipynb #cell014
 def results_table(
     metrics: pd.DataFrame,                      # tidy results
@@ -69,7 +81,7 @@ def results_table(
     def cell(method, key):
         if (method, *key) not in cells.index: return ""
         row = cells.loc[(method, *key)]
-        text = f"{row['mean']:.2f} ± {row['high'] - row['mean'] if intervals else row['std']:.2f}" if row["seeds"] > 1 else f"{row['mean']:.2f}"
+        text = f"{round(row['mean'], 2) + 0:.2f}" + f" ± {row['high'] - row['mean'] if intervals else row['std']:.2f}" * bool(row["seeds"] > 1)     # + 0: no -0.00
         return f"**{text}**" if method == first[key] else text
     for heading, key in columns.items():
         if key not in known: raise ValueError(f"no results for {heading!r}: metric {key[0]}, part {key[1]}, split {key[2]}")
@@ -96,8 +108,8 @@ def latex(table: pd.DataFrame) -> str:
 
 #: The tables of the report: what can be read off each part, how, and where the prediction lands.
 READ_OFF = {f"{label} {part}": (metric, part, "val") for metric, label in [("top1", "top-1"), ("rotation_r2", "rotation R²"), ("colour_r2", "colour R²")] for part in ("all", "invariant", "equivariant")}
-OTHER_HEADS = {f"{label} {part}": (metric, part, "val") for metric, label in [("rotation_r2_linear", "rotation R², linear"), ("rotation_euler_r2", "Euler R²"), ("individual_rotation_r2", "own rotation R²")] for part in ("all", "invariant", "equivariant")}
-RETRIEVED = {"MRR": ("mrr", "equivariant", "val"), "H@1": ("h1", "equivariant", "val"), "H@5": ("h5", "equivariant", "val"), "PRE train-train": ("pre", "equivariant", "train"), "PRE val-val": ("pre", "equivariant", "val"), "PRE val-all": ("pre", "equivariant", "all")}
+OTHER_HEADS = {f"{label} {part}": (metric, part, "val") for metric, label in [("rotation_r2_linear", "rotation R², linear"), ("rotation_euler_r2", "Euler R²"), ("individual_rotation_r2", "own rotation R²")] for part in ("all", "invariant", "equivariant")} | {"own rotation R², linear all": ("individual_rotation_r2_linear", "all", "val")}
+RETRIEVED = {"MRR": ("mrr", "equivariant", "val"), "MRR train": ("mrr", "equivariant", "train"), **{f"H@{k}": (f"h{k}", "equivariant", "val") for k in (1, 2, 5, 10)}, "PRE train-train": ("pre", "equivariant", "train"), "PRE val-val": ("pre", "equivariant", "val"), "PRE val-all": ("pre", "equivariant", "all")}
 
 # %% ../nbs/15_statistics.ipynb #cell102
 Groups = dict[str, dict[str, list[str]]]   # question -> method to start from -> its variants
@@ -111,18 +123,21 @@ ABLATIONS: Groups = {
     "How many dimensions should be equivariant?": _each("equivariant=24", "equivariant=72"),
     "Should H be deep?": _each("predictor.depth=2"),
     "Should H have a bias?": _each("predictor.bias=true"),
-    "How should H start, and how large?": {"sie": ["sie+predictor.init=default", "sie+predictor.gain=3.27"], "sie_matrix": ["sie_matrix+predictor.init=default", "sie_matrix+predictor.gain=3.77", "sie_matrix+predictor.gain=0.98"]},
+    "How should H start, and how large?": {"sie": ["sie+predictor.init=default", "sie+predictor.gain=3.27", "sie+predictor.gain=0.98"], "sie_matrix": ["sie_matrix+predictor.init=default", "sie_matrix+predictor.gain=3.77", "sie_matrix+predictor.gain=0.98"]},
     "A hypernetwork, or an MLP on [g, z]?": _each("predictor.kind=mlp"),
-    "Which form should the rotation have?": {"sie": ["sie_matrix", "sie+conditioning=euler"]} | _each("conditioning=matrix", "conditioning=euler", of=("vicreg_equimod", "equi_only", "simclr_equimod", "simclr_equi_only")),
+    "Which form should the rotation have?": {"sie": ["sie_matrix", "sie+conditioning=euler"], "sie_no_var": ["sie_no_var+conditioning=matrix", "sie_no_var+conditioning=euler"]} | _each("conditioning=matrix", "conditioning=euler", of=("vicreg_equimod", "equi_only", "simclr_equimod", "simclr_equi_only")),
     "With or without the variance of predictions, V(ẑ)?": {"sie": ["sie_no_var"], "sie_matrix": ["sie_no_var+conditioning=matrix"]},
 }
 #: Columns of their tables.
-ABLATED = {"top-1": ("top1", "all", "val"), **{f"rotation R² {part}": ("rotation_r2", part, "val") for part in ("all", "invariant", "equivariant")}, "MRR": ("mrr", "equivariant", "val"), "PRE val-val": ("pre", "equivariant", "val")}
+ABLATED = {"top-1": ("top1", "all", "val"), **{f"rotation R² {part}": ("rotation_r2", part, "val") for part in ("all", "invariant", "equivariant")}, "colour R²": ("colour_r2", "all", "val"), "MRR": ("mrr", "equivariant", "val"), "PRE val-val": ("pre", "equivariant", "val")}
 
 
 def comparisons(methods: Sequence[str]) -> Groups:
-    "The questions that a choice of methods answers: those of `ABLATIONS`, and one for all variants that none of them asks for, each beside the method that lacks its last change (or as many as it takes)."
-    groups = {question: {base: there for base, variants in bases.items() if base in methods and (there := [v for v in variants if v in methods])} for question, bases in ABLATIONS.items()}
+    """The questions that a choice of methods answers: those of `ABLATIONS`, also of the methods that are given the hues, what the hues change,
+    and one for all variants that none of them asks for, each beside the method that lacks its last change (or as many as it takes)."""
+    hues = {question: {f"{base}_rotcolor": [f"{v}_rotcolor" for v in variants if "+" not in v] for base, variants in bases.items()} for question, bases in ABLATIONS.items()}
+    given = ABLATIONS | {"What if g has the hues too?": {m: [f"{m}_rotcolor"] for m in methods}}
+    groups = {question: {base: there for base, variants in (bases | hues.get(question, {})).items() if base in methods and (there := [v for v in variants if v in methods])} for question, bases in given.items()}
     asked = {v for bases in groups.values() for variants in bases.values() for v in variants}
     other: dict[str, list[str]] = {}
     for variant in methods:
@@ -138,5 +153,5 @@ PUBLISHED = pd.DataFrame([
     ("SIE", None, .73, None, "quoted by EquiCaps (2025)"), ("CapsIE", None, .74, None, "quoted by EquiCaps (2025)"), ("EquiCaps", .8324, .78, None, "its README: 2000 epochs, 256 px"),
     ("SIE", .7749, .58, .62, "seq-JEPA (2025): 1000 epochs, 128 px"), ("VICReg", .8048, .20, None, "seq-JEPA"), ("SimCLR", .8113, .35, None, "seq-JEPA"), ("BYOL", .8290, .12, None, "seq-JEPA"),
     ("EquiMod", .8429, .32, None, "seq-JEPA"), ("SEN", .8343, .35, None, "seq-JEPA"), ("Conditional BYOL", .8261, .31, None, "seq-JEPA"), ("ContextSSL, context 126", .804, .74, .78, "seq-JEPA"),
-    ("seq-JEPA, 1 view", .8408, .65, None, "seq-JEPA"), ("seq-JEPA, 3 views", .8614, .71, .74, "seq-JEPA"), ("seq-JEPA, 3 views, 5 at test", .8741, .71, None, "seq-JEPA"),
+    ("seq-JEPA, 1 view", .8408, .65, None, "seq-JEPA"), ("seq-JEPA, 3 views", .8614, .71, None, "seq-JEPA"), ("seq-JEPA, 3 views, 5 at test", .8741, .71, None, "seq-JEPA"), ("seq-JEPA, number of views not named", None, None, .74, "seq-JEPA"),
 ], columns=["method", "top-1", "rotation R²", "own rotation R²", "published by"]).set_index("method").astype(object)
