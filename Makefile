@@ -1,6 +1,6 @@
 # Each target sets up what it needs (.venv with the packages of requirements.txt) and then does its one job.
 #   make repro [PRESET=name in presets.yaml]   every number and figure again: the DVC pipeline
-#   make keep                                 copy report, metrics, tables and parameters of the last run to comparisons/PRESET
+#   make keep [NAME=name]                     copy report, metrics, tables and parameters of the last run to comparisons/, by the preset's name or this
 #   make test                                 notebooks as tests, then tests/
 #   make lab                                  JupyterLab, kernel "python3" = .venv
 #   make docs                                 the site, in _docs/html
@@ -37,10 +37,11 @@ $(SETUP): requirements.txt settings.ini setup.py
 repro: $(SETUP)
 	python -m sie.params $(if $(PRESET),preset $(PRESET),check)
 	dvc repro $(ARGS)
+	@echo "The report: results/report.ipynb"
 
 keep: $(SETUP)
-	dvc status -q dvc.yaml || { echo "Parameters, code or data are not those of the last run: make repro first"; exit 1; }
-	to=comparisons/$$(python -c 'from sie.params import load_params; print(load_params().preset)'); mkdir -p $$to; cp -r params.yaml dvc.lock results/{report.ipynb,metrics.csv,tables} $$to
+	@dvc status -q dvc.yaml || { echo "Parameters, code or data are not those of the last run: make repro first"; exit 1; }
+	@python -m sie.params keep $(NAME)
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing

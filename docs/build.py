@@ -4,10 +4,12 @@ The site's sources (_docs/source) are nbdev's processed library notebooks, the e
 Sphinx makes the HTML of them (`make docs`). README.md and the site's front page are nbs/index.ipynb, with links that fit where the page stands.
 """
 import ast
+import csv
 import importlib
 import inspect
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,8 +24,6 @@ from nbconvert import MarkdownExporter
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
 from sphinx.pycode import ModuleAnalyzer
-
-from sie.params import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "_docs/source"
@@ -154,10 +154,25 @@ def site_target(path: str) -> str:
     if path.startswith("nbs/pipeline/"): path = path.replace("nbs/pipeline", "results", 1)
     if path == "nbs/index.ipynb": return "/index.ipynb"
     file = ROOT / path
-    if file.is_file() and file.suffix != ".ipynb":
-        (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, SOURCE / path)
+    if path.startswith("results/figures/"): write(path, figure(path))
+    elif file.is_file() and file.suffix != ".ipynb": write(path, file.read_bytes())
     return "/" + path
+
+
+def write(path: str, content: bytes) -> None:
+    (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
+    (SOURCE / path).write_bytes(content)
+
+
+def figure(path: str) -> bytes:
+    "A figure of the default run, which the front page tells of; as it was committed where results/ holds another run."
+    if results()[0]["preset"] == "default": return (ROOT / path).read_bytes()
+    return subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=True).stdout
+
+
+def results() -> list[dict[str, str]]:
+    "The rows of results/metrics.csv."
+    with (ROOT / "results/metrics.csv").open(encoding="utf-8") as file: return list(csv.DictReader(file))
 
 
 def write_page(nb, path: str, folder: str, names: dict[str, str]) -> tuple[str, str]:
@@ -215,7 +230,7 @@ def listing(head: str, intro: str, kind: str, entries: list[tuple[str, str, str]
 
 def stage_notebooks() -> list[Path]:
     "The executed notebooks of the run in results/, last stage first, after the reports that are kept in comparisons/. A run of other methods may have left some beside them."
-    methods = load_params(ROOT / "params.yaml").methods
+    methods = {row["method"] for row in results()}
     order = {stage: i for i, stage in enumerate(("report", "evaluate", "embed", "pretrain", "fetch"))}
     return sorted(ROOT.glob("comparisons/*/*.ipynb")) + sorted((path for path in ROOT.glob("results/**/*.ipynb") if path.parent == ROOT / "results" or path.stem in methods), key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p))
 
@@ -224,10 +239,10 @@ def stage_notebook(path: Path):
     "An executed stage notebook; where there are several of its kind, each names in its title what it was run for."
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if "parameters" not in c.metadata.get("tags", [])]  # the defaults; those of the run are in the cell that papermill adds
-    of = path.parent.name if path.stem == "report" and path.parent != ROOT / "results" else path.stem
+    of = path.stem if path.stem != "report" else path.parent.name if path.parent != ROOT / "results" else results()[0]["preset"]
     for cell in nb.cells:
         if cell.cell_type == "code": cell.metadata["tags"] = ["hide-input"]   # who reads results opens the source where it is wanted
-    if path.parent != ROOT / "results": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {of}", nb.cells[0].source, count=1, flags=re.M)
+    if path.stem != "fetch": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {of}", nb.cells[0].source, count=1, flags=re.M)
     return nb
 
 

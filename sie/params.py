@@ -6,6 +6,7 @@
 from __future__ import annotations
 import argparse
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
@@ -17,6 +18,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
 
 from .dataset import ProceduralRenderer, ViewDataset, import_layout, procedural_objects, render_dataset, split_objects
 from .encoders import ENCODERS, make_encoder
@@ -29,7 +31,7 @@ from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS, TRANSLATION_
 
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
-           'load_params', 'fetch', 'apply_preset', 'main', 'train']
+           'load_params', 'check', 'fetch', 'apply_preset', 'keep', 'main', 'train']
 
 # %% ../nbs/19_params.ipynb #cell006
 class _Section(BaseModel):
@@ -171,14 +173,18 @@ class Params(_Section):
             if self.pretrain.crop and self.pretrain.crop > image: raise ValueError(f"pretrain.crop is {self.pretrain.crop}, larger than the images ({image} px)")
         if self.data.source == "procedural":
             if len(self.data.chosen) == 1: raise ValueError(f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all")
-            if self.pretrain.batch_size > self.train_objects * self.pretrain.pairs_per_object:
-                raise ValueError(f"pretrain.batch_size is {self.pretrain.batch_size}, but there are {self.train_objects} training objects with {self.pretrain.pairs_per_object} pairs each an epoch")
-            steps = self.pretrain.epochs * (self.train_objects * self.pretrain.pairs_per_object // self.pretrain.batch_size)
-            if self.pretrain.warmup >= steps: raise ValueError(f"pretrain.warmup is {self.pretrain.warmup} steps, but there are {steps} steps in all")
+            self.enough(self.train_objects)
         elif self.data.input.endswith(".py"):
             wanted = "data/3diebench, where the authors' archive and lists are downloaded to, or a folder in their layout" if self.data.source == "3diebench" else "the folder of the models"
             raise ValueError(f"data.input is {self.data.input}; with data.source {self.data.source} it must be {wanted}")
         return self
+
+    def enough(self, train_objects: int) -> None:
+        "Raises `ValueError` where so many training objects make no batch, or no step after the warm-up."
+        p = self.pretrain
+        if p.batch_size > train_objects * p.pairs_per_object: raise ValueError(f"pretrain.batch_size is {p.batch_size}, but there are {train_objects} training objects with {p.pairs_per_object} pairs each an epoch")
+        steps = p.epochs * (train_objects * p.pairs_per_object // p.batch_size)
+        if p.warmup >= steps: raise ValueError(f"pretrain.warmup is {p.warmup} steps, but there are {steps} steps in all")
 
     @property
     def train_objects(self) -> int:
@@ -227,13 +233,17 @@ class Params(_Section):
 
 # %% ../nbs/19_params.ipynb #cell008
 def load_params(path: str | Path = "params.yaml") -> Params:
-    "Read and check a parameter file. Raises `ValueError` listing each wrong key with what was given and what is allowed."
-    values = YAML(typ="safe").load(Path(path))
+    "Read and check a parameter file. Raises `ValueError` listing each wrong key with what was given and what is allowed, or the line that is not YAML."
+    try: values = YAML(typ="safe").load(Path(path))
+    except MarkedYAMLError as error: raise ValueError(f"{path}, line {error.problem_mark.line + 1}: this is not YAML ({error.problem})") from None
     if not isinstance(values, dict): raise ValueError(f"{path} must hold the keys {', '.join(Params.model_fields)}; it holds {values!r}")
     try: return Params(**values)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'taken together'}: {_given(e)}{_allowed(e)}" for e in error.errors()]
         raise ValueError("\n".join([f"{path} is wrong in {len(lines)} place{'s' * (len(lines) > 1)}:", *lines])) from None
+
+
+_TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "list_type": "a list, such as [1, 2]", "string_type": "text"}
 
 
 def _given(error: dict) -> str:
@@ -242,6 +252,7 @@ def _given(error: dict) -> str:
 
 def _allowed(error: dict) -> str:
     if error["type"] == "literal_error": return error["msg"] + _meant(error["input"], re.findall("'(.*?)'", error["ctx"]["expected"]))
+    if error["type"] in _TYPES: return f"it must be {_TYPES[error['type']]}"
     if error["type"] != "extra_forbidden": return error["msg"].removeprefix("Value error, ")
     section: Any = Params
     for key in error["loc"][:-1]: section = section.model_fields[key].annotation
@@ -250,6 +261,14 @@ def _allowed(error: dict) -> str:
 
 def _meant(given: Any, allowed: Iterable[str]) -> str:
     return "".join(f"; did you mean {name}?" for name in get_close_matches(str(given), allowed, 1))
+
+
+def check(params: Params) -> None:
+    "What only files can tell: that the models of `data.source: meshes` are there, and enough of them. Raises `ValueError` naming the key."
+    if params.data.source != "meshes": return
+    try: labels = [CLASS_BY_SYNSET[synset].label for synset, _ in mesh_objects(params.data.input)]
+    except (ValueError, FileNotFoundError) as error: raise ValueError(f"data.input: {error}") from None
+    params.enough(len(split_objects(labels, params.data.val_fraction, params.data.seed)[0]))
 
 
 def fetch(
@@ -292,12 +311,35 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
     temporary.replace(params)
 
 # %% ../nbs/19_params.ipynb #cell015b
+def keep(name: str | None = None, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> Path:
+    """Copy report, metrics, tables, parameters and lock of the run in `results/` to the folder `comparisons/NAME`, in place of what was there; the preset's name if none is given.
+
+    Raises `ValueError` where that is the name of a preset whose values are not those of the run."""
+    values, every = YAML(typ="safe").load(Path(params)), YAML(typ="safe").load(Path(presets))
+    name = name or values["preset"]
+    def given(key):
+        section = values
+        for part in key.split("."): section = section[part]
+        return section
+    if changed := [key for key, value in every.get(name, {}).items() if given(key) != value]:
+        raise ValueError(f"{params} is not the preset {name}: {', '.join(changed)} differ; give the run a name of its own")
+    if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} cannot be the name of a folder in comparisons/")
+    folder = Path(params).parent / "comparisons" / name
+    temporary, results = folder.with_name(f".{name}"), folder.parents[1] / "results"
+    shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
+    for file in (Path(params), Path(params).with_name("dvc.lock"), results / "report.ipynb", results / "metrics.csv"): shutil.copy(file, temporary)
+    shutil.copytree(results / "tables", temporary / "tables")
+    shutil.rmtree(folder, ignore_errors=True); temporary.rename(folder)
+    return folder
+
+
 def main(argv: list[str] | None = None) -> None:
     "What `python -m sie.params` does, in the folder of params.yaml."
     parser = argparse.ArgumentParser(prog="python -m sie.params", description="Change params.yaml, or do a part of what it asks for.")
     commands = parser.add_subparsers(dest="command", required=True)
     (preset := commands.add_parser("preset", help="set in params.yaml what a preset of presets.yaml names")).add_argument("name")
     commands.add_parser("check", help="read it: says what is wrong before a stage has taken its old results away")
+    commands.add_parser("keep", help="copy the report of the run, and what it was made of, to comparisons/").add_argument("name", nargs="?")
     part = commands.add_parser("fetch", help="make part K of N of data/views, K from 0; `dvc repro fetch` then makes what is missing, checks and finishes it")
     for name in "KN": part.add_argument(name, type=int)
     run = commands.add_parser("train", help="one run, also under torchrun; `dvc repro` then takes up its finished checkpoint in place of training")
@@ -305,7 +347,8 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     try:
         if given.command == "preset": apply_preset(given.name)
-        elif given.command == "check": load_params()
+        elif given.command == "check": check(load_params())
+        elif given.command == "keep": print(f"kept in {keep(given.name)}")
         elif given.command == "fetch": fetch(load_params(), "data/views", (given.K, given.N))
         else: train(load_params(), given.method, given.seed)
     except (ValueError, FileNotFoundError) as error: raise SystemExit(str(error)) from None
