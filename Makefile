@@ -32,6 +32,7 @@ $(SETUP): requirements.txt settings.ini setup.py
 	python -m pip install --quiet uv
 	uv pip install --quiet --require-hashes -r requirements.txt
 	uv pip install --quiet --no-build-isolation --no-deps -e .
+	mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = 40' > .venv/etc/ipython/ipython_kernel_config.py   # errors alone: each kernel warns of its own TCP port
 	touch $@
 
 repro: $(SETUP)
