@@ -131,7 +131,7 @@ def show_failures(tables: Mapping[str, pd.DataFrame]) -> Figure:
     by_class = by_class.loc[by_class.mean(axis=1).sort_values().index]
     height = .8 + .15 * len(by_class)
     fig, axes = plt.subplot_mosaic([["class", "angle"], ["class", "."]], figsize=(8, max(3.2, height)), height_ratios=[3, max(.01, height - 3)], layout="constrained")
-    for (method, table), (dash, tint), marker in zip(tables.items(), STYLES, itertools.cycle("os^Dv*")):
+    for (method, table), (dash, tint), marker in zip(tables.items(), STYLES, itertools.cycle("os^Dv*PXphd<")):
         axes["class"].plot(by_class[method], range(len(by_class)), marker, color=tint, ms=4, mfc="none" if marker != "o" else tint, label=method)
         means = by_angle(table)
         axes["angle"].plot(means["angle"], means["mrr"], linestyle=dash, color=tint, lw=1.5, marker=marker, ms=3.5, mfc="none" if marker != "o" else tint, label=method)
@@ -140,7 +140,7 @@ def show_failures(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axes["class"].set(xlabel="mean reciprocal rank", xlim=(0, 1.03), ylim=(-.7, len(by_class) - .3))
     axes["class"].set_yticks(range(len(by_class)), [CLASSES[label].name for label in by_class.index], fontsize=7); axes["class"].grid(axis="y", lw=.3)
     axes["angle"].set(xlabel="angle from view 0, degrees", ylabel="mean reciprocal rank", xlim=(0, 180), xticks=range(0, 181, 45), ylim=(0, 1.03))
-    axes["angle"].legend(fontsize=7, frameon=False)
+    fig.legend(*axes["angle"].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(tables)), fontsize=8, frameon=False)
     return fig
 
 # %% ../nbs/17_analysis.ipynb #cell026
