@@ -1,6 +1,6 @@
 # Each target sets up what it needs (.venv with the packages of requirements.txt) and then does its one job.
 #   make repro [PRESET=name in presets.yaml]   every number and figure again: the DVC pipeline
-#   make keep [NAME=name]                     copy report, metrics, tables and parameters of the last run to comparisons/, by the preset's name or this
+#   make keep [NAME=name]                     copy report, metrics, tables, figures and parameters of the last run to comparisons/, by the preset's name or this
 #   make test                                 notebooks as tests, then tests/
 #   make lab                                  JupyterLab, kernel "python3" = .venv
 #   make docs                                 the site, in _docs/html

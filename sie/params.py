@@ -312,7 +312,7 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
 
 # %% ../nbs/19_params.ipynb #cell015b
 def keep(name: str | None = None, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> Path:
-    """Copy report, metrics, tables, parameters and lock of the run in `results/` to the folder `comparisons/NAME`, in place of what was there; the preset's name if none is given.
+    """Copy report, metrics, tables, figures (those without photographs), parameters and lock of the run in `results/` to the folder `comparisons/NAME`, in place of what was there; the preset's name if none is given.
 
     Raises `ValueError` where that is the name of a preset whose values are not those of the run."""
     values, every = YAML(typ="safe").load(Path(params)), YAML(typ="safe").load(Path(presets))
@@ -329,6 +329,7 @@ def keep(name: str | None = None, params: str | Path = "params.yaml", presets: s
     shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
     for file in (Path(params), Path(params).with_name("dvc.lock"), results / "report.ipynb", results / "metrics.csv"): shutil.copy(file, temporary)
     shutil.copytree(results / "tables", temporary / "tables")
+    shutil.copytree(results / "figures", temporary / "figures", ignore=shutil.ignore_patterns("views.png", "retrieval_*", "strip_*"))
     shutil.rmtree(folder, ignore_errors=True); temporary.rename(folder)
     return folder
 
