@@ -18,6 +18,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys;
 SETUP := .venv/.setup
 # dvc, papermill and the notebooks' kernel find the programs of .venv first
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# uv installs there, whatever environment is active
+export VIRTUAL_ENV := $(CURDIR)/.venv
 # torch takes seconds to import where Python may not keep its bytecode, and dozens of processes import it
 unexport PYTHONDONTWRITEBYTECODE
 
