@@ -26,7 +26,7 @@ from .evaluation import Probe
 from .mesh_files import MeshFileRenderer, mesh_objects, usable_models
 from .meshes import CLASS_BY_SYNSET, CLASSES
 from .methods import METHODS, Method
-from .pretraining import Settings, pretrain
+from .pretraining import Settings, _whole_folder, pretrain
 from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS, TRANSLATION_NAMES, sample_latents
 
 # %% auto #0
@@ -325,12 +325,11 @@ def keep(name: str | None = None, params: str | Path = "params.yaml", presets: s
         raise ValueError(f"{params} is not the preset {name}: {', '.join(changed)} differ; give the run a name of its own")
     if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} cannot be the name of a folder in comparisons/")
     folder = Path(params).parent / "comparisons" / name
-    temporary, results = folder.with_name(f".{name}"), folder.parents[1] / "results"
-    shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
-    for file in (Path(params), Path(params).with_name("dvc.lock"), results / "report.ipynb", results / "metrics.csv"): shutil.copy(file, temporary)
-    shutil.copytree(results / "tables", temporary / "tables")
-    shutil.copytree(results / "figures", temporary / "figures", ignore=shutil.ignore_patterns("views.png", "retrieval_*", "strip_*"))
-    shutil.rmtree(folder, ignore_errors=True); temporary.rename(folder)
+    results = folder.parents[1] / "results"
+    with _whole_folder(folder) as temporary:
+        for file in (Path(params), Path(params).with_name("dvc.lock"), results / "report.ipynb", results / "metrics.csv"): shutil.copy(file, temporary)
+        shutil.copytree(results / "tables", temporary / "tables")
+        shutil.copytree(results / "figures", temporary / "figures", ignore=shutil.ignore_patterns("views.png", "retrieval_*", "strip_*"))
     return folder
 
 
