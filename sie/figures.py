@@ -85,12 +85,12 @@ STYLES = [(_DASHES[(i + i // 6) % 6], _COLOURS[i % 6]) for i in range(36)]
 def show_curves(
     curves: Mapping[str, Sequence[pd.DataFrame]],   # method -> a table for each seed, with the column `step`
     columns: Mapping[str, str],                     # column -> label of the panel's y axis
-    levels: Mapping[str, float] = {},               # label -> height of a thin grey line in the first panel
+    levels: Mapping[str, Mapping[str, float]] = {}, # column -> label -> height of a thin grey line in its panel
     means: bool = False,                            # one line for each method, the mean of its seeds, with their range around it
 ) -> Figure:
     "A panel for each column, a line for each run that has it."
     fig, axes = plt.subplots(1, len(columns), figsize=(3 * len(columns) if len(columns) > 1 else 5, 2.6 + .2 * (len(curves) // 4)), squeeze=False, layout="constrained")
-    handles = {}
+    handles, grey = {}, {}
     for ax, (column, label) in zip(axes[0], columns.items()):
         for (method, seeds), (dash, colour) in zip(curves.items(), STYLES):
             tables = [table.set_index("step")[column] for table in seeds if column in table]
@@ -99,7 +99,7 @@ def show_curves(
                 ax.fill_between(joined.index, joined.min(axis=1), joined.max(axis=1), facecolor=(colour, .15), lw=0)
                 tables = [joined.mean(axis=1)]
             for line in tables: handles[method], = ax.plot(line.index, line, linestyle=dash, color=colour, lw=1.2)
+        for (level, height), dash in zip(levels.get(column, {}).items(), _DASHES): grey[level] = ax.axhline(height, linestyle=dash, color="grey", lw=.7)
         ax.set(xlabel="step", ylabel=label)
-    for (level, height), dash in zip(levels.items(), _DASHES): handles[level] = axes[0, 0].axhline(height, linestyle=dash, color="grey", lw=.7)
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=max(2, round(2.2 * len(columns))), fontsize=8, frameon=False)
+    fig.legend([*handles.values(), *grey.values()], [*handles, *grey], loc="outside upper center", ncols=max(2, round(2.2 * len(columns))), fontsize=8, frameon=False)
     return fig

@@ -31,7 +31,7 @@ from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS, TRANSLATION_
 
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
-           'load_params', 'check', 'fetch', 'apply_preset', 'keep', 'main', 'train']
+           'load_params', 'check', 'fetch', 'apply_preset', 'changes', 'keep', 'main', 'train']
 
 # %% ../nbs/19_params.ipynb #cell006
 class _Section(BaseModel):
@@ -311,17 +311,21 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
     temporary.replace(params)
 
 # %% ../nbs/19_params.ipynb #cell015b
+def changes(name: str = "default", params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> dict[str, Any]:
+    "The keys of a preset that a parameter file gives another value, and that value; none for a name that is not a preset's."
+    def given(key):
+        section = YAML(typ="safe").load(Path(params))
+        for part in key.split("."): section = section[part]
+        return section
+    return {key: there for key, value in YAML(typ="safe").load(Path(presets)).get(name, {}).items() if (there := given(key)) != value}
+
+
 def keep(name: str | None = None, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> Path:
     """Copy report, metrics, tables, figures (those without photographs), parameters and lock of the run in `results/` to the folder `comparisons/NAME`, in place of what was there; the preset's name if none is given.
 
     Raises `ValueError` where that is the name of a preset whose values are not those of the run."""
-    values, every = YAML(typ="safe").load(Path(params)), YAML(typ="safe").load(Path(presets))
-    name = name or values["preset"]
-    def given(key):
-        section = values
-        for part in key.split("."): section = section[part]
-        return section
-    if changed := [key for key, value in every.get(name, {}).items() if given(key) != value]:
+    name = name or YAML(typ="safe").load(Path(params))["preset"]
+    if changed := changes(name, params, presets):
         raise ValueError(f"{params} is not the preset {name}: {', '.join(changed)} differ; give the run a name of its own")
     if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} cannot be the name of a folder in comparisons/")
     folder = Path(params).parent / "comparisons" / name

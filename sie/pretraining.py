@@ -110,17 +110,17 @@ def explained(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"
     return ((p * t).sum().square() / (p.square().sum() * t.square().sum())).item()
 
 
-def ridge(x: Float[Tensor, "n features"], y: Float[Tensor, "n targets"], strength: float = 1e-3) -> Callable[[Float[Tensor, "m features"]], Float[Tensor, "m targets"]]:
-    "Ridge regression in closed form, on standardised features: the function from features to predicted targets."
-    mean, std = x.mean(0), x.std(0).clamp_min(1e-8)
-    standard = lambda x: (x - mean) / std
-    s, y_mean = standard(x), y.mean(0)
-    weights = torch.linalg.solve(s.T @ s / len(s) + strength * torch.eye(s.shape[1], device=s.device), s.T @ (y - y_mean) / len(s))
-    return lambda x: standard(x) @ weights + y_mean
+def ridge(x: Float[Tensor, "n features"], y: Float[Tensor, "n targets"]) -> Callable[[Float[Tensor, "m features"]], Float[Tensor, "m targets"]]:
+    "Ridge regression on standardised features, of the strength with the least error when one sample at a time is left out: the function from features to predicted targets."
+    from sklearn.linear_model import RidgeCV   # here and not above, like Fabric below
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    fitted = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 6, 15))).fit(x.double().cpu(), y.double().cpu())
+    return lambda x: torch.from_numpy(fitted.predict(x.double().cpu())).to(y)
 
 
 class OnlineProbes:
-    "Closed-form probes on a fixed sample of views of the training and the validation objects."
+    "Linear probes on a fixed sample of views of the training and the validation objects."
     def __init__(self,
         train: Views, val: Views,   # fitted on and scored on
         views: int = 2000,          # of each, in pairs of two different ones of an object; at least 2 for each object are needed

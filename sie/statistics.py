@@ -12,8 +12,9 @@ import pandas as pd
 from scipy import stats
 
 # %% auto #0
-__all__ = ['Key', 'READ_OFF', 'OTHER_HEADS', 'RETRIEVED', 'Groups', 'ABLATIONS', 'ABLATED', 'PUBLISHED', 'interval', 'summary',
-           'difference', 'best', 'differences', 'lasting', 'results_table', 'difference_table', 'latex', 'comparisons']
+__all__ = ['Key', 'READ_OFF', 'OTHER_HEADS', 'FURTHER', 'RETRIEVED', 'Groups', 'ABLATIONS', 'ABLATED', 'PUBLISHED', 'interval',
+           'summary', 'difference', 'best', 'differences', 'lasting', 'results_table', 'difference_table', 'latex',
+           'comparisons']
 
 # %% ../nbs/15_statistics.ipynb #cell006
 Key = tuple[str, str, str]   # metric, part, split: what a column of a table shows
@@ -109,6 +110,7 @@ def latex(table: pd.DataFrame) -> str:
 #: The tables of the report: what can be read off each part, how, and where the prediction lands.
 READ_OFF = {f"{label} {part}": (metric, part, "val") for metric, label in [("top1", "top-1"), ("rotation_r2", "rotation R²"), ("colour_r2", "colour R²")] for part in ("all", "invariant", "equivariant")}
 OTHER_HEADS = {f"{label} {part}": (metric, part, "val") for metric, label in [("rotation_r2_linear", "rotation R², linear"), ("rotation_euler_r2", "Euler R²"), ("individual_rotation_r2", "own rotation R²")] for part in ("all", "invariant", "equivariant")} | {"own rotation R², linear all": ("individual_rotation_r2_linear", "all", "val")}
+FURTHER = {"top-5": ("top5", "all", "val"), "colour R², linear": ("colour_r2_linear", "all", "val"), "Euler R², linear": ("rotation_euler_r2_linear", "all", "val"), **{f"own rotation R², linear {part}": ("individual_rotation_r2_linear", part, "val") for part in ("invariant", "equivariant")}, **{f"H@{k} train": (f"h{k}", "equivariant", "train") for k in (1, 2, 5, 10)}}
 RETRIEVED = {"MRR": ("mrr", "equivariant", "val"), "MRR train": ("mrr", "equivariant", "train"), **{f"H@{k}": (f"h{k}", "equivariant", "val") for k in (1, 2, 5, 10)}, "PRE train-train": ("pre", "equivariant", "train"), "PRE val-val": ("pre", "equivariant", "val"), "PRE val-all": ("pre", "equivariant", "all")}
 
 # %% ../nbs/15_statistics.ipynb #cell102
