@@ -1,4 +1,7 @@
 "The pipeline end to end, small, in a copy of the repository: what it makes, and what a change runs again."
+import re
+import shlex
+import shutil
 import time
 from pathlib import Path
 
@@ -6,11 +9,14 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
 
 from copies import change, copy_of_the_repository, run
 from sie.dataset import ViewDataset
+from sie.params import apply_preset
 
-TINY = {"methods": ["sie_matrix", "sie+predictor.kind=mlp", "random"], "pretrain.seeds": [0, 1], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
+TINY = {"methods": ["sie_matrix", "sie_matrix+predictor.kind=mlp", "random"], "pretrain.seeds": [0, 1], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
 METHODS, STAGES = TINY["methods"], ("pretrain", "embed", "evaluate")
 
 
@@ -51,6 +57,19 @@ def test_one_tidy_table(repo):
     train = np.bincount(dataset.labels[dataset.split("train")])
     assert abs(chance["top1", "all"] - (dataset.labels[dataset.split("val")] == train.argmax()).mean()) < 1e-6     # always the class that is most frequent in training
     assert abs(chance["mrr", "equivariant"] - sum(1 / r for r in range(1, 7)) / 6) < 1e-6
+
+
+def test_the_command_above_a_table_makes_this_run(repo, tmp_path):
+    "It names everything in which the run differs from a fresh clone's."
+    texts = [o["data"]["text/markdown"] for c in nbformat.read(repo / "results/report.ipynb", 4).cells if c.cell_type == "code" for o in c.outputs if "text/markdown" in o.get("data", {})]
+    command, = re.findall("`dvc exp run (.*)`", "\n".join(texts))
+    params = Path(shutil.copy(repo / "params.yaml", tmp_path))
+    apply_preset("default", params, repo / "presets.yaml")
+    flags, settings = shlex.split(command)[::2], shlex.split(command)[1::2]
+    apply_overrides(params, settings)
+    made, given = (YAML(typ="safe").load(p) for p in (params, repo / "params.yaml"))
+    assert set(flags) == {"-S"} and made.pop("preset") == "default" and made.pop("methods") == METHODS[:2]
+    assert made == {k: v for k, v in given.items() if k not in ("preset", "methods")}
 
 
 def test_dvc_shows_metrics_and_plots(repo):
