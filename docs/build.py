@@ -235,14 +235,27 @@ def stage_notebooks() -> list[Path]:
     return sorted(ROOT.glob("comparisons/*/*.ipynb")) + sorted((path for path in ROOT.glob("results/**/*.ipynb") if path.parent == ROOT / "results" or path.stem in methods), key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p))
 
 
+def made_for(path: Path) -> str:
+    "The method that an executed stage notebook was run for, or the run that a report is of."
+    return path.stem if path.stem != "report" else path.parent.name if path.parent != ROOT / "results" else results()[0]["preset"]
+
+
+def about(path: Path) -> str | None:
+    "What that is, in presets.yaml's or the method's own words; None for what has none."
+    of = made_for(path)
+    if path.stem == "report": return (found := re.search(rf"^{re.escape(of)}:.*?# (.+)", (ROOT / "presets.yaml").read_text(encoding="utf-8"), re.M)) and found[1]
+    from sie.methods import METHODS
+    base, _, changed = of.partition("+")
+    return METHODS[base].description + f", with {changed}" * bool(changed) if base in METHODS else None
+
+
 def stage_notebook(path: Path):
     "An executed stage notebook; where there are several of its kind, each names in its title what it was run for."
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if "parameters" not in c.metadata.get("tags", [])]  # the defaults; those of the run are in the cell that papermill adds
-    of = path.stem if path.stem != "report" else path.parent.name if path.parent != ROOT / "results" else results()[0]["preset"]
     for cell in nb.cells:
         if cell.cell_type == "code": cell.metadata["tags"] = ["hide-input"]   # who reads results opens the source where it is wanted
-    if path.stem != "fetch": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {of}", nb.cells[0].source, count=1, flags=re.M)
+    if path.stem != "fetch": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {made_for(path)}", nb.cells[0].source, count=1, flags=re.M)
     return nb
 
 
@@ -267,7 +280,8 @@ def site() -> None:
         sections["library"].append((f"nbs/{name}", *write_page(nb, f"nbs/{name}", "nbs", names)))
     for path in stage_notebooks():
         page = path.relative_to(ROOT).as_posix()
-        sections["results"].append((page, *write_page(stage_notebook(path), page, "nbs/pipeline", names)))
+        name, text = write_page(stage_notebook(path), page, "nbs/pipeline", names)
+        sections["results"].append((page, name, about(path) or text))
     for name, module in modules.items():
         doc = importlib.import_module(module).__doc__ or ""
         text = [f"# {module}", doc, f"Explained in [{title(notebooks[name])[0]}](/nbs/{name}).", f":::{{py:module}} {module}\n:::", *(reference(module, n) for n in exports[module])]

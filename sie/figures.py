@@ -99,7 +99,7 @@ def show_curves(
                 ax.fill_between(joined.index, joined.min(axis=1), joined.max(axis=1), facecolor=(colour, .15), lw=0)
                 tables = [joined.mean(axis=1)]
             for line in tables: handles[method], = ax.plot(line.index, line, linestyle=dash, color=colour, lw=1.2)
-        for level, height in levels.get(column, {}).items(): grey[level] = ax.axhline(height, linestyle=_DASHES[len(grey) % 6], color="grey", lw=.7)
+        for level, height in levels.get(column, {}).items(): grey[level] = ax.axhline(height, linestyle=_DASHES[[*grey, level].index(level) % 6], color="grey", lw=.7)
         ax.set(xlabel="step", ylabel=label)
     fig.legend([*handles.values(), *grey.values()], [*handles, *grey], loc="outside upper center", ncols=max(2, round(2.2 * len(columns))), fontsize=8, frameon=False)
     return fig

@@ -16,6 +16,8 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
+from sie.methods import METHODS
+
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_docs/html"
 NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb"))
@@ -57,6 +59,12 @@ def test_every_notebook_has_a_page(site):
         assert page.h1.get_text().startswith(heading)
         pictures = sum("image/png" in o.get("data", {}) for c in nb.cells if "#| hide\n" not in c.source for o in c.get("outputs", []))
         assert len(page.article.select("img")) >= pictures, f"{path.name} has pictures that its page lacks"
+
+
+def test_lists_say_what_each_run_was(site):
+    rows = {row.a.get_text(): row.select("td")[1].get_text() for row in site["results.html"].article.select("tr") if row.td}
+    assert rows["Report: full"] == "the default with every method of the paper and four seeds"
+    assert rows["Pretrain: vicreg"] == METHODS["vicreg"].description and rows["Fetch"].startswith("The data set")
 
 
 def test_every_exported_name_has_its_signature(site):
