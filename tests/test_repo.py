@@ -80,7 +80,7 @@ def test_readme_shows_the_committed_results():
     contenders = [m for m in methods if m not in ("supervised", "random")]
     tables = [results_table(metrics, columns, [*rows, "chance"], contenders, intervals=True) for columns, rows in ((READ_OFF, methods), (RETRIEVED, [m for m in methods if METHODS[m].predictor]))]
     longer, epochs = pd.read_csv(ROOT / "comparisons/longer/metrics.csv"), load_params(ROOT / "comparisons/longer/params.yaml").pretrain.epochs
-    tables.append(results_table(longer, ABLATED).rename(lambda m: m if m == "chance" else f"{m}, {epochs} epochs"))
+    tables.append(results_table(longer, ABLATED, intervals=True).rename(lambda m: m if m == "chance" else f"{m}, {epochs} epochs"))
     tables.append(pd.DataFrame({"what it is": {f"`{m}`": METHODS[m].description for m in methods}}))
     for cells in ([method, *row] for table in tables for method, row in table.iterrows()):
         assert any([c.strip() for c in line.strip("|").split("|")] == cells for line in text.splitlines()), f"README.md has no row {cells}; execute nbs/index.ipynb, then `make readme`"
