@@ -64,7 +64,7 @@ def test_every_notebook_has_a_page(site):
 def test_lists_say_what_each_run_was(site):
     rows = {row.a.get_text(): row.select("td")[1].get_text() for row in site["results.html"].article.select("tr") if row.td}
     assert rows["Report: full"] == "the default with every method of the paper and four seeds"
-    assert rows["Pretrain: vicreg"] == METHODS["vicreg"].description and rows["Fetch"].startswith("The data set")
+    assert rows["Pretrain: sie"] == METHODS["sie"].description and rows["Fetch"].startswith("The data set")
 
 
 def test_every_exported_name_has_its_signature(site):
