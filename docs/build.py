@@ -241,9 +241,14 @@ def made_for(path: Path) -> str:
 
 
 def about(path: Path) -> str | None:
-    "What that is, in presets.yaml's or the method's own words; None for what has none."
-    of = made_for(path)
-    if path.stem == "report": return (found := re.search(rf"^{re.escape(of)}:.*?# (.+)", (ROOT / "presets.yaml").read_text(encoding="utf-8"), re.M)) and found[1]
+    "What that is, in presets.yaml's or the method's own words, or a preset and what was changed in it; None for what has none."
+    of, presets = made_for(path), ROOT / "presets.yaml"
+    if path.stem == "report":
+        if found := re.search(rf"^{re.escape(of)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M): return found[1]
+        from sie.params import changes, load_params
+        if not (given := path.with_name("params.yaml")).exists(): return None
+        changed = changes(preset := load_params(given).preset, given, presets)
+        return f"`{preset}`" + " with " * bool(changed) + ", ".join(f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in changed.items())
     from sie.methods import METHODS
     base, _, changed = of.partition("+")
     return METHODS[base].description + f", with {changed}" * bool(changed) if base in METHODS else None
