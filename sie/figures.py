@@ -13,15 +13,16 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
-from .dataset import ViewDataset
+from .dataset import ViewDataset, load_views
 from .evaluation import Embedded, Predictor, nearest, predict_views
 from .meshes import CLASSES
+from .pretraining import OnlineProbes
 from .rotations import relative_rotation
 
 # %% auto #0
-__all__ = ['STYLES', 'show_views', 'picture', 'rotation_angle', 'show_retrieval', 'show_curves']
+__all__ = ['STYLES', 'show_views', 'picture', 'rotation_angle', 'show_retrieval', 'show_curves', 'probe_chance']
 
 # %% ../nbs/16_figures.ipynb #cell006
 def show_views(dataset: ViewDataset, objects: Sequence[int], views: int = 8, size: float = .9) -> Figure:
@@ -103,3 +104,15 @@ def show_curves(
         ax.set(xlabel="step", ylabel=label)
     fig.legend([*handles.values(), *grey.values()], [*handles, *grey], loc="outside upper center", ncols=max(2, round(2.2 * len(columns))), fontsize=8, frameon=False)
     return fig
+
+# %% ../nbs/16_figures.ipynb #2a3c564c
+class _Same(nn.Module):
+    def forward(self, images): return images.new_zeros(len(images), 1)
+
+
+def probe_chance(
+    dataset: ViewDataset,
+    views: int = 2000,      # `probe_views` of the run
+) -> dict[str, float]:      # as `sie.pretraining.OnlineProbes` gives it
+    "What a run's online probes find in nothing: the chance level of its curves."
+    return OnlineProbes(*(load_views(dataset, dataset.split(s), in_memory=False) for s in ("train", "val")), views)(_Same())

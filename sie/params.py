@@ -137,7 +137,7 @@ class Pretrain(_Section):
     warmup: Annotated[int, Field(ge=0)]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     log_every: Positive
-    probe_views: Annotated[int, Field(ge=0)]
+    probe_views: Annotated[int, Field(ge=2)]
 
 
 class Evaluate(_Section):
