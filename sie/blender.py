@@ -56,7 +56,7 @@ def _import_bpy() -> Any:
     try:
         with _quiet(1), _quiet(2), redirect_stderr(io.StringIO()): import bpy
     except ImportError as error:
-        raise ImportError('Blender is not there: `pip install "sie[blender]"` brings its module bpy, for Python 3.11 (sie.scene.Renderer draws the same scene without it)') from error
+        raise ImportError('Blender is not there: `pip install -e ".[blender]"` in the clone brings its module bpy, for Python 3.11 (sie.scene.Renderer draws the same scene without it)') from error
     finally: sys.excepthook = hook
     return bpy
 

@@ -43,7 +43,7 @@ def test_values_without_blender():
 def test_without_blender_the_error_says_what_to_install():
     code = "import sys; sys.modules['bpy'] = None\nfrom sie.blender import BlenderRenderer\nBlenderRenderer()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode and 'ImportError: Blender is not there: `pip install "sie[blender]"`' in ended.stderr
+    assert ended.returncode and 'ImportError: Blender is not there: `pip install -e ".[blender]"`' in ended.stderr
 
 
 def test_pictures_agree():

@@ -81,7 +81,13 @@ def test_readme_shows_the_committed_results():
     tables = [results_table(metrics, columns, [*rows, "chance"], contenders, intervals=True) for columns, rows in ((READ_OFF, methods), (RETRIEVED, [m for m in methods if METHODS[m].predictor]))]
     longer, epochs = pd.read_csv(ROOT / "comparisons/longer/metrics.csv"), load_params(ROOT / "comparisons/longer/params.yaml").pretrain.epochs
     tables.append(results_table(longer, ABLATED, intervals=True).rename(lambda m: m if m == "chance" else f"{m}, {epochs} epochs"))
+    tables.append(results_table(pd.read_csv(ROOT / "comparisons/large/metrics.csv"), ABLATED, contenders=contenders, intervals=True))
+    for part in ("loss", "predictor", "start", "conditioning"):
+        ablated = pd.read_csv(ROOT / f"comparisons/ablations_{part}/metrics.csv")
+        tables.append(results_table(ablated, {heading: ABLATED[heading] for heading in ("top-1", "rotation R² all", "MRR")}, [m for m in ablated["method"].unique() if "+" in m]).rename(lambda m: f"`{m}`"))
     tables.append(pd.DataFrame({"what it is": {f"`{m}`": METHODS[m].description for m in methods}}))
+    hues = pd.read_csv(ROOT / "comparisons/rotcolor/metrics.csv").query("method != 'chance' and metric == 'rotation_r2' and part == 'all' and split == 'val'")
+    for method, r2 in hues.groupby("method")["value"].mean().items(): assert re.search(rf"^\| `{method}` *\|[^|]*\| {r2:.2f} \(", text, re.M), f"README.md has no row of {method} with a rotation R² of {r2:.2f}"
     for cells in ([method, *row] for table in tables for method, row in table.iterrows()):
         assert any([c.strip() for c in line.strip("|").split("|")] == cells for line in text.splitlines()), f"README.md has no row {cells}; execute nbs/index.ipynb, then `make readme`"
 
