@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -287,19 +287,26 @@ def fetch(
 
 
 # %% ../nbs/19_params.ipynb #cell010
+def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    "Of each value: its dotted key, the mapping that it stands in and its name there."
+    for name, value in section.items():
+        if isinstance(value, Mapping): yield from _leaves(value, f"{prefix}{name}.")
+        else: yield prefix + name, section, name
+
+
 def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> None:
-    "Set the keys of a preset in a parameter file, which is checked before it is written. Raises `ValueError` for an unknown preset or key."
+    "Set all keys of a parameter file to those of a preset; it is checked before it is written. Raises `ValueError` for an unknown preset or key."
     yaml = YAML()   # keeps comments and the way numbers are written
     yaml.width = 10_000
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     every, values = yaml.load(Path(presets)), yaml.load(Path(params))
     if name not in every: raise ValueError(f"unknown preset {name!r}; {presets} has {', '.join(every)}{_meant(name, every)}")
     values["preset"] = name
+    sections = {key: (section, last) for key, section, last in _leaves(values)}
+    for key in sections.keys() - every[name].keys() - {"preset"}: del sections[key][0][sections[key][1]]   # a range of a translation
     for key, value in every[name].items():
-        *sections, last = key.split(".")
-        section = values
-        for part in sections: section = section.get(part, {})
-        if last not in section: raise ValueError(f"preset {name!r} sets {key}, which is not a key of {params}")
+        if key not in sections: raise ValueError(f"preset {name!r} sets {key}, which is not a key of {params}")
+        section, last = sections[key]
         if isinstance(value, list):
             if section[last] and not section[last].fa.flow_style(): section.ca.items.pop(last, None); section[last] = CommentedSeq()   # comments of a list in lines have no place beside one in brackets
             section[last].clear(); section[last].extend(value)   # in place: keeps the list's comments
@@ -310,16 +317,14 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
     load_params(temporary)
     temporary.replace(params)
 
-# %% ../nbs/19_params.ipynb #cell015b
+
 def changes(name: str = "default", params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> dict[str, Any]:
-    "The keys of a preset that a parameter file gives another value, and that value; none for a name that is not a preset's."
-    def given(key):
-        section = YAML(typ="safe").load(Path(params))
-        for part in key.split("."): section = section[part]
-        return section
-    return {key: there for key, value in YAML(typ="safe").load(Path(presets)).get(name, {}).items() if (there := given(key)) != value}
+    "The keys to which a parameter file and a preset give different values, with the file's; none for a name that is not a preset's."
+    if (preset := YAML(typ="safe").load(Path(presets)).get(name)) is None: return {}
+    given = {key: section[last] for key, section, last in _leaves(YAML(typ="safe").load(Path(params))) if key != "preset"}
+    return {key: given.get(key) for key in {**preset, **given} if key not in preset or key not in given or given[key] != preset[key]}
 
-
+# %% ../nbs/19_params.ipynb #cell015b
 def keep(name: str | None = None, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> Path:
     """Copy report, metrics, tables, figures (those without photographs), parameters and lock of the run in `results/` to the folder `comparisons/NAME`, in place of what was there; the preset's name if none is given.
 
@@ -341,7 +346,7 @@ def main(argv: list[str] | None = None) -> None:
     "What `python -m sie.params` does, in the folder of params.yaml."
     parser = argparse.ArgumentParser(prog="python -m sie.params", description="Change params.yaml, or do a part of what it asks for.")
     commands = parser.add_subparsers(dest="command", required=True)
-    (preset := commands.add_parser("preset", help="set in params.yaml what a preset of presets.yaml names")).add_argument("name")
+    (preset := commands.add_parser("preset", help="set params.yaml to a preset of presets.yaml")).add_argument("name")
     commands.add_parser("check", help="read it: says what is wrong before a stage has taken its old results away")
     commands.add_parser("keep", help="copy the report of the run, and what it was made of, to comparisons/").add_argument("name", nargs="?")
     part = commands.add_parser("fetch", help="make part K of N of data/views, K from 0; `dvc repro fetch` then makes what is missing, checks and finishes it")
