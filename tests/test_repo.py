@@ -84,7 +84,7 @@ def test_readme_shows_the_committed_results():
     tables.append(results_table(pd.read_csv(ROOT / "comparisons/large/metrics.csv"), ABLATED, contenders=contenders, intervals=True))
     for part in ("loss", "predictor", "start", "conditioning"):
         ablated = pd.read_csv(ROOT / f"comparisons/ablations_{part}/metrics.csv")
-        tables.append(results_table(ablated, {heading: ABLATED[heading] for heading in ("top-1", "rotation R² all", "MRR")}, [m for m in ablated["method"].unique() if "+" in m]).rename(lambda m: f"`{m}`"))
+        tables.append(results_table(ablated, {heading: ABLATED[heading] for heading in ("top-1", "rotation R² all", "MRR")}, [m for m in ablated["method"].unique() if "+" in m], intervals=True).rename(lambda m: f"`{m}`"))
     tables.append(pd.DataFrame({"what it is": {f"`{m}`": METHODS[m].description for m in methods}}))
     hues = pd.read_csv(ROOT / "comparisons/rotcolor/metrics.csv").query("method != 'chance' and metric == 'rotation_r2' and part == 'all' and split == 'val'")
     for method, r2 in hues.groupby("method")["value"].mean().items(): assert re.search(rf"^\| `{method}` *\|[^|]*\| {r2:.2f} \(", text, re.M), f"README.md has no row of {method} with a rotation R² of {r2:.2f}"
