@@ -8,7 +8,7 @@ import multiprocessing as mp
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from .dataset import ViewDataset, another_view, cores, load_views
 from .encoders import PARTS, Split
 from .methods import Model
-from .pretraining import load_model
+from .pretraining import ImageFormat, load_model
 from .rotations import ANGLES, colour_difference, euler_to_quaternion, transformation
 
 # %% auto #0
-__all__ = ['Plan', 'TARGETS', 'Predictor', 'Embedded', 'embed', 'r2', 'Probe', 'make_head', 'random_pairs', 'every_view', 'Head',
-           'read_off', 'chance_r2', 'predict_views', 'ranks', 'retrieval', 'chance_retrieval', 'nearest',
-           'rotation_error', 'pre', 'chance_pre', 'evaluate', 'evaluate_all', 'chance_levels']
+__all__ = ['Plan', 'TARGETS', 'Predictor', 'Embedded', 'embed', 'r2_pooled', 'r2_per_entry', 'median_angle', 'Probe', 'make_head',
+           'random_pairs', 'every_view', 'Target', 'Head', 'read_off', 'chance_scores', 'predict_views', 'ranks',
+           'retrieval', 'chance_retrieval', 'nearest', 'rotation_error', 'pre', 'chance_pre', 'evaluate',
+           'evaluate_all', 'chance_levels']
 
 # %% ../nbs/14_evaluation.ipynb #cell006
 @dataclass
@@ -57,26 +58,77 @@ class Embedded:
 def embed(
     model: Model,
     dataset: ViewDataset,
-    crop: int | None = None,       # as in training
+    images: ImageFormat,           # what the model was trained on, as `load_model` returns it
+    crop: int | None = None,       # side of the central square, pixels, as in training
     batch_size: int = 512,         # views
 ) -> Embedded:
-    "Representations (and equivariant embeddings, where the method has a predictor) of every view, by the model in evaluation mode."
+    """Representations (and equivariant embeddings, where the method has a predictor) of every view, by the model in
+    evaluation mode. The images are normalised as those that the model was trained on, whatever data set they are of.
+
+    Raises `ValueError` for a data set whose images are of another size than those."""
+    if (dataset.height, dataset.width) != (images.height, images.width):
+        raise ValueError(f"{dataset.path} has images of {dataset.height} x {dataset.width} pixels, "
+                         f"but the model was trained on {images.height} x {images.width}")
     model = model.eval().to(memory_format=torch.channels_last)
     device = next(model.parameters()).device
-    views = load_views(dataset, crop=crop, device=device)
-    objects, number = torch.arange(len(views), device=device).repeat_interleave(dataset.views), torch.arange(dataset.views, device=device).repeat(len(views))
-    h, z = [], []
-    for o, v in zip(objects.split(batch_size), number.split(batch_size)):
-        h.append(some := model.encoder(views.normalised(o, v)).float())
-        if model.predictor is not None: z.append(model.embed("equivariant", some).cpu())
-    of_objects = lambda parts: torch.cat([part.cpu() for part in parts]).unflatten(0, (len(views), -1)) if parts else None
-    return Embedded(of_objects(h), views.latents.cpu(), views.labels.cpu(), *(torch.from_numpy(dataset.split(s)) for s in ("train", "val")), of_objects(z))
+    views = replace(load_views(dataset, crop=crop, device=device), mean=tuple(images.mean), std=tuple(images.std))
+    objects = torch.arange(len(views), device=device).repeat_interleave(dataset.views)
+    number = torch.arange(dataset.views, device=device).repeat(len(views))
+    representations, embeddings = [], []
+    for some_objects, some_views in zip(objects.split(batch_size), number.split(batch_size)):
+        h = model.encoder(views.normalised(some_objects, some_views)).float()
+        representations.append(h.cpu())
+        if model.predictor is not None:
+            embeddings.append(model.embed("equivariant", h).cpu())
+
+    def of_objects(parts):
+        return torch.cat(parts).unflatten(0, (len(views), -1)) if parts else None
+
+    train, val = (torch.from_numpy(dataset.split(split)) for split in ("train", "val"))
+    return Embedded(of_objects(representations), views.latents.cpu(), views.labels.cpu(), train, val,
+                    of_objects(embeddings))
 
 # %% ../nbs/14_evaluation.ipynb #cell008
-def r2(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> float:
-    "Coefficient of determination over all entries, around the global mean of the targets (Garrido et al. 2023, section 5). Raises `ValueError` if the shapes differ."
-    if predicted.shape != target.shape: raise ValueError(f"predictions have shape {tuple(predicted.shape)}, targets {tuple(target.shape)}")
-    return 1 - ((target - predicted).square().sum() / (target - target.mean()).square().sum()).item()
+def _same_shape(predicted: Tensor, target: Tensor) -> None:
+    if predicted.shape != target.shape:
+        raise ValueError(f"predictions have shape {tuple(predicted.shape)}, targets {tuple(target.shape)}")
+
+
+def _determination(residuals: Float[Tensor, "*entries"], total: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+    "1 - residuals / total; where the targets do not vary, 1 for a perfect prediction and 0 for any other."
+    return torch.where(total > 0, 1 - (residuals / total).double(), (residuals == 0).double())
+
+
+def r2_pooled(predicted: Float[Tensor, "n entries"], target: Float[Tensor, "n entries"]) -> float:
+    """Coefficient of determination of all entries together, around their global mean (Garrido et al. 2023, section 5).
+
+    Targets that do not vary give 1 for a perfect prediction and 0 for any other.
+    Raises `ValueError` if the shapes differ."""
+    _same_shape(predicted, target)
+    residuals, total = (target - predicted).square().sum(), (target - target.mean()).square().sum()
+    return _determination(residuals, total).item()
+
+
+def r2_per_entry(predicted: Float[Tensor, "n entries"], target: Float[Tensor, "n entries"]) -> float:
+    """Mean over the entries of the coefficient of determination of each, around its own mean (scikit-learn's default;
+    seq-JEPA). An entry that does not vary counts 1 if it is predicted perfectly, else 0.
+
+    Raises `ValueError` if the shapes differ."""
+    _same_shape(predicted, target)
+    residuals, total = (target - predicted).square().sum(0), (target - target.mean(0)).square().sum(0)
+    return _determination(residuals, total).mean().item()
+
+
+def median_angle(
+    predicted: Float[Tensor, "n 4"],   # quaternions (x, y, z, w) of any length
+    target: Float[Tensor, "n 4"],      # unit quaternions
+) -> float:                            # degrees, 0 to 180
+    "Median angle of the rotation between prediction and target. Raises `ValueError` if the shapes differ."
+    _same_shape(predicted, target)
+    p, q = nn.functional.normalize(predicted.double(), dim=-1), target.double()
+    closer = torch.where((p * q).sum(-1, keepdim=True) < 0, -p, p)      # q and -q are the same rotation
+    half = 2 * torch.atan2((closer - q).norm(dim=-1), (closer + q).norm(dim=-1))   # exact for small angles too
+    return (2 * half).rad2deg().median().item()
 
 # %% ../nbs/14_evaluation.ipynb #cell011
 @dataclass(frozen=True)
@@ -110,12 +162,23 @@ def every_view(objects: int, views: int, rng: np.random.Generator) -> Plan:
     return tuple(map(torch.from_numpy, (np.arange(objects).repeat(views), first, another_view(first, views, rng))))
 
 
-#: What is asked of one view or of a pair of views besides the class: how many, and the target as a function of their latents.
-TARGETS: Mapping[str, tuple[int, Callable[..., Tensor]]] = {
-    "rotation": (2, lambda first, second: transformation(first, second, "quaternion")),
-    "rotation_euler": (2, lambda first, second: transformation(first, second, "euler")),
-    "individual_rotation": (1, lambda view: euler_to_quaternion(view[..., ANGLES])),
-    "colour": (2, colour_difference),
+class Target(NamedTuple):
+    "What a head predicts from the representation of one view, or of two."
+    views: int                                                  # 1 or 2
+    values: Callable[..., Float[Tensor, "n entries"]]           # of the latents of the views
+    quaternion: Callable[[Tensor], Tensor] | None = None        # of the values, if these are a rotation
+
+
+def _as_it_is(values: Tensor) -> Tensor:
+    return values
+
+
+#: What is predicted by regression, by the name that it has in the results.
+TARGETS: Mapping[str, Target] = {
+    "rotation": Target(2, partial(transformation, form="quaternion"), _as_it_is),
+    "rotation_euler": Target(2, partial(transformation, form="euler"), euler_to_quaternion),
+    "individual_rotation": Target(1, lambda view: euler_to_quaternion(view[..., ANGLES]), _as_it_is),
+    "colour": Target(2, colour_difference),
 }
 
 
@@ -127,14 +190,15 @@ class Head(NamedTuple):
 
 
 def _examples(e: Embedded, target: str, objects: Int[Tensor, "objects"], plan: Plan) -> tuple[int, Tensor]:
-    "How many views a head sees, and what it should say."
-    if target == "class": return 1, e.labels[objects[plan[0]]]
-    number, wanted = TARGETS[target]
-    return number, wanted(*(e.latents[objects[plan[0]], view] for view in plan[1:1 + number]))
+    "How many views a head sees, and what it should predict."
+    if target == "class":
+        return 1, e.labels[objects[plan[0]]]
+    views, values, _ = TARGETS[target]
+    return views, values(*(e.latents[objects[plan[0]], view] for view in plan[1:1 + views]))
 
 
 def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[dict[str, float]]:
-    """Train heads on the training objects' representations, standardised (deviations under a tenth of their mean count as that), and score them on every view of the validation objects: `top1` and `top5`, or `r2`, for each head.
+    """Train heads on the training objects' representations, standardised (deviations under a tenth of their mean count as that), and score them on every view of the validation objects: `top1` and `top5`, or `r2_pooled`, `r2_per_entry` and, of a rotation, `degrees` (the median angle) for each head.
 
     Raises `ValueError` for an unknown target and where there are no training or no validation objects."""
     for head in heads:
@@ -161,19 +225,29 @@ def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list
             optimiser.zero_grad(set_to_none=True)
             sum(loss(model(x), y) for loss, model, (x, y) in zip(losses, models, batch)).backward()
             optimiser.step()
-    with torch.no_grad(): return [_score(model(x), y) for model, (x, y) in zip(models, asked)]
+    with torch.no_grad():
+        return [_score(head.target, model(x), y) for head, model, (x, y) in zip(heads, models, asked)]
 
 
-def _score(said: Tensor, y: Tensor) -> dict[str, float]:
-    if y.is_floating_point(): return {"r2": r2(said, y)}
-    best = said.topk(min(5, said.shape[1])).indices == y[:, None]
-    return {"top1": best[:, 0].float().mean().item(), "top5": best.any(1).float().mean().item()}
+def _score(target: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
+    if target == "class":
+        best = predicted.topk(min(5, predicted.shape[1])).indices == y[:, None]
+        return {"top1": best[:, 0].float().mean().item(), "top5": best.any(1).float().mean().item()}
+    scores = {"r2_pooled": r2_pooled(predicted, y), "r2_per_entry": r2_per_entry(predicted, y)}
+    quaternion = TARGETS[target].quaternion
+    if quaternion is not None:
+        scores["degrees"] = median_angle(quaternion(predicted), quaternion(y))
+    return scores
 
 
-def chance_r2(e: Embedded, target: str, probe: Probe = Probe()) -> float:
-    "R2 of a head that has learned nothing: each column's mean over the training examples, on validation examples."
-    train, val = (_examples(e, target, objects, every_view(len(objects), e.latents.shape[1], np.random.default_rng([probe.seed, seed])))[1] for objects, seed in ((e.train, 2), (e.val, 1)))
-    return r2(train.mean(0).expand_as(val), val)
+def chance_scores(e: Embedded, target: str, probe: Probe = Probe()) -> dict[str, float]:
+    "Scores of a head that has learned nothing: each entry's mean over the training examples, on validation examples."
+    def examples(objects, seed):
+        plan = every_view(len(objects), e.latents.shape[1], np.random.default_rng([probe.seed, seed]))
+        return _examples(e, target, objects, plan)[1]
+
+    train, val = examples(e.train, 2), examples(e.val, 1)
+    return _score(target, train.mean(0).expand_as(val), val)
 
 # %% ../nbs/14_evaluation.ipynb #cell017
 Predictor = Callable[[Float[Tensor, "batch embedding"], Float[Tensor, "batch g"]], Float[Tensor, "batch embedding"]]
@@ -234,21 +308,28 @@ def chance_pre(e: Embedded, objects: Int[Tensor, "objects"], pairs: int = 100_00
     return rotation_error(q[i], q[j]).mean().item()
 
 # %% ../nbs/14_evaluation.ipynb #cell023
+def _metric(target: str, score: str, linear: bool) -> str:
+    "The name of a head's score in the results."
+    return score if target == "class" else f"{target}_{score}{'_linear' if linear else ''}"
+
+
 def evaluate(
     e: Embedded,
     split: Split,                        # which dimensions are which part
     probe: Probe = Probe(),
     model: Model | None = None,          # whose predictor is evaluated, if it has one
 ) -> pd.DataFrame:                       # columns part, split, metric, value
-    """All evaluations of one model: `top1`, `top5` and for each of `TARGETS` the R2 of an MLP (`rotation_r2`) and of a linear head (`rotation_r2_linear`); `mrr`, `h1` to `h10` and `pre`.
+    """All evaluations of one model: `top1`, `top5` and for each of `TARGETS` the scores of an MLP (`rotation_r2_pooled`, `rotation_r2_per_entry`, and `rotation_degrees`, the median angle) and of a linear head (`rotation_r2_pooled_linear`, ...); `mrr`, `h1` to `h10` and `pre`.
 
     Raises `ValueError` where the split is of another dimension than the representations, and as `read_off` does."""
     if split.dim != e.representations.shape[-1]: raise ValueError(f"the split is of {split.dim} dimensions, the representations have {e.representations.shape[-1]}")
     takes = {part: partial(split, part=part) for part in PARTS}
-    heads = {(part, f"{target}_r2{'_linear' * linear}"): Head(target, linear, takes[part]) for part in PARTS for target in TARGETS for linear in (False, True)}
-    heads |= {(part, "class"): Head("class", part=takes[part]) for part in PARTS}
+    heads = {(part, target, linear): Head(target, linear, takes[part])
+             for part in PARTS for target in TARGETS for linear in (False, True)}
+    heads |= {(part, "class", True): Head("class", part=takes[part]) for part in PARTS}
     scores = dict(zip(heads, read_off(e, [*heads.values()], probe)))
-    rows = [(part, "val", metric if name == "r2" else name, value) for (part, metric), score in scores.items() for name, value in score.items()]
+    rows = [(part, "val", _metric(target, score, linear), value)
+            for (part, target, linear), of_head in scores.items() for score, value in of_head.items()]
     rows.sort(key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
     if model is not None and model.predictor is not None:
         for name, queries in {"train": e.train, "val": e.val}.items():
@@ -261,7 +342,8 @@ def evaluate(
 
 def _evaluate_saved(embedded: Path, model: Path, probe: Probe) -> pd.DataFrame:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return evaluate(Embedded.load(embedded, device), (loaded := load_model(model)[0].to(device)).split, probe, loaded)
+    loaded = load_model(model)[0].to(device)
+    return evaluate(Embedded.load(embedded, device), loaded.split, probe, loaded)
 
 
 def evaluate_all(
@@ -280,7 +362,10 @@ def evaluate_all(
 def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:
     "What nothing learned gives, in the form of `evaluate`."
     shares = torch.bincount(e.labels[e.val], minlength=len(counts := torch.bincount(e.labels[e.train])))[counts.argsort(descending=True, stable=True)] / len(e.val)   # of the classes, the most frequent of training first
-    val = {"top1": shares[0].item(), "top5": shares[:5].sum().item(), **{f"{t}_r2{linear}": chance_r2(e, t, probe) for t in TARGETS for linear in ("", "_linear")}}
+    val = {"top1": shares[0].item(), "top5": shares[:5].sum().item()}
+    for target in TARGETS:
+        scores = chance_scores(e, target, probe)
+        val |= {_metric(target, score, linear): value for linear in (False, True) for score, value in scores.items()}
     rows = [(part, "val", metric, value) for part in PARTS for metric, value in val.items()]
     for name, objects in {"train": e.train, "val": e.val}.items():
         rows += [("equivariant", name, metric, value) for metric, value in (chance_retrieval(e.latents.shape[1]) | {"pre": chance_pre(e, objects)}).items()]

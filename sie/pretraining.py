@@ -150,7 +150,7 @@ class OnlineProbes:
         scores = ridge(torch.cat(train), torch.nn.functional.one_hot(labels[0], classes).float().repeat(2, 1))(torch.cat(val))
         errors = ridge(torch.cat(train, 1), rotations[0])(torch.cat(val, 1)) - rotations[1]
         return {"top1": (scores.argmax(1) == labels[1].repeat(2)).float().mean().item(),
-                "rotation_r2": 1 - (errors.square().sum() / (rotations[1] - rotations[1].mean()).square().sum()).item()}
+                "rotation_r2_pooled": 1 - (errors.square().sum() / (rotations[1] - rotations[1].mean()).square().sum()).item()}
 
 # %% ../nbs/13_pretraining.ipynb #cell012
 def _write_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer, info: Mapping) -> None:

@@ -48,7 +48,7 @@ def test_one_tidy_table(repo):
     metrics = pd.read_csv(repo / "results/metrics.csv")
     assert list(metrics) == ["preset", "method", "seed", "part", "split", "metric", "value"]
     assert set(metrics["method"]) == {*METHODS, "chance"} and set(metrics["preset"]) == {"smoke"} and metrics["value"].notna().all()
-    read_off = metrics[metrics["metric"].isin(["top1", "rotation_r2", "colour_r2"])].groupby("method").size()
+    read_off = metrics[metrics["metric"].isin(["top1", "rotation_r2_pooled", "colour_r2_pooled"])].groupby("method").size()
     assert read_off["sie_matrix"] == read_off["random"] == 3 * 3 * 2    # metrics x parts x seeds
     assert {"mrr", "h1", "h5", "pre"} <= set(metrics[metrics["method"] == "sie_matrix"]["metric"])
     assert metrics[metrics["metric"] == "mrr"].groupby("split").size().to_dict() == {"train": 5, "val": 5}   # two methods with a predictor, two seeds, and chance
@@ -74,7 +74,7 @@ def test_the_command_above_a_table_makes_this_run(repo, tmp_path):
 
 def test_dvc_shows_metrics_and_plots(repo):
     shown = run(repo, "dvc", "metrics", "show", "--md").stdout
-    assert all(f"results/evaluate/{m}.json" in shown for m in METHODS) and "rotation_r2" in shown
+    assert all(f"results/evaluate/{m}.json" in shown for m in METHODS) and "rotation_r2_pooled" in shown
     plots = run(repo, "dvc", "plots", "show", "-o", "plots")
     assert plots.returncode == 0, plots.stderr
     page = (repo / "plots/index.html").read_text()

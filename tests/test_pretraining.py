@@ -167,7 +167,7 @@ def test_an_interrupted_run_goes_on_and_is_evaluated_on_a_gpu(tmp_path, dataset)
     assert [row["step"] for row in history] == [7, 14, 21, 28, 35, 40]
     embed(load_model(tmp_path / "model")[0].to("cuda"), dataset).save(tmp_path / "e.safetensors")
     results = evaluate_all({"run": tmp_path / "e.safetensors"}, {"run": tmp_path / "model"}, Probe(epochs=2, hidden=8))
-    assert results["value"].notna().all() and {"pre", "mrr", "top1", "rotation_r2"} <= set(results["metric"])
+    assert results["value"].notna().all() and {"pre", "mrr", "top1", "rotation_r2_pooled", "rotation_degrees"} <= set(results["metric"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
