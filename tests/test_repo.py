@@ -50,6 +50,8 @@ def stale(root: Path, scratch: Path) -> set[str]:
     scratch.mkdir()
     for name in ("settings.ini", "pyproject.toml"): shutil.copy(root / name, scratch)
     for name in ("nbs", "docs"): shutil.copytree(root / name, scratch / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    (scratch / "sie").mkdir()
+    shutil.copy(root / "sie/py.typed", scratch / "sie")     # the one file there that no notebook makes
     for command in ([BIN / "nbdev_export"], [BIN / "nbdev_clean"], [sys.executable, "docs/build.py", "readme"]):
         subprocess.run(command, cwd=scratch, check=True, stdin=subprocess.DEVNULL)
     found = {f"sie/{name}" for name in differences(root / "sie", scratch / "sie")}

@@ -1,0 +1,43 @@
+"The package as users install it: a wheel, in an environment that knows nothing of the checkout."
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    "Built from a copy, as building leaves files in the tree."
+    copy, out = tmp_path_factory.mktemp("source") / "sie", tmp_path_factory.mktemp("wheel")
+    copy.mkdir()
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(ROOT / "sie", copy / "sie", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "uv", "build", "--wheel", "--no-build-isolation", "--out-dir", str(out), str(copy)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    path, = out.glob("*.whl")
+    return path
+
+
+def test_a_wheel_holds_every_module_and_nothing_else(wheel):
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert found == {f"sie/{p.name}" for p in ROOT.glob("sie/*") if p.suffix == ".py" or p.name == "py.typed"}
+
+
+def test_a_wheel_installs_and_is_imported_from_there(wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python = tmp_path / "env/bin/python"
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", str(python), str(wheel)]
+    subprocess.run(install, check=True)
+    site, = (tmp_path / "env/lib").glob("python*/site-packages")
+    (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")   # torch and others, not a second time
+    code = "import sie, sie.methods; print(sie.__file__, len(sie.methods.METHODS))"
+    run = subprocess.run([python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    where, methods = run.stdout.split()
+    assert Path(where).is_relative_to(site) and int(methods) > 10
