@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -38,11 +38,28 @@ from .rotations import relative_rotation
 if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'COMPILED_FROM', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes',
-           'new_model', 'ImageFormat', 'save_model', 'load_model', 'make_fabric', 'train_step', 'pretrain',
+__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'OPTIMISERS', 'SLURM_SPECIAL_STEPS', 'COMPILED_FROM', 'Settings',
+           'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'checkpoint_path', 'new_model',
+           'ImageFormat', 'save_model', 'load_model', 'launched', 'make_fabric', 'train_step', 'pretrain',
            'write_curves', 'read_curves', 'pretrain_all', 'main']
 
 # %% ../nbs/13_pretraining.ipynb #cell006
+LARGEST_SEED = 2 ** 32 - 1
+PROBE_VIEWS = 20            # at least, if any: ten pairs, below which a ridge regression and its R2 mean nothing
+LIMITS = {                  # least and largest value
+    "seed": (0, LARGEST_SEED),
+    "equivariant": (1, 2 ** 15),
+    "widths": (1, 2 ** 15),
+    "crop": (8, 2 ** 14),
+    "epochs": (1, 10 ** 6),
+    "pairs_per_object": (1, 10 ** 5),
+    "batch_size": (2, 2 ** 20),
+    "warmup": (0, 10 ** 9),
+    "log_every": (1, 10 ** 9),
+    "probe_views": (PROBE_VIEWS, 10 ** 6),
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     "What a pretraining run depends on besides the data; the defaults are the paper's, but for the encoder, which is torchvision's."
@@ -68,10 +85,37 @@ class Settings:
     probe_views: int = 2000                     # views of each split for the online probes; 0: none
 
     def __post_init__(self):
-        for key, allowed in {"method": METHODS, "optimiser": OPTIMISERS, "schedule": ("constant", "cosine")}.items():
-            if getattr(self, key) not in allowed: raise ValueError(f"{key} is {getattr(self, key)!r}; it must be one of {', '.join(allowed)}")
-        for key in ("epochs", "pairs_per_object", "log_every"):
-            if getattr(self, key) < 1: raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 1")
+        choices = {"method": METHODS, "optimiser": OPTIMISERS, "schedule": ("constant", "cosine")}
+        for key, allowed in choices.items():
+            value = getattr(self, key)
+            if value not in tuple(allowed): raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
+        for key, (least, largest) in LIMITS.items():
+            value = getattr(self, key)
+            if value is None and key in ("equivariant", "crop"): continue
+            if key == "probe_views" and type(value) is int and value == 0: continue
+            entries = value if key == "widths" and isinstance(value, Sequence) and len(value) else [value]
+            for entry in entries:
+                if type(entry) is not int or not least <= entry <= largest:
+                    raise ValueError(f"{key} is {value!r}; it must be {self._kind(key)} from {least} to {largest}")
+        for key in ("lr", "weight_decay", "equivariance_weight"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf or value == 0 and key == "lr":
+                raise ValueError(f"{key} is {value!r}; it must be a finite number, {'greater than' if key == 'lr' else 'at least'} 0")
+
+    @staticmethod
+    def _kind(key: str) -> str:
+        if key == "widths": return "a list of whole numbers"
+        if key == "probe_views": return "0 (no probes) or a whole number"
+        return "a whole number"
+
+    def steps(self, objects: int) -> int:
+        "Steps in all with so many training objects. Raises `ValueError` where these make no batch, or no step after the warm-up."
+        pairs = objects * self.pairs_per_object
+        if self.batch_size > pairs:
+            raise ValueError(f"batch_size is {self.batch_size}, but there are {objects} training objects with {self.pairs_per_object} pairs each an epoch")
+        steps = self.epochs * (pairs // self.batch_size)
+        if self.warmup >= steps: raise ValueError(f"warmup is {self.warmup} steps, but there are {steps} steps in all")
+        return steps
 
     @property
     def declaration(self) -> Method:
@@ -162,7 +206,28 @@ def _write_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer
     os.replace(temporary, path)
 
 
-def _read_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer) -> dict:
+def checkpoint_path(folder: str | Path, dataset: ViewDataset, settings: Settings) -> Path:
+    "Where a run's checkpoint lies: method, seed, digest of settings and data, digest of the code."
+    settings_json = json.loads(json.dumps(dataclasses.asdict(settings)))
+    run = hashlib.sha256(json.dumps([settings_json, dataset.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
+    return Path(folder) / f"{settings.method}-{settings.seed}-{run}-{_code()[:16]}.safetensors"
+
+
+def _read_info(path: Path) -> dict:
+    "What the header of a checkpoint says: the step, whether that is the last, and the curves so far. Raises `ValueError` naming a file that is damaged."
+    if not path.exists(): return {"step": 0, "finished": False, "history": []}
+    try:
+        with safe_open(path, "pt") as file: return json.loads(file.metadata()["info"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the checkpoint {path} is damaged ({error}); remove it, and the run starts anew") from None
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    "The model's weights in a checkpoint."
+    return {k.removeprefix("model."): v for k, v in load_file(path).items() if k.startswith("model.")}
+
+
+def _read_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer) -> None:
     tensors = load_file(path)
     strip = lambda prefix: {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
     model.load_state_dict(strip("model."))
@@ -171,7 +236,6 @@ def _read_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer)
         i, name = key.split(".")
         state.setdefault(int(i), {})[name] = torch.empty_like(params[int(i)]).copy_(value) if value.ndim else value   # in the memory layout of the weights, by which the fused update goes
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    with safe_open(path, "pt") as file: return json.loads(file.metadata()["info"])
 
 
 def new_model(settings: Settings) -> Model:
@@ -220,14 +284,47 @@ def load_model(folder: str | Path) -> tuple[Model, Settings]:
     return model.eval(), settings
 
 # %% ../nbs/13_pretraining.ipynb #cell014
+SLURM_SPECIAL_STEPS = 0xFFFFFFF0   # step numbers from here on are SLURM's own: job script, interactive shell, external processes
+
+
+def launched() -> dict[str, str] | None:
+    """`torchrun`'s variables (`RANK`, `WORLD_SIZE`, ...) of a process that `torchrun`, or `srun` with several tasks, started; None for any other, which trains alone.
+
+    That SLURM's variables are there is not enough: everything in a job inherits them, also a notebook or `dvc repro` that has the allocation for itself.
+    A task of `srun` has the number of a step, which is not that of the job's script or of an interactive shell. Raises `ValueError` where the machines have different numbers of tasks."""
+    get = os.environ.get
+    if "TORCHELASTIC_RUN_ID" in os.environ: return {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    step, tasks = get("SLURM_STEP_ID", ""), int(get("SLURM_STEP_NUM_TASKS") or get("SLURM_NTASKS") or 1)
+    is_task = step.isdigit() and int(step) < SLURM_SPECIAL_STEPS and "SLURM_PROCID" in os.environ
+    interactive = "SLURM_PTY_PORT" in os.environ or "JPY_PARENT_PID" in os.environ   # a shell of `srun --pty`; a notebook's kernel
+    if tasks < 2 or interactive or not is_task: return None
+    from lightning_fabric.plugins.environments import SLURMEnvironment
+    nodes = int(get("SLURM_STEP_NUM_NODES") or get("SLURM_NNODES") or 1)
+    if tasks % nodes: raise ValueError(f"srun has {tasks} tasks on {nodes} machines; each must have the same number (--ntasks-per-node)")
+    local, rank = tasks // nodes, int(os.environ["SLURM_PROCID"])
+    names = get("SLURM_STEP_NODELIST") or get("SLURM_JOB_NODELIST") or get("SLURM_NODELIST") or "127.0.0.1"
+    first = SLURMEnvironment.resolve_root_node_address(names) if nodes > 1 else "127.0.0.1"
+    port = 15_000 + (int(get("SLURM_JOB_ID") or 0) + 1009 * int(step)) % 10_000   # the same for all tasks, another for other jobs and steps on a machine
+    return {
+        "RANK": str(rank), "WORLD_SIZE": str(tasks),
+        "LOCAL_RANK": get("SLURM_LOCALID") or str(rank % local), "LOCAL_WORLD_SIZE": str(local),
+        "GROUP_RANK": get("SLURM_NODEID") or str(rank // local),
+        "MASTER_ADDR": get("MASTER_ADDR") or first, "MASTER_PORT": get("MASTER_PORT") or str(port),
+    }
+
+
 def make_fabric(
     precision: str = "auto",    # as in `Settings`
 ) -> Fabric:
-    "This process's one device (a GPU if there is one), or under `torchrun` one for each of its processes, on however many machines."
+    "This process's one device (a GPU if there is one), or under `torchrun` or `srun` one for each of its processes, on however many machines."
     from lightning_fabric import Fabric   # here and not above: it takes seconds, and who only loads a model does without
-    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+    joined = launched() or {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    world, local = int(joined["WORLD_SIZE"]), int(joined["LOCAL_WORLD_SIZE"])
     if precision == "auto": precision = best_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    fabric = Fabric(devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision)
+    if world > 1: os.environ.update(joined)
+    environment = TorchElasticEnvironment() if world > 1 else LightningEnvironment()   # said here, as Fabric would take variables of SLURM or MPI for its own
+    fabric = Fabric(devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision, plugins=[environment])
     if world > 1: fabric.launch()
     return fabric
 
@@ -259,70 +356,80 @@ def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> t
     return outputs, {"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}}
 
 
+def _train(dataset: ViewDataset, settings: Settings, model: Model, checkpoint: Path, progress: Callable[[int, int], None], fabric: Fabric, compiled: bool | None) -> list[dict[str, float]]:
+    "Train a model in place from its last checkpoint, or from the start, to the end, and return the points of its curves."
+    model = fabric.to_device(model)                # before there is an optimiser: its state goes where the weights are
+    train, val = (load_views(dataset, dataset.split(s), settings.crop, device=fabric.device) for s in ("train", "val"))
+    loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object, rank=fabric.global_rank, world_size=fabric.world_size)
+    probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
+    optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    info, steps, window = _read_info(checkpoint), settings.epochs * len(loader), []
+    step, history = info["step"], info["history"]
+    if step: _read_checkpoint(checkpoint, model, optimiser)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)   # which a CPU cannot: there each process normalises by its own share
+    plain = model
+    if compiled is None: compiled = fabric.world_size == 1 and _can_compile(fabric.device) and (steps - step) * settings.batch_size * math.prod(train.images.shape[-2:]) >= COMPILED_FROM
+    model, optimiser = fabric.setup(torch.compile(model) if compiled else model, optimiser)
+    model.train()
+    started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
+    while step < steps:
+        epoch, first = divmod(step, len(loader))
+        for batch in loader.epoch(epoch, first):
+            for group in optimiser.param_groups: group["lr"] = settings.learning_rate(step, steps)
+            outputs, terms = train_step(model, optimiser, fabric, batch, settings)
+            window.append(torch.stack(list(terms.values())))
+            step += 1
+            progress(step, steps)
+            if step % settings.log_every and step < steps: continue
+            means = dict(zip(terms, torch.stack(window).mean(0).tolist()))
+            if not np.isfinite(means["loss"]): raise FloatingPointError(f"{settings.method}, seed {settings.seed}: the loss is not finite before step {step} ({means}); a lower lr may help")
+            window.clear()
+            if fabric.global_rank: continue
+            row = {"step": step, "seconds": time.perf_counter() - started, "lr": settings.learning_rate(step - 1, steps), **{f"train/{k}": v for k, v in means.items()}}
+            row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
+            if outputs.u1 is not None or outputs.z1 is not None: row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
+            if outputs.predicted is not None: row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
+            row |= {f"probe/{k}": v for k, v in probes(plain.encoder).items()}
+            history.append(row)
+            _write_checkpoint(checkpoint, plain, optimiser, {"step": step, "finished": step == steps, "history": history})
+    fabric.barrier()
+    return history
+
+
 def pretrain(
     dataset: ViewDataset,                       # its training objects are trained on, its validation objects only watched
     settings: Settings,
     out: str | Path | None,                     # folder for the finished model; None: leave it as a checkpoint, from which the same call with a folder goes on
     logs: str | Path | None = None,             # folder for DVCLive's curves
-    checkpoints: str | Path | None = None,      # folder for checkpoints, beside `out` if not given; the checkpoint is removed when the model is written
+    checkpoints: str | Path | None = None,      # folder for checkpoints, beside `out` if not given
     progress: Callable[[int, int], None] = lambda step, steps: None,  # told every step
     fabric: Fabric | None = None,               # devices and precision; `make_fabric` if not given
     compiled: bool | None = None,               # by torch.compile; None: on one GPU that can, if at least `COMPILED_FROM` pixels are left
+    keep: bool = False,                         # keep the checkpoint, also when the model is written: the same call then writes the model again without training
 ) -> list[dict[str, float]]:                    # one row for each point of the curves
     """Pretrain a model. If it was interrupted, go on from its last checkpoint, made by the same code; on the CPU the result is the same to the bit, given the same number of threads and processes.
 
     Raises `FloatingPointError` naming step and terms when the loss is no longer finite; the last checkpoint stays. Raises `ValueError` for a batch that the processes cannot share equally,
-    and `RuntimeError` where they do not see the same checkpoint."""
-    settings_json = json.loads(json.dumps(dataclasses.asdict(settings)))
-    name = hashlib.sha256(json.dumps([settings_json, dataset.fingerprint, _code()], sort_keys=True).encode()).hexdigest()[:16]
-    checkpoint = Path(checkpoints or Path(out).parent / "checkpoints") / f"{settings.method}-{settings.seed}-{name}.safetensors"
+    for settings that do not fit the data and for a damaged checkpoint, and `RuntimeError` where the processes do not see the same checkpoint."""
+    checkpoint = checkpoint_path(checkpoints or Path(out).parent / "checkpoints", dataset, settings)
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
     if METHODS[settings.method].terms:
+        settings.steps(len(dataset.split("train")))
         fabric = fabric or make_fabric(settings.precision)
-        model = fabric.to_device(model)                # before there is an optimiser: its state goes where the weights are
-        train, val = (load_views(dataset, dataset.split(s), settings.crop, device=fabric.device) for s in ("train", "val"))
-        loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object, rank=fabric.global_rank, world_size=fabric.world_size)
-        probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
-        optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
-        step, steps, window = 0, settings.epochs * len(loader), []
-        if checkpoint.exists():
-            info = _read_checkpoint(checkpoint, model, optimiser)
-            step, history = info["step"], info["history"]
-        if fabric.world_size > 1:
-            if len(seen := fabric.all_gather(torch.tensor(step)).unique()) > 1: raise RuntimeError(f"the processes go on from different steps ({seen.tolist()}): all must see the folder {checkpoint.parent}")
-            if fabric.device.type == "cuda": model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)   # which a CPU cannot: there each process normalises by its own share
-        plain = model
-        if compiled is None: compiled = fabric.world_size == 1 and _can_compile(fabric.device) and (steps - step) * settings.batch_size * math.prod(train.images.shape[-2:]) >= COMPILED_FROM
-        model, optimiser = fabric.setup(torch.compile(model) if compiled else model, optimiser)
-        model.train()
-        started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
-        while step < steps:
-            epoch, first = divmod(step, len(loader))
-            for batch in loader.epoch(epoch, first):
-                for group in optimiser.param_groups: group["lr"] = settings.learning_rate(step, steps)
-                outputs, terms = train_step(model, optimiser, fabric, batch, settings)
-                window.append(torch.stack(list(terms.values())))
-                step += 1
-                progress(step, steps)
-                if step % settings.log_every and step < steps: continue
-                means = dict(zip(terms, torch.stack(window).mean(0).tolist()))
-                if not np.isfinite(means["loss"]): raise FloatingPointError(f"{settings.method}, seed {settings.seed}: the loss is not finite before step {step} ({means}); a lower lr may help")
-                window.clear()
-                if fabric.global_rank: continue
-                row = {"step": step, "seconds": time.perf_counter() - started, "lr": settings.learning_rate(step - 1, steps), **{f"train/{k}": v for k, v in means.items()}}
-                row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
-                if outputs.u1 is not None or outputs.z1 is not None: row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
-                if outputs.predicted is not None: row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
-                row |= {f"probe/{k}": v for k, v in probes(plain.encoder).items()}
-                history.append(row)
-                _write_checkpoint(checkpoint, plain, optimiser, {"step": step, "history": history})
-        model = plain
-        fabric.barrier()
+        info = _read_info(checkpoint)
+        if fabric.world_size > 1 and len(seen := fabric.all_gather(torch.tensor(info["step"])).unique()) > 1:
+            raise RuntimeError(f"the processes go on from different steps ({seen.tolist()}): all must see the folder {checkpoint.parent}")
+        if info["finished"]:
+            model.load_state_dict(_read_weights(checkpoint))
+            history = info["history"]
+            progress(info["step"], info["step"])
+        else: history = _train(dataset, settings, model, checkpoint, progress, fabric, compiled)
         if fabric.global_rank: return history
     if out is None: return history
     if logs: write_curves(history, logs)
     save_model(model.cpu(), settings, ImageFormat(dataset.height, dataset.width, dataset.mean, dataset.std), out)
-    checkpoint.unlink(missing_ok=True)
+    if not keep: checkpoint.unlink(missing_ok=True)
     return history
 
 
@@ -352,8 +459,25 @@ def _pretrain_in_process(path: Path, settings: Settings, threads: int, steps: mp
     pretrain(ViewDataset(path), settings, progress=progress, **folders)
 
 
+def _bring_back(checkpoint: Path) -> None:
+    "Take a checkpoint out of `done`, if it is there: its run is asked for again, so that DVC did not keep the model."
+    done = checkpoint.parent / "done" / checkpoint.name
+    if done.exists() and not checkpoint.exists(): os.replace(done, checkpoint)
+
+
+def _retire(checkpoints: Sequence[Path]) -> None:
+    "Move the checkpoints of a stage that has all of its runs to `done`, in place of those of the stage before. What older code left of the same runs, or a write that was killed, goes."
+    for folder in {path.parent / "done" for path in checkpoints}: shutil.rmtree(folder, ignore_errors=True)
+    for path in checkpoints:
+        run = path.stem.rpartition("-")[0]
+        for older in set(path.parent.glob(f"{run}-*")) - {path}: older.unlink(missing_ok=True)
+        if path.exists():
+            (path.parent / "done").mkdir(exist_ok=True)
+            os.replace(path, path.parent / "done" / path.name)
+
+
 def _pretrain_here(dataset: ViewDataset, settings: Settings, folders: dict) -> None:
-    with tqdm(desc=f"{settings.method}, seed {settings.seed}", unit="step", disable=True if os.environ.get("RANK", "0") != "0" else None) as bar:
+    with tqdm(desc=f"{settings.method}, seed {settings.seed}", unit="step", disable=True if (launched() or {}).get("RANK", "0") != "0" else None) as bar:
         def progress(step, steps): bar.total, bar.n = steps, step; bar.update(0)
         pretrain(dataset, settings, progress=progress, **folders)
 
@@ -366,29 +490,38 @@ def pretrain_all(
     checkpoints: str | Path,                    # folder for checkpoints
     workers: int | None = None,                 # runs at a time; as many as cores if not given, 1 on a GPU
 ) -> list[pd.DataFrame]:                        # each run's curves
-    "Pretrain several models side by side (one alone, and what needs no training, without a process of its own). Raises `RuntimeError` naming the runs that failed, when the others are done."
-    folders = {name: {"out": Path(out) / name, "logs": Path(logs) / name, "checkpoints": Path(checkpoints)} for name in runs}
+    """Pretrain several models side by side (one alone, and what needs no training, without a process of its own).
+
+    Checkpoints stay until all runs are done; a run that is finished already is not trained again. Raises `RuntimeError` naming the runs that failed, when the others are done."""
+    folders = {name: {"out": Path(out) / name, "logs": Path(logs) / name, "checkpoints": Path(checkpoints), "keep": True} for name in runs}
+    paths = [checkpoint_path(checkpoints, dataset, settings) for settings in runs.values()]
+    for path in paths: _bring_back(path)
     if len(runs) == 1 or not any(METHODS[s.method].terms for s in runs.values()):
         for name, settings in runs.items(): _pretrain_here(dataset, settings, folders[name])
+        _retire(paths)
         return [read_curves(Path(logs) / name) for name in runs]
     workers = workers or (1 if torch.cuda.is_available() else cores())
     workers = min(workers, len(runs))
     context, waiting, running, failed = mp.get_context("spawn"), list(enumerate(runs.items())), {}, []
     steps = context.Array("q", 2 * len(runs), lock=False)
-    with tqdm(desc="pretraining", unit="step", disable=None) as bar:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                slot, (name, settings) = waiting.pop(0)
-                running[name] = context.Process(target=_pretrain_in_process, args=(dataset.path, settings, max(1, cores() // workers), steps, slot, folders[name]))
-                running[name].start()
-            for name, process in list(running.items()):
-                process.join(.2 / len(running))
-                if process.exitcode is None: continue
-                del running[name]
-                if process.exitcode: failed.append(f"{name} (exit code {process.exitcode})")
-            bar.total, bar.n = sum(steps[1::2]) * len(runs) // max(1, sum(map(bool, steps[1::2]))), sum(steps[::2])
-            bar.refresh()
+    try:
+        with tqdm(desc="pretraining", unit="step", disable=None) as bar:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    slot, (name, settings) = waiting.pop(0)
+                    running[name] = context.Process(target=_pretrain_in_process, args=(dataset.path, settings, max(1, cores() // workers), steps, slot, folders[name]))
+                    running[name].start()
+                for name, process in list(running.items()):
+                    process.join(.2 / len(running))
+                    if process.exitcode is None: continue
+                    del running[name]
+                    if process.exitcode: failed.append(f"{name} (exit code {process.exitcode})")
+                bar.total, bar.n = sum(steps[1::2]) * len(runs) // max(1, sum(map(bool, steps[1::2]))), sum(steps[::2])
+                bar.refresh()
+    finally:
+        for process in running.values(): process.terminate()   # of an interrupted stage; none is left else
     if failed: raise RuntimeError(f"pretraining failed: {', '.join(failed)}; what the process printed is above")
+    _retire(paths)
     return [read_curves(Path(logs) / name) for name in runs]
 
 # %% ../nbs/13_pretraining.ipynb #cell018

@@ -1,6 +1,7 @@
 "Pretraining under faults: killed at any moment, it goes on and ends in the same weights; runs side by side."
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from sie import dataset as sd
 from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
 from sie.evaluation import Probe, embed, evaluate_all
-from sie.pretraining import Settings, load_model, new_model, pretrain, pretrain_all, read_curves
+from sie.pretraining import Settings, _train, checkpoint_path, load_model, new_model, pretrain, pretrain_all, read_curves
 
 SMALL = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
 
@@ -95,6 +97,105 @@ def test_a_failed_run_is_named(tmp_path, dataset):
     runs = {"good": Settings(**SMALL), "bad": Settings(**{**SMALL, "batch_size": 10_000})}
     with pytest.raises(RuntimeError, match="bad"): pretrain_all(dataset, runs, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints", workers=2)
     assert (tmp_path / "models/good/model.safetensors").exists() and not (tmp_path / "models/bad").exists()
+    finished = read_curves(tmp_path / "logs/good")["seconds"].tolist()
+    for name in ("models", "logs"): shutil.rmtree(tmp_path / name)      # as DVC does
+    runs["bad"] = Settings(**{**SMALL, "seed": 1, "epochs": 2})
+    curves = pretrain_all(dataset, runs, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints", workers=2)
+    assert curves[0]["seconds"].tolist() == finished
+
+
+STAGE = """
+import json, sys
+from pathlib import Path
+from sie.dataset import ViewDataset
+from sie.pretraining import Settings, pretrain_all
+if __name__ == "__main__":
+    folder, path, settings = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+    runs = {f"seed-{seed}": Settings(**settings, seed=seed) for seed in range(2)}
+    pretrain_all(ViewDataset(path), runs, folder / "models", folder / "logs", folder / "checkpoints", workers=1)
+"""
+
+
+def stage(folder: Path, dataset: ViewDataset, **settings) -> subprocess.Popen:
+    "Two seeds, one after the other, as DVC starts the stage: without what it made before."
+    shutil.rmtree(folder / "models", ignore_errors=True)
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    (folder / "stage.py").write_text(STAGE)
+    command = [sys.executable, str(folder / "stage.py"), str(folder), str(dataset.path), json.dumps({**SMALL, **settings})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+
+
+def wait_for_the_second_seed(run: subprocess.Popen, folder: Path) -> None:
+    "Until the first model is written and the second run has a checkpoint."
+    while run.poll() is None and not list((folder / "checkpoints").glob("*-1-*.safetensors")): time.sleep(.005)
+    assert run.poll() is None, "the stage was over before it could be stopped: " + run.stderr.read()
+    assert (folder / "models/seed-0/model.safetensors").exists()
+
+
+def seconds(folder: Path, seed: int) -> list[float]:
+    "When the points of a curve were reached: other values if the run is trained again."
+    return read_curves(folder / f"logs/seed-{seed}")["seconds"].tolist()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stage_stopped_before_its_last_seed_keeps_the_finished_one(tmp_path, dataset, how):
+    whole = stage(tmp_path / "whole", dataset)
+    assert whole.wait() == 0, whole.stderr.read()
+    run, folder = stage(tmp_path / "stopped", dataset), tmp_path / "stopped"
+    wait_for_the_second_seed(run, folder)
+    finished = seconds(folder, 0)
+    os.kill(run.pid, how) if how == signal.SIGKILL else os.killpg(run.pid, how)
+    assert run.wait(20) != 0
+    begun, = (folder / "checkpoints").glob("*-1-*.safetensors")
+    with safe_open(begun, "pt") as file: step = json.loads(file.metadata()["info"])["step"]
+    again = stage(folder, dataset)
+    assert again.wait() == 0, again.stderr.read()
+    assert seconds(folder, 0) == finished                                    # taken up, not trained again
+    assert 0 < step < 40
+    for seed in range(2):
+        models = [tmp_path / name / f"models/seed-{seed}/model.safetensors" for name in ("whole", "stopped")]
+        assert models[0].read_bytes() == models[1].read_bytes()
+    assert not list((folder / "checkpoints").glob("*.safetensors"))
+
+
+def test_a_finished_seed_of_other_settings_or_code_is_not_taken_up(tmp_path, dataset, monkeypatch):
+    folders = [tmp_path / name for name in ("models", "logs", "checkpoints")]
+    runs = lambda **settings: {"run": Settings(**{**SMALL, "epochs": 2, **settings})}
+    steps = []
+    monkeypatch.setattr("sie.pretraining._train", lambda *args: steps.append(args[1].lr) or _train(*args))
+    for settings in ({}, {}, {"lr": 2e-3}): pretrain_all(dataset, runs(**settings), *folders)
+    assert steps == [1e-3, 2e-3]
+    monkeypatch.setattr("sie.pretraining._code", lambda: "other")
+    pretrain_all(dataset, runs(lr=2e-3), *folders)
+    assert steps == [1e-3, 2e-3, 2e-3]
+
+
+def test_leftovers_go_with_the_next_stage_that_has_all_of_its_runs(tmp_path, dataset, monkeypatch):
+    folders = [tmp_path / name for name in ("models", "logs", "checkpoints")]
+    settings = Settings(**{**SMALL, "epochs": 2})
+    monkeypatch.setattr("sie.pretraining._code", lambda: "older")
+    pretrain(dataset, settings, None, checkpoints=folders[2])
+    monkeypatch.undo()
+    (folders[2] / "of-another-run.safetensors").touch()
+    pretrain_all(dataset, {"run": settings}, *folders)
+    left = lambda: sorted(str(p.relative_to(folders[2])) for p in folders[2].rglob("*.safetensors"))
+    assert left() == [f"done/{checkpoint_path('', dataset, settings)}", "of-another-run.safetensors"]
+    other = Settings(**{**SMALL, "epochs": 3})
+    pretrain_all(dataset, {"run": other}, *folders)
+    assert left() == [f"done/{checkpoint_path('', dataset, other)}", "of-another-run.safetensors"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, dataset):
+    settings = stopped(dataset, tmp_path)
+    checkpoint = checkpoint_path(tmp_path / "checkpoints", dataset, settings)
+    whole = checkpoint.read_bytes()
+    for damaged in (b"", whole[:7], whole[:1000], b"\0" * len(whole), whole[:-1000]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{checkpoint.name} is damaged .*remove it"): pretrain(dataset, settings, tmp_path / "model")
+    checkpoint.write_bytes(whole)
+    pretrain(dataset, settings, tmp_path / "model")
 
 
 def test_random_is_the_untrained_encoder(tmp_path, dataset):
