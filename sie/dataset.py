@@ -4,11 +4,12 @@
 
 # %% ../nbs/08_dataset.ipynb #cell003
 from __future__ import annotations
-import dataclasses, hashlib, io, json, math, os, re, shutil, threading, weakref, zlib
+import dataclasses, hashlib, io, json, math, os, re, shutil, signal, threading, weakref, zlib
 import multiprocessing as mp
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,9 +33,10 @@ def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
     return tqdm(objects, what, unit="object", disable=True if os.environ.get("TQDM_DISABLE") else None, **options)
 
 # %% auto #0
-__all__ = ['LATENTS', 'VERSION', 'PART_BYTES', 'STATISTICS_IMAGES', 'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES',
-           'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'ProceduralRenderer',
-           'procedural_objects', 'render_object', 'cores', 'exit_with_parent', 'render_dataset', 'normalise',
+__all__ = ['LATENTS', 'VERSION', 'PART_BYTES', 'STATISTICS_IMAGES', 'CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD', 'GUARD_MESSAGE',
+           'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'ObjectRow', 'check_row', 'write_shard',
+           'split_objects', 'ViewDataset', 'cores', 'exit_with_parent', 'start_worker', 'worker_failure',
+           'map_in_workers', 'ProceduralRenderer', 'procedural_objects', 'render_object', 'render_dataset', 'normalise',
            'another_view', 'Pairs', 'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views',
            'load_views', 'PairLoader', 'write_split_lists', 'read_split_lists', 'export_layout', 'import_layout']
 
@@ -358,6 +360,135 @@ def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.nda
     _rename_when_whole(out / "dataset.json", lambda file: file.write(json.dumps(info, indent=1).encode()))
     return ViewDataset(out)
 
+# %% ../nbs/08_dataset.ipynb #cell017b
+CGROUPS = Path("/sys/fs/cgroup")            # where Linux shows control groups
+MEMBERSHIP = Path("/proc/self/cgroup")      # the groups of this process
+
+
+def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
+    """Folders of this process's control groups that may have limits of the `controller` ("memory" or "cpu"), from the root.
+
+    A container may see the path of its group on the host, while its own group is mounted as the root.
+    So folders that are not there are left out."""
+    try: lines = membership.read_text().splitlines()
+    except OSError: return                                   # not on Linux
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers: homes = [root, root / "unified"]                                      # version 2
+        elif controller in controllers.split(","): homes = [root / controller, root / controllers]   # version 1
+        else: continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        yield from filter(Path.is_dir, [home.joinpath(*parts[:depth]) for home in homes for depth in range(len(parts) + 1)])
+
+
+def _numbers(file: Path) -> list[float]:
+    "The numbers in a file of a control group, infinite for `max`; none if the file is not there."
+    try: return [math.inf if word == "max" else float(word) for word in file.read_text().split()]
+    except (OSError, ValueError): return []
+
+
+def cores(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """How many cores this process may use: not all of the machine's where a scheduler such as SLURM or a container gives it a share.
+    A share that is not whole is rounded up."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for group in _groups("cpu", root, membership):
+        quota = _numbers(group / "cpu.max") or _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us")
+        if len(quota) == 2 and min(quota) > 0 and math.isfinite(quota[0]): count = min(count, math.ceil(quota[0] / quota[1]))
+    return count
+
+
+def _group_memory(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
+    "Bytes that the control groups of this process leave it; infinite without a limit."
+    free = math.inf
+    for group in _groups("memory", root, membership):
+        limit = _numbers(group / "memory.max") or _numbers(group / "memory.limit_in_bytes")
+        used = _numbers(group / "memory.current") or _numbers(group / "memory.usage_in_bytes")
+        if not limit or not used: continue
+        stat = group / "memory.stat"
+        cached = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+        prefix = "total_" if "total_inactive_file" in cached else ""     # version 1: with the groups below
+        files = sum(int(cached.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        free = min(free, max(0, limit[0] - used[0] + min(files, used[0])))
+    return free
+
+
+def _free_memory(device: torch.device) -> int:
+    "Bytes that this process may take: of the machine or its container, shared with other ranks there, and of the GPU if it is for one."
+    free = int(min(psutil.virtual_memory().available, _group_memory())) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
+
+# %% ../nbs/08_dataset.ipynb #cell017e
+NEEDS_GUARD = 77   # exit code of a worker that was about to start workers as it imported the script of its parent
+GUARD_MESSAGE = """worker processes import the script that starts them, and this script starts them when it is imported, too.
+Put what the script does under a main guard, or use no worker processes (workers=0 where there is this option):
+
+    if __name__ == "__main__":
+        ...
+"""
+
+
+def exit_with_parent() -> None:
+    "End this process when its parent is gone, even if that was killed."
+    parent = mp.parent_process()
+    def watch():
+        while os.getppid() == parent.pid: parent.join(1)   # also asked each second: a fork of the parent may hold the pipe that `join` waits for
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _begin(threads: int) -> None:
+    exit_with_parent()
+    torch.set_num_threads(threads)
+
+
+def _work(threads: int, work: Callable, args: tuple) -> None:
+    _begin(threads)
+    work(*args)
+
+
+def _end_if_imported() -> None:
+    if getattr(mp.current_process(), "_inheriting", False): os._exit(NEEDS_GUARD)   # as `multiprocessing` itself finds out
+
+
+def start_worker(
+    work: Callable, *args,   # what it does; both are pickled
+    threads: int = 1,        # that torch computes with
+) -> mp.Process:             # started; `worker_failure` of its exit code says why it failed
+    "A worker process of its own, that ends with its parent."
+    _end_if_imported()
+    process = mp.get_context("spawn").Process(target=_work, args=(threads, work, args))
+    process.start()
+    return process
+
+
+def worker_failure(exit_codes: Sequence[int]) -> str:
+    "Why workers ended before their work was done."
+    if NEEDS_GUARD in exit_codes: return GUARD_MESSAGE
+    codes = sorted({code for code in exit_codes if code not in (0, -signal.SIGTERM)}) or [-signal.SIGTERM]   # others are ended by SIGTERM then
+    if -signal.SIGKILL in codes:
+        return "a worker process was killed, probably because memory ran out: fewer workers need less"
+    return f"a worker process ended before its work was done (exit code {', '.join(map(str, codes))}); what it printed is above"
+
+
+def map_in_workers(
+    work: Callable,          # called as work(*job); it is pickled, as are jobs and results
+    jobs: Sequence[tuple],   # arguments for each call
+    workers: int,            # processes; 0 for this one
+    threads: int = 1,        # that torch computes with in each worker
+    chunksize: int = 1,      # jobs that a worker takes at a time
+) -> Iterator:               # results, in the order of the jobs
+    "Do jobs in worker processes, which end with their parent. Raises what a job raises, and `RuntimeError` if a worker ends too early."
+    if not workers:
+        yield from (work(*job) for job in jobs)
+        return
+    _end_if_imported()
+    try:
+        with ProcessPoolExecutor(workers, mp.get_context("spawn"), _begin, (threads,)) as pool:
+            for _ in range(workers): pool.submit(os.getpid)      # starts a process each
+            processes = mp.active_children()
+            yield from pool.map(work, *zip(*jobs), chunksize=chunksize)
+    except BrokenProcessPool: raise RuntimeError(worker_failure([process.exitcode for process in processes])) from None
+
 # %% ../nbs/08_dataset.ipynb #cell019
 @dataclass(frozen=True)
 class ProceduralRenderer:
@@ -439,22 +570,6 @@ def _finished(out: Path, source: Mapping) -> ViewDataset | None:
     return dataset if dataset.info["source"] == json.loads(json.dumps(source)) else None
 
 
-def cores() -> int:
-    "How many cores this process may use: not all of the machine's where a scheduler such as SLURM gives it a share."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def exit_with_parent() -> None:
-    "End this process when its parent is gone, even if that was killed."
-    threading.Thread(target=lambda: (mp.parent_process().join(), os._exit(1)), daemon=True).start()
-
-
-def _rendered(jobs: Sequence[tuple], workers: int) -> Iterator[ObjectRow]:
-    "Rows of the jobs, in their order, rendered by `workers` processes, or by this one if 0."
-    if not workers: yield from (render_object(*job) for job in jobs); return
-    with ProcessPoolExecutor(workers, mp.get_context("spawn"), exit_with_parent) as pool: yield from pool.map(render_object, *zip(*jobs))
-
-
 def render_dataset(
     out: str | Path,                              # folder to make, or to go on with
     objects: Sequence[tuple[str, str]],           # (synset, object id)
@@ -483,7 +598,8 @@ def render_dataset(
     if not part: _clear(out, kept)
     mine, parts = part or (0, 1)
     missing = [(path, shard) for path, shard in list(zip(made_with, shards))[mine::parts] if path not in kept]
-    rows = _rendered([(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard], cores() if workers is None else workers)
+    jobs = [(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard]
+    rows = map_in_workers(render_object, jobs, cores() if workers is None else workers)
     size = None
     with _progress(None, "rendering", total=sum(len(s) for _, s in missing)) as bar:
         for path, shard in missing:
@@ -648,12 +764,6 @@ class Views:
     def to(self, device: str | torch.device) -> Views:
         "The same, on another device."
         return dataclasses.replace(self, images=self.images.to(device), latents=self.latents.to(device), labels=self.labels.to(device))
-
-
-def _free_memory(device: torch.device) -> int:
-    "Bytes that this process may take: of the machine, shared with other ranks on it, and of the GPU if it is for one."
-    free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
 
 
 def load_views(
