@@ -4,10 +4,8 @@
 
 # %% ../nbs/14_evaluation.ipynb #cell003
 from __future__ import annotations
-import multiprocessing as mp
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .dataset import ViewDataset, another_view, cores, load_views
+from .dataset import ViewDataset, another_view, cores, load_views, map_in_workers
 from .encoders import PARTS, Split
 from .methods import Model
 from .pretraining import ImageFormat, load_model
@@ -352,10 +350,10 @@ def evaluate_all(
     probe: Probe = Probe(),
 ) -> pd.DataFrame:                      # as `evaluate`, with the column `name` in front
     "Evaluate several models side by side, one core for each; on a GPU, if there is one, one after another."
-    jobs = embedded.values(), [models[name] for name in embedded], [probe] * len(embedded)
-    if len(embedded) == 1: tables = [*map(_evaluate_saved, *jobs)]   # a process of its own takes seconds to start
-    else:
-        with ProcessPoolExecutor(1 if torch.cuda.is_available() else min(len(embedded), cores()), mp.get_context("spawn"), torch.set_num_threads, (1,)) as pool: tables = [*pool.map(_evaluate_saved, *jobs)]
+    jobs = [(file, models[name], probe) for name, file in embedded.items()]
+    workers = 1 if torch.cuda.is_available() else min(len(jobs), cores())
+    if len(jobs) == 1: workers = 0   # a process of its own takes seconds to start
+    tables = map_in_workers(_evaluate_saved, jobs, workers)
     return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
 
 

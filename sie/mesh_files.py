@@ -12,11 +12,9 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from PIL import Image
 from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
-from .dataset import ProceduralRenderer, cores, exit_with_parent
+from .dataset import ProceduralRenderer, cores, map_in_workers
 from .meshes import CLASS_BY_SYNSET, CLASSES, normalise
 
 # %% auto #0
@@ -284,9 +282,7 @@ def usable_models(
 ) -> list[tuple[str, str]]:                    # (synset, object id) of those that can be used
     "Open every model. Raises `ValueError` listing each that cannot be used with the reason, or prints that list if they are to be skipped; in any case if none is left."
     check, workers = partial(_fault, up=up), min(cores() if workers is None else workers, len(objects) // 8)   # a process takes as long to start as a few models
-    if not workers: faults = list(map(check, objects.values()))
-    else:
-        with ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent) as pool: faults = list(pool.map(check, objects.values(), chunksize=4))
+    faults = list(map_in_workers(check, [(path,) for path in objects.values()], workers, chunksize=4))
     report = "\n  ".join([f"{len(objects) - faults.count(None)} of {len(objects)} models cannot be used:", *filter(None, faults)])
     usable = [name for name, fault in zip(objects, faults) if fault is None]
     if not usable: raise ValueError(report)

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .dataset import PairLoader, ViewDataset, Views, another_view, cores, exit_with_parent, load_views
+from .dataset import NEEDS_GUARD, PairLoader, ViewDataset, Views, another_view, cores, load_views, start_worker, worker_failure
 from .methods import METHODS, Method, Model, Outputs
 from .rotations import relative_rotation
 
@@ -452,9 +452,7 @@ def read_curves(folder: str | Path) -> pd.DataFrame:
     return pd.concat(curves, axis=1).reset_index() if curves else pd.DataFrame({"step": []})
 
 # %% ../nbs/13_pretraining.ipynb #cell016
-def _pretrain_in_process(path: Path, settings: Settings, threads: int, steps: mp.Array, slot: int, folders: dict) -> None:
-    exit_with_parent()
-    torch.set_num_threads(threads)
+def _pretrain_in_process(path: Path, settings: Settings, steps: mp.Array, slot: int, folders: dict) -> None:
     def progress(step, total): steps[2 * slot], steps[2 * slot + 1] = step, total
     pretrain(ViewDataset(path), settings, progress=progress, **folders)
 
@@ -502,25 +500,28 @@ def pretrain_all(
         return [read_curves(Path(logs) / name) for name in runs]
     workers = workers or (1 if torch.cuda.is_available() else cores())
     workers = min(workers, len(runs))
-    context, waiting, running, failed = mp.get_context("spawn"), list(enumerate(runs.items())), {}, []
-    steps = context.Array("q", 2 * len(runs), lock=False)
+    waiting, running, failed = list(enumerate(runs.items())), {}, {}
+    steps = mp.get_context("spawn").Array("q", 2 * len(runs), lock=False)
     try:
         with tqdm(desc="pretraining", unit="step", disable=None) as bar:
             while waiting or running:
                 while waiting and len(running) < workers:
                     slot, (name, settings) = waiting.pop(0)
-                    running[name] = context.Process(target=_pretrain_in_process, args=(dataset.path, settings, max(1, cores() // workers), steps, slot, folders[name]))
-                    running[name].start()
+                    job = (dataset.path, settings, steps, slot, folders[name])
+                    running[name] = start_worker(_pretrain_in_process, *job, threads=max(1, cores() // workers))
                 for name, process in list(running.items()):
                     process.join(.2 / len(running))
                     if process.exitcode is None: continue
                     del running[name]
-                    if process.exitcode: failed.append(f"{name} (exit code {process.exitcode})")
+                    if process.exitcode: failed[name] = process.exitcode
+                    if process.exitcode == NEEDS_GUARD: waiting.clear()   # so would the others
                 bar.total, bar.n = sum(steps[1::2]) * len(runs) // max(1, sum(map(bool, steps[1::2]))), sum(steps[::2])
                 bar.refresh()
     finally:
         for process in running.values(): process.terminate()   # of an interrupted stage; none is left else
-    if failed: raise RuntimeError(f"pretraining failed: {', '.join(failed)}; what the process printed is above")
+    if failed:
+        names = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
+        raise RuntimeError(f"pretraining failed: {names}; {worker_failure(failed.values())}")
     _retire(paths)
     return [read_curves(Path(logs) / name) for name in runs]
 
