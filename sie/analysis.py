@@ -124,8 +124,11 @@ def retrieval_by(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predic
     return pd.DataFrame({name: values[:, 1:].flatten().numpy() for name, values in columns.items()})
 
 # %% ../nbs/17_analysis.ipynb #cell022
-def show_failures(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    "Results of `retrieval_by`, method by method: MRR for each class, the best on top, and against the angle. The grey dotted line is chance."
+def show_failures(
+    tables: Mapping[str, pd.DataFrame],                       # results of `retrieval_by`, method by method
+    classes: Sequence[str] = tuple(c.name for c in CLASSES),  # names of the classes, by label: `ViewDataset.classes`
+) -> Figure:
+    "MRR for each class, the best on top, and against the angle. The grey dotted line is chance."
     tables = {method: table.assign(mrr=1 / table["rank"]) for method, table in tables.items()}
     by_class = pd.DataFrame({method: table.groupby("label")["mrr"].mean() for method, table in tables.items()})
     by_class = by_class.loc[by_class.mean(axis=1).sort_values().index]
@@ -138,7 +141,7 @@ def show_failures(tables: Mapping[str, pd.DataFrame]) -> Figure:
     chance = chance_retrieval(max(table["view"].max() for table in tables.values()) + 1)["mrr"]
     axes["class"].axvline(chance, color="grey", ls=":", lw=1); axes["angle"].axhline(chance, color="grey", ls=":", lw=1)
     axes["class"].set(xlabel="mean reciprocal rank", xlim=(0, 1.03), ylim=(-.7, len(by_class) - .3))
-    axes["class"].set_yticks(range(len(by_class)), [CLASSES[label].name for label in by_class.index], fontsize=7); axes["class"].grid(axis="y", lw=.3)
+    axes["class"].set_yticks(range(len(by_class)), [classes[label] for label in by_class.index], fontsize=7); axes["class"].grid(axis="y", lw=.3)
     axes["angle"].set(xlabel="angle from view 0, degrees", ylabel="mean reciprocal rank", xlim=(0, 180), xticks=range(0, 181, 45), ylim=(0, 1.03))
     fig.legend(*axes["angle"].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(tables)), fontsize=8, frameon=False)
     return fig

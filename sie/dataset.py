@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,12 +34,50 @@ def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
     return tqdm(objects, what, unit="object", disable=True if os.environ.get("TQDM_DISABLE") else None, **options)
 
 # %% auto #0
-__all__ = ['LATENTS', 'VERSION', 'PART_BYTES', 'STATISTICS_IMAGES', 'CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD', 'GUARD_MESSAGE',
-           'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'ObjectRow', 'check_row', 'write_shard',
-           'split_objects', 'ViewDataset', 'cores', 'exit_with_parent', 'start_worker', 'worker_failure',
-           'map_in_workers', 'ProceduralRenderer', 'procedural_objects', 'render_object', 'render_dataset', 'normalise',
-           'another_view', 'Pairs', 'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views',
-           'load_views', 'PairLoader', 'write_split_lists', 'read_split_lists', 'export_layout', 'import_layout']
+__all__ = ['SHAPENET_LABELS', 'LATENTS', 'VERSION', 'PART_BYTES', 'STATISTICS_IMAGES', 'CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD',
+           'GUARD_MESSAGE', 'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'check_class_name', 'label_classes',
+           'describe_classes', 'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'cores',
+           'exit_with_parent', 'start_worker', 'worker_failure', 'map_in_workers', 'ProceduralRenderer',
+           'procedural_objects', 'render_object', 'render_dataset', 'normalise', 'another_view', 'Pairs', 'SingleViews',
+           'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader', 'write_split_lists',
+           'read_split_lists', 'export_layout', 'import_layout']
+
+# %% ../nbs/08_dataset.ipynb #cell004b
+SHAPENET_LABELS = {name: c.label for c in CLASSES for name in (c.synset, c.name)}   # by synset and by name
+
+
+def check_class_name(
+    name: str,
+    where: str = "",   # for the message, such as the object or the folder
+) -> None:
+    "Raises `ValueError` for a name that cannot be that of a class: it becomes the name of a folder, and part of a path in the split lists."
+    if not name or not name.isprintable() or name[0] in ". " or name[-1] in ". " or set(name) & set("/\\:"):
+        raise ValueError(f"{where}{': ' if where else ''}{name!r} cannot be the name of a class: it must be printable, without '/', '\\' and ':', and must not begin or end with a dot or a space")
+
+
+def label_classes(
+    names: Iterable[str],                        # of the classes that are there, as their folders are named
+) -> tuple[dict[str, int], tuple[str, ...]]:     # the label of each, and the readable names of all classes, by label
+    "ShapeNetCore's 55 labels where all names are ShapeNetCore's, as synset or in words; else the classes that are there, in sorted order."
+    names = set(names)
+    if names <= SHAPENET_LABELS.keys():
+        return {name: SHAPENET_LABELS[name] for name in sorted(names)}, tuple(c.name for c in CLASSES)
+    readable = {name: CLASS_BY_SYNSET[name].name if name in CLASS_BY_SYNSET else name for name in sorted(names)}
+    classes = sorted(set(readable.values()))
+    return {name: classes.index(words) for name, words in readable.items()}, tuple(classes)
+
+
+def describe_classes(names: Iterable[str]) -> str:
+    "A notice that lists the classes, and which of them are none of ShapeNetCore's; empty where all of them are."
+    labels, classes = label_classes(names)
+    others = sorted(labels.keys() - SHAPENET_LABELS.keys())
+    if not others: return ""
+    def meant(name):
+        near = get_close_matches(name.lower(), SHAPENET_LABELS, 1, 0.75)
+        return f"{name} (did you mean {near[0]}?)" if near else name
+    which = "All" if len(others) == len(labels) else f"{len(others)} of {len(labels)}"
+    return (f"{len(classes)} classes, labels in this order: {', '.join(classes)}.\n"
+            f"{which} are none of ShapeNetCore's 55, so the labels are not ShapeNetCore's: {', '.join(map(meant, others))}")
 
 # %% ../nbs/08_dataset.ipynb #cell006
 LATENTS = len(LATENT_NAMES)
@@ -46,8 +85,8 @@ LATENTS = len(LATENT_NAMES)
 
 class ObjectRow(NamedTuple):
     "One object with all its views."
-    synset: str                              # one of the 55 synset ids
-    object_id: str                           # unique within the synset
+    synset: str                              # the class: one of the 55 synset ids, or the name of another class
+    object_id: str                           # unique within the class
     latents: Float[np.ndarray, "views 7"]    # float32, `sie.rotations.LATENT_NAMES` for each view
     jpegs: list[bytes]                       # the encoded views
     translations: Float[np.ndarray, "views 3"] | None = None   # float32, where the object's centre is moved to, bounding-box diagonals; none: in the origin
@@ -67,9 +106,9 @@ def check_row(
     views: int | None = None,              # views every object must have; any number if not given
     size: tuple[int, int] | None = None,   # height and width every image must have; that of the first image if not given
 ) -> tuple[int, tuple[int, int]]:          # its number of views, and height and width
-    "Raises `ValueError` with the object's name for anything wrong with a row: unknown synset, number of views, latents, images."
+    "Raises `ValueError` with the object's name for anything wrong with a row: the class's name, number of views, latents, images."
     name = f"{row.synset}/{row.object_id}"
-    if row.synset not in CLASS_BY_SYNSET: raise ValueError(f"{name}: unknown synset {row.synset!r}; it must be one of ShapeNetCore's 55, such as {CLASSES[0].synset}")
+    check_class_name(row.synset, name)
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", row.object_id): raise ValueError(f"{name}: object id {row.object_id!r} must be made of letters, digits, '_', '-' and '.'")
     found = len(row.jpegs)
     if views is None: views = found
@@ -122,7 +161,9 @@ def write_shard(
     rows: Sequence[ObjectRow],   # checked rows, all with the same number of views
     made_with: str = "",         # digest of what they depend on
 ) -> None:
-    "Store rows as one uncompressed Arrow IPC file of one record batch, with a column `translations` if they have any. Raises `ValueError` if only some have."
+    """Store rows as one uncompressed Arrow IPC file of one record batch, with a column `translations` if they have any. Raises `ValueError` if only some have.
+
+    The label is ShapeNetCore's, and null for other classes: theirs depends on which classes there are, and is in the index only."""
     views = len(rows[0].jpegs)
     jpegs = [jpeg for row in rows for jpeg in row.jpegs]
     ends = np.cumsum([0, *map(len, jpegs)])
@@ -132,7 +173,7 @@ def write_shard(
     moved = [row.translations for row in rows if row.translations is not None]
     if len(moved) not in (0, len(rows)): raise ValueError(f"{path}: {len(moved)} of {len(rows)} objects have translations; it must be all or none")
     columns = dict(synset=pa.array([row.synset for row in rows]), object_id=pa.array([row.object_id for row in rows]),
-                   label=pa.array([CLASS_BY_SYNSET[row.synset].label for row in rows], pa.int64()), latents=latents, images=images,
+                   label=pa.array([SHAPENET_LABELS.get(row.synset) for row in rows], pa.int64()), latents=latents, images=images,
                    sha256=pa.array([_digest(row.synset, row.object_id, row.latents.astype("<f4").tobytes(), *([] if row.translations is None else [row.translations.astype("<f4").tobytes()]), *row.jpegs) for row in rows], pa.binary(32)))
     if moved: columns["translations"] = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(moved).astype(np.float32).ravel()), 3), views)
     _write_table(path, pa.record_batch(columns, metadata={"made_with": made_with}))
@@ -192,7 +233,7 @@ class ViewDataset:
     """A data set on disk, memory-mapped.
 
     `synsets`, `object_ids`, `labels`, `latents` have one entry per object, in the order of the rows; `views` is the number of views of each object,
-    `height` and `width` the images' size in pixels, `mean` and `std` the statistics of training pixels in [0, 1] per channel,
+    `classes` has the classes' names by label, `height` and `width` the images' size in pixels, `mean` and `std` the statistics of training pixels in [0, 1] per channel,
     `fingerprint` identifies the content and `info` is all of `dataset.json`.
 
     Raises `FileNotFoundError` if the folder is not a (finished) data set and `ValueError` if it is damaged."""
@@ -216,6 +257,11 @@ class ViewDataset:
         self.labels = index.column("label").to_numpy()
         sizes = [shard["objects"] for shard in info["shards"]]
         self._shard, self._row = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(n) for n in sizes])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        "Readable names of the classes, by label: ShapeNetCore's 55, or those of other classes in sorted order."
+        return tuple(self.info.get("classes", [c.name for c in CLASSES]))   # data sets made before other classes were allowed name none
 
     def __len__(self) -> int: return len(self.labels)
     def __reduce__(self): return ViewDataset, (self.path,)      # worker processes open it anew
@@ -347,13 +393,14 @@ def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.nda
         raise ValueError(f"{out}: the object {'/'.join(Counter(keys).most_common(1)[0][0])} is there more than once")
     if objects is not None and (wrong := set(keys).symmetric_difference(objects)):
         raise ValueError(f"{out}: there must be {len(objects)} objects, but there are {len(keys)}: {'/'.join(min(wrong))} is {'too many' if min(wrong) in keys else 'missing'}")
-    labels = np.array([CLASS_BY_SYNSET[s].label for s in synsets])
+    label_of, classes = label_classes(synsets)
+    labels = np.array([label_of[synset] for synset in synsets])
     val = is_val(labels) if callable(is_val) else np.array([is_val[key] for key in keys])
     split = np.where(val, "val", "train")
     _write_table(out / "index.arrow", pa.record_batch(dict(synset=pa.array(synsets), object_id=pa.array(ids), label=pa.array(labels, pa.int64()), split=pa.array(split.tolist()))))
     views = shards[0].schema.field("images").type.list_size
     height, width = _image_size(shards[0].column("images")[0][0].as_py(), f"{paths[0]}: first image")
-    info = dict(format="sie views", version=VERSION, views=views, height=height, width=width, objects=len(keys), train=int((~val).sum()), val=int(val.sum()),
+    info = dict(format="sie views", version=VERSION, views=views, height=height, width=width, objects=len(keys), train=int((~val).sum()), val=int(val.sum()), classes=classes,
                 shards=[dict(file=p.name, objects=s.num_rows, bytes=p.stat().st_size) for p, s in zip(paths, shards)], source=dict(source),
                 fingerprint=hashlib.sha256(b"".join(sorted(_digest(*key, split, digest) for key, split, digest in zip(keys, split.tolist(), digests)))).hexdigest())
     info |= _channel_statistics(_OnePass(out, info))
@@ -585,7 +632,7 @@ def render_dataset(
 ) -> ViewDataset | None:                          # none for a part
     """Render objects into a data set. Finished shards made with the same settings are kept, and, if the renderer has a method `digest(synset, object_id)`, from the same files.
 
-    Raises `ValueError` naming an object given twice, an unknown synset, an impossible image, and `TypeError` for a renderer that is not a dataclass."""
+    Raises `ValueError` naming an object given twice, a name that no class can have, an impossible image, and `TypeError` for a renderer that is not a dataclass."""
     out, objects = Path(out), [tuple(o) for o in objects]
     if len(set(objects)) < len(objects): raise ValueError(f"the object {'/'.join(Counter(objects).most_common(1)[0][0])} is given more than once")
     content = dict(_settings(render), views=views, ranges={k: np.array(v, float).tolist() for k, v in ranges.items()}, seed=seed, jpeg_quality=jpeg_quality)
@@ -897,8 +944,9 @@ def write_split_lists(folder: Path, dataset: ViewDataset) -> None:
 def read_split_lists(
     folder: str | Path,   # holds `train_images.npy`, `val_images.npy`, `train_labels.npy` and `val_labels.npy`
 ) -> dict[tuple[str, str], bool]:   # (synset, object id) -> is it for validation
-    "Raises `ValueError` naming the file and entry that is not of the authors' form, has a label other than its synset's, or is listed twice."
+    "Raises `ValueError` naming the file and entry that is not of the authors' form, has a label other than its class's (`label_classes`), or is listed twice."
     is_val: dict[tuple[str, str], bool] = {}
+    found: list[tuple[Path, int, str, str, int]] = []   # where an entry stands, its name, its class and its label
     for split in ("train", "val"):
         paths = [Path(folder) / f"{split}_{what}.npy" for what in ("images", "labels")]
         for path in paths:
@@ -907,11 +955,17 @@ def read_split_lists(
         if names.ndim != 1 or names.dtype.kind != "U": raise ValueError(f"{paths[0]} has the shape {names.shape} and type {names.dtype}; it must be a vector of strings")
         if labels.shape != names.shape or labels.dtype.kind not in "iu": raise ValueError(f"{paths[1]} has the shape {labels.shape} and type {labels.dtype}; it must have an integer for each of the {len(names)} objects")
         for k, (name, label) in enumerate(zip(names.tolist(), labels.tolist())):
-            parts = re.fullmatch(r"/?(\d+)/([^/]+)/?", name)
-            if not parts or parts[1] not in CLASS_BY_SYNSET: raise ValueError(f"{paths[0]}: entry {k} is {name!r}, not '/<synset>/<object id>/' with one of the 55 synsets")
-            if CLASS_BY_SYNSET[parts[1]].label != label: raise ValueError(f"{paths[1]}: entry {k} is {label}, but the label of {name} is {CLASS_BY_SYNSET[parts[1]].label}")
+            parts = re.fullmatch(r"/?([^/]+)/([^/]+)/?", name)
+            if not parts:
+                raise ValueError(f"{paths[0]}: entry {k} is {name!r}, not '/<synset or class>/<object id>/'")
+            found.append((paths[1], k, name, parts[1], label))
             if parts.groups() in is_val: raise ValueError(f"{paths[0]}: entry {k}, {name}, is listed for the second time; an object is in one split, once")
             is_val[parts.groups()] = split == "val"
+    label_of, classes = label_classes(synset for synset, _ in is_val)
+    others = "" if label_of.keys() <= SHAPENET_LABELS.keys() else f", as the classes are {', '.join(classes)}"
+    for path, k, name, synset, label in found:
+        if label != label_of[synset]:
+            raise ValueError(f"{path}: entry {k} is {label}, but the label of {name} is {label_of[synset]}{others}")
     return is_val
 
 # %% ../nbs/08_dataset.ipynb #cell046
@@ -1043,7 +1097,7 @@ def import_layout(
 ) -> ViewDataset | None:                  # none for a part
     """Make a data set of released or exported views. Finished shards made from the same files are kept.
 
-    Raises `ValueError` naming the object, file or member that is wrong and what would be right: an unknown synset, a missing or additional file, a truncated image,
+    Raises `ValueError` naming the object, file or member that is wrong and what would be right: a name that no class can have, a missing or additional file, a truncated image,
     images of different size, a latent with less than 7 or non-finite values, an object that is not listed, or listed and not there. There is no `dataset.json` then."""
     source, out = Path(source), Path(out)
     if source.is_dir() and (archives := sorted(source.glob("*.tar.gz"))):
@@ -1084,7 +1138,7 @@ def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: in
     for k, shard in enumerate(_shards(_progress(objects, "packing"))):
         for synset, object_id, _ in shard:
             name = f"{synset}/{object_id}"
-            if synset not in CLASS_BY_SYNSET: raise ValueError(f"{name}: unknown synset {synset!r}; it must be one of ShapeNetCore's 55, such as {CLASSES[0].synset}")
+            check_class_name(synset, name)
             if (synset, object_id) in seen: raise ValueError(f"{name} comes a second time: the files of an object must follow each other")
             if is_val is not None and (synset, object_id) not in is_val: raise ValueError(f"{name} is in none of the split lists")
             seen[synset, object_id] = None
@@ -1095,5 +1149,7 @@ def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: in
             rows.append(row := _row_from_files(*files, views))
             views, size = check_row(row, views, size)
         if write: write_shard(path, rows, made_with)
+    if notice := describe_classes(synset for synset, _ in seen):
+        print(notice)
     if not seen: raise ValueError("there are no objects; there should be <synset>/<object id>/image_<i>.jpg")
     return seen, paths

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from .dataset import ViewDataset, load_views
 from .evaluation import Embedded, Predictor, nearest, predict_views
-from .meshes import CLASSES
 from .pretraining import OnlineProbes
 from .rotations import relative_rotation
 
@@ -31,7 +30,7 @@ def show_views(dataset: ViewDataset, objects: Sequence[int], views: int = 8, siz
     fig, axes = plt.subplots(len(objects), views, figsize=(size * views + .8, size * len(objects)), squeeze=False, gridspec_kw={"wspace": .03, "hspace": .03})
     for row, object in zip(axes, objects):
         for ax, image in zip(row, dataset.decode([object] * views, range(views))): picture(ax, image)
-        row[0].set_ylabel(CLASSES[dataset.labels[object]].name, rotation=0, ha="right", va="center", fontsize=8)
+        row[0].set_ylabel(dataset.classes[dataset.labels[object]], rotation=0, ha="right", va="center", fontsize=8)
     return fig
 
 

@@ -11,9 +11,8 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -24,50 +23,146 @@ from PIL import Image
 from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
-from .dataset import ProceduralRenderer, cores, map_in_workers
+from .dataset import (GUARD_MESSAGE, SHAPENET_LABELS, ProceduralRenderer, check_class_name, cores, describe_classes,
+                         map_in_workers)
 from .meshes import CLASS_BY_SYNSET, CLASSES, normalise
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'SHAPENET', 'GREY', 'MOST_FACES', 'mesh_objects', 'model_files', 'model_digest', 'load_model',
-           'usable_models', 'MeshFileRenderer']
+__all__ = ['SUFFIXES', 'SHAPENET', 'MODEL_FORMATS', 'COMPRESSED', 'SHARED_FOLDERS', 'GREY', 'MOST_FACES', 'unread_models',
+           'mesh_objects', 'model_files', 'model_digest', 'load_model', 'usable_models', 'MeshFileRenderer']
 
 # %% ../nbs/18_mesh_files.ipynb #cell006
 SUFFIXES = (".obj", ".ply", ".glb", ".stl")
 SHAPENET = Path("models/model_normalized.obj")   # in the folder of an object
+#: How names of models end that are not read (and of some that `SUFFIXES` may have).
+MODEL_FORMATS = (".3dm", ".3ds", ".3mf", ".abc", ".ac", ".blend", ".c4d", ".dae", ".dwg", ".dxf", ".fbx", ".glb", ".gltf", ".ifc",
+                 ".iges", ".igs", ".lwo", ".lxo", ".ma", ".max", ".mb", ".md5mesh", ".ms3d", ".nff", ".obj", ".off", ".pcd", ".ply",
+                 ".skp", ".step", ".stl", ".stp", ".usd", ".usda", ".usdc", ".usdz", ".vrml", ".wrl", ".x", ".x3d", ".xyz")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+#: Folders in that of a class which hold what models share, and are no objects.
+SHARED_FOLDERS = ("images", "maps", "materials", "texture", "textures")
 
 
-def _is_model(path: Path) -> bool: return path.suffix in SUFFIXES + tuple(map(str.upper, SUFFIXES)) and not path.name.startswith(".") and path.is_file()
+def _is_hidden(path: Path) -> bool:
+    "Whether an operating system has left it, or it is hidden."
+    return path.name.startswith(".") or path.name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def _synset(folder: Path) -> str:
-    "Of a class's folder, by its name."
-    for c in CLASSES:
-        if folder.name in (c.synset, c.name): return c.synset
-    meant = "".join(f"; did you mean {name}?" for name in get_close_matches(folder.name, [name for c in CLASSES for name in (c.synset, c.name)], 1))
-    raise ValueError(f"{folder} is no class: a folder of models must have the synset or the name of one of ShapeNetCore's 55 classes, such as 03001627 or chair{meant}")
+def _is_model(path: Path) -> bool:
+    "Whether this is a file of a format that is read."
+    return path.suffix.lower() in SUFFIXES and not _is_hidden(path) and path.is_file()
+
+
+def _is_unread(path: Path) -> bool:
+    "Whether this is a model of a format that is not read, by its name."
+    inner = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
+    known = inner.suffix.lower() in MODEL_FORMATS and (inner != path or path.suffix.lower() not in SUFFIXES)
+    return known and not _is_hidden(path) and path.is_file()
+
+
+def _files(folder: Path) -> list[Path]:
+    "All files in a folder and in those below it, sorted, without hidden ones."
+    inside = []
+    for path in sorted(folder.iterdir()):
+        if _is_hidden(path): continue
+        inside += _files(path) if path.is_dir() else [path]
+    return inside
+
+
+def _model_in(
+    home: Path,   # the folder of one object
+) -> Path:        # its model, or the folder where there is none
+    "The model of an object that has a folder. Raises `ValueError` naming the candidates where there are several."
+    if (home / SHAPENET).is_file(): return home / SHAPENET
+    candidates = [path for path in _files(home) if _is_model(path)]
+    if len(candidates) > 1:
+        names = [str(path.relative_to(home)) for path in candidates]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        raise ValueError(f"{home} holds {len(names)} models, {', '.join(names[:4])}{more}")
+    return candidates[0] if candidates else home
+
+
+def _class_objects(
+    home: Path,                                    # the folder of a class
+) -> tuple[list[tuple[str, Path]], list[str]]:     # (object id, model) of each, and what is wrong
+    "The objects of one class. Those without a model have their folder in its place, or the file that ShapeNetCore would have."
+    inside = [path for path in sorted(home.iterdir()) if not _is_hidden(path)]
+    files = [(path.stem, path) for path in inside if _is_model(path)]
+    objects, faults = [], []
+    for folder in inside:
+        if not folder.is_dir() or folder.name.lower() in SHARED_FOLDERS: continue
+        try: objects.append((folder.name, _model_in(folder)))
+        except ValueError as error: faults.append(f"{error}; leave one, or give each a folder of its own")
+    there = [(name, path) for name, path in objects if not path.is_dir()]
+    if files and (there or faults):
+        example = there[0][1] if there else faults[0].partition(" holds")[0]
+        return [], [f"{home} holds models in both layouts, such as {files[0][1].name} and {example}; keep to one in a class"]
+    if files: return files, []
+    if not there and not faults: return [], []     # whatever these folders are, they are no objects
+    if any(path.is_relative_to(home / name / SHAPENET) for name, path in there):
+        return [(name, home / name / SHAPENET if path.is_dir() else path) for name, path in objects], faults
+    return objects, faults
+
+
+def unread_models(
+    folder: str | Path,   # holds a folder for each class
+) -> list[Path]:          # sorted
+    "The files in a folder, and below it, that are models by their names, but of formats that are not read; not in objects of ShapeNetCore, which are known."
+    unread = []
+    for path in sorted(Path(folder).iterdir()):
+        if _is_unread(path): unread.append(path)
+        elif path.is_dir() and not _is_hidden(path) and not (path / SHAPENET).is_file(): unread += unread_models(path)
+    return unread
+
+
+def _some(lines: list[str], most: int = 20) -> list[str]:
+    "The first lines of a long list, and how many more there are."
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
 
 
 def mesh_objects(
     folder: str | Path,   # holds a folder for each class
-) -> dict[tuple[str, str], Path]:   # (synset, object id) -> the model's file, by synset and object id
-    """The models in a folder. They are not opened, and one in ShapeNet's layout may turn out to be missing.
+) -> dict[tuple[str, str], Path]:   # (class, object id) -> the model's file; the class is the synset, or the folder's name where not all classes are ShapeNetCore's
+    """The models in a folder. They are not opened, and one that an object's folder should hold may turn out to be missing. Prints the classes if they are not ShapeNetCore's, and lists models of formats that are not read.
 
-    Raises `ValueError` naming a folder that is no class, holds no models, or a model that lies elsewhere, has an id already taken or one that a data set cannot store; `FileNotFoundError` if there is no such folder."""
-    folder, found = Path(folder), {}
-    layout = f"there should be <class>/<object id>/{SHAPENET} (ShapeNetCore v2), or <class>/<object id> with one of {', '.join(SUFFIXES)}"
+    Raises `ValueError` naming a class without models, several models in an object's folder, a model that lies elsewhere, and ids that are taken already or that a data set cannot store; `FileNotFoundError` if there is no such folder."""
+    folder = Path(folder)
+    layout = (f"there should be <class>/<object id>/{SHAPENET} (ShapeNetCore v2), <class>/<object id>/ with one model in it, "
+              f"or <class>/<object id> with one of {', '.join(SUFFIXES)}")
     if not folder.is_dir(): raise FileNotFoundError(f"{folder} is not a folder; {layout}")
+    homes, objects, faults = [], {}, []
     for home in sorted(folder.iterdir()):
         if _is_model(home): raise ValueError(f"{home} lies outside of a class's folder: {layout}")
-        if not home.is_dir() or home.name.startswith((".", "__")): continue
-        synset = _synset(home)
-        files, nested = [(path.stem, path) for path in home.iterdir() if _is_model(path)], any(home.glob(f"*/{SHAPENET}"))
-        if bool(files) == nested: raise ValueError(f"{home} holds {'models in both layouts' if nested else 'no models'}: {layout}")
-        if nested: files = [(path.name, path / SHAPENET) for path in home.iterdir() if path.is_dir() and not path.name.startswith(".")]   # also those without their file: a fault to report
-        for object_id, path in sorted(files):
-            if not re.fullmatch(r"[\w.-]*\w[\w.-]*", object_id): raise ValueError(f"{path}: an object's id must be made of letters, digits, '_', '-' and '.'; rename it")
-            if (synset, object_id) in found: raise ValueError(f"{path} and {found[synset, object_id]} are both object {object_id} of class {CLASS_BY_SYNSET[synset].name}; rename one of them")
-            found[synset, object_id] = path
+        if home.is_dir() and not _is_hidden(home): homes.append(home)
+    unread = unread_models(folder)
+    for home in homes:
+        check_class_name(home.name, str(home))
+        objects[home], wrong = _class_objects(home)
+        faults += wrong
+        if objects[home] or wrong: continue
+        passed_over = [str(path.relative_to(home)) for path in unread if path.is_relative_to(home)]
+        named = f", only {', '.join(_some(passed_over, 3))} of a format that is not read" if passed_over else ""
+        faults.append(f"{home} holds no models{named}")
+    if faults: raise ValueError("\n".join([*_some(faults), layout]))
+    found = _named_objects(objects)
     if not found: raise ValueError(f"{folder} holds no models: {layout}")
+    if notice := describe_classes(home.name for home in homes): print(f"{folder}: {notice}")
+    if unread:
+        print("\n  ".join([f"{len(unread)} files in {folder} look like models of formats that are not read; they are left out:",
+                           *_some([str(path.relative_to(folder)) for path in unread])]))
+    return found
+
+
+def _named_objects(objects: Mapping[Path, list[tuple[str, Path]]]) -> dict[tuple[str, str], Path]:
+    "Models by class and object id, from those of each class's folder. Raises `ValueError` for an id that is taken or cannot be stored."
+    shapenet, found = all(home.name in SHAPENET_LABELS for home in objects), {}
+    for home, models in objects.items():
+        name = CLASSES[SHAPENET_LABELS[home.name]].synset if shapenet else home.name
+        for object_id, path in sorted(models):
+            if not re.fullmatch(r"[\w.-]*\w[\w.-]*", object_id): raise ValueError(f"{path}: an object's id must be made of letters, digits, '_', '-' and '.'; rename it")
+            if (name, object_id) in found:
+                raise ValueError(f"{path} and {found[name, object_id]} are both object {object_id} of class {CLASS_BY_SYNSET[name].name if shapenet else name}; rename one of them")
+            found[name, object_id] = path
     return dict(sorted(found.items()))
 
 # %% ../nbs/18_mesh_files.ipynb #cell010
@@ -267,11 +362,54 @@ def _soup(triangles: Float[np.ndarray, "faces 3 3"]) -> trimesh.Trimesh:
     return trimesh.Trimesh(triangles.reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3), process=False)
 
 # %% ../nbs/18_mesh_files.ipynb #cell021
-def _fault(path: Path, up: str) -> str | None:
+def _read(path: Path, up: str, detail: float, missing: str) -> trimesh.Trimesh:
+    "Read a model. Raises `ValueError` with the model's name whatever goes wrong."
+    options = {} if missing == "refuse" else {"missing_textures": missing}
+    try: return load_model(path, up, detail, **options)
+    except ValueError as error: raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except MemoryError as error: raise ValueError(f"{path} needs more memory than there is") from error
+    except RecursionError as error: raise ValueError(f"{path} is nested too deeply to be read") from error
+    except Exception as error: raise ValueError(f"{path} is damaged, or not of the format that its name says: {error!r}") from error
+
+
+def _fault(path: Path, up: str, missing: str = "refuse") -> str | None:
     "Why a model cannot be used, if so."
-    try: load_model(path, up, detail=1)      # everything but the fine cutting
+    if path.is_dir():
+        unread = ", ".join(_some([str(other.relative_to(path)) for other in unread_models(path)], 3))
+        said = f"only {unread} of a format that is not read" if unread else f"of {', '.join(SUFFIXES)}"
+        return f"{path} holds no model, {said}"
+    try: _read(path, up, 1, missing)      # everything but the fine cutting
     except ValueError as error: return str(error)
-    except Exception as error: return f"{path} is damaged, or not of the format that its name says: {error!r}"
+
+
+def _without_textures(path: Path) -> list[str]:
+    "The textures that a model names and that are missing; none where the model cannot be read at all."
+    try: return missing_textures(path)
+    except Exception: return []      # `_fault` says what it is
+
+
+def _alone(check: Callable[[Path], str | None], path: Path) -> str | None:
+    "Check one model in a process of its own, whose end is the model's fault."
+    try:
+        return next(map_in_workers(check, [(path,)], 1))
+    except RuntimeError as error:
+        return f"{path} ends the process that reads it: {error}"
+
+
+def _in_processes(check: Callable[[Path], str | None], paths: Sequence[Path], workers: int) -> list[str | None]:
+    "What `check` says of each path, by several processes. Where one of them ends, the next models are read one by one."
+    faults: list[str | None] = []
+    while len(faults) < len(paths):
+        jobs = [(path,) for path in paths[len(faults):]]
+        try:
+            for fault in map_in_workers(check, jobs, min(workers, len(jobs))):
+                faults.append(fault)
+        except RuntimeError as error:
+            if str(error) == GUARD_MESSAGE:
+                raise
+            suspects = paths[len(faults):][:2 * workers + 1]     # what was in work when the process ended came first
+            faults += [_alone(check, path) for path in suspects]
+    return faults
 
 
 def usable_models(
@@ -279,16 +417,24 @@ def usable_models(
     skip_broken: bool = False,                 # leave broken ones out, instead of stopping
     up: str = "y",                             # as for `load_model`
     workers: int | None = None,                # processes, 0 for this one; as many as the machine has cores if not given
-) -> list[tuple[str, str]]:                    # (synset, object id) of those that can be used
-    "Open every model. Raises `ValueError` listing each that cannot be used with the reason, or prints that list if they are to be skipped; in any case if none is left."
-    check, workers = partial(_fault, up=up), min(cores() if workers is None else workers, len(objects) // 8)   # a process takes as long to start as a few models
-    faults = list(map_in_workers(check, [(path,) for path in objects.values()], workers, chunksize=4))
+    missing: str = "refuse",                   # what to do about missing textures, as `missing_textures` of `load_model`; with "colour" the models are listed
+) -> list[tuple[str, str]]:                    # (class, object id) of those that can be used
+    """Open every model. Raises `ValueError` listing each that cannot be used with the reason, or prints that list if they are to be skipped; in any case if none is left.
+
+    A model that ends the process which reads it is listed as well, except with `workers=0`."""
+    workers = min(cores() if workers is None else workers, len(objects) // 8)   # a process takes as long to start as a few models
+    paths, check = list(objects.values()), partial(_fault, up=up, missing=missing)
+    faults = _in_processes(check, paths, workers) if workers else list(map(check, paths))
     report = "\n  ".join([f"{len(objects) - faults.count(None)} of {len(objects)} models cannot be used:", *filter(None, faults)])
     usable = [name for name, fault in zip(objects, faults) if fault is None]
     if not usable: raise ValueError(report)
     if len(usable) < len(objects):
         if not skip_broken: raise ValueError(f"{report}\nMend or remove them, or let them be skipped (data.skip_broken: true).")
         print(report)
+    if missing == "colour":
+        without = {objects[name]: _without_textures(objects[name]) for name in usable}
+        lines = [f"{path}: {', '.join(names)}" for path, names in without.items() if names]
+        if lines: print("\n  ".join([f"{len(lines)} models have their material's colour where a texture is missing:", *lines]))
     return usable
 
 # %% ../nbs/18_mesh_files.ipynb #cell024
@@ -297,10 +443,18 @@ class MeshFileRenderer(ProceduralRenderer):
     "Draws models from files."
     folder: str = "models"     # as for `mesh_objects`
     up: str = "y"              # as for `load_model`
+    missing_textures: str = "refuse"   # as for `load_model`
 
     def _file(self, synset: str, object_id: str) -> Path:
-        for home in (Path(self.folder, synset), Path(self.folder, CLASS_BY_SYNSET[synset].name)):
-            for path in (home / object_id / SHAPENET, *(home / (object_id + suffix) for lower in SUFFIXES for suffix in (lower, lower.upper()))):
+        names = [synset, *([CLASS_BY_SYNSET[synset].name] if synset in CLASS_BY_SYNSET else [])]
+        for home in (Path(self.folder, name) for name in names):
+            for suffix in (variant for lower in SUFFIXES for variant in (lower, lower.upper())):
+                path = home / (object_id + suffix)
+                if path.is_file(): return path
+            for path in sorted(home.glob(f"{object_id}.*")):             # .Obj
+                if _is_model(path) and path.stem == object_id: return path
+            if (home / object_id).is_dir():
+                path = _model_in(home / object_id)
                 if path.is_file(): return path
         raise FileNotFoundError(f"{self.folder}: there is no model of {synset}/{object_id}")
 
@@ -308,7 +462,9 @@ class MeshFileRenderer(ProceduralRenderer):
         "Of the files that an object is made of."
         return model_digest(self._file(synset, object_id))
 
-    def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int) -> UInt8[np.ndarray, "views height width 3"]:
+    def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int,
+                 translations: Float[np.ndarray, "views 3"] | None = None) -> UInt8[np.ndarray, "views height width 3"]:
         s = self.scene
         pixel = (s.camera_radius - 0.5) * s.sensor_width / s.focal_length / self.size   # on the near side
-        return self._renderer.render(load_model(self._file(synset, object_id), self.up, 2 * pixel), latents, seed=seed)
+        mesh = _read(self._file(synset, object_id), self.up, 2 * pixel, self.missing_textures)
+        return self._renderer.render(mesh, latents, seed=seed, translations=translations)

@@ -20,11 +20,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
-from .dataset import ProceduralRenderer, ViewDataset, import_layout, procedural_objects, render_dataset, split_objects
+from .dataset import (ProceduralRenderer, ViewDataset, import_layout, label_classes, procedural_objects, render_dataset,
+                         split_objects)
 from .encoders import ENCODERS, make_encoder
 from .evaluation import Probe
 from .mesh_files import MeshFileRenderer, mesh_objects, usable_models
-from .meshes import CLASS_BY_SYNSET, CLASSES
+from .meshes import CLASSES
 from .methods import METHODS, Method
 from .pretraining import Settings, _whole_folder, pretrain
 from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS, TRANSLATION_NAMES, sample_latents
@@ -76,6 +77,7 @@ class Data(_Section):
     input: str                                          # what `fetch` depends on: the code of the families; the folder of the archive and the split lists, or of objects; or the folder of models
     up: Literal["y", "z"]                               # the axis that points upwards in the models' files (meshes)
     skip_broken: bool                                   # leave out models that cannot be used; false: stop (meshes)
+    missing_textures: Literal["refuse", "colour"] = "refuse"   # a model that names a texture that is missing: it cannot be used, or has its material's colour there (meshes); files of earlier runs have no such key
     classes: Annotated[list[ClassName], AfterValidator(_distinct)]   # which of ShapeNetCore's; none named: all (procedural)
     objects_per_class: Annotated[int, Field(ge=2)]      # procedural
     views: Annotated[int, Field(ge=2)]                  # of each object
@@ -195,7 +197,9 @@ class Params(_Section):
     def renderer(self) -> ProceduralRenderer:
         "What draws procedural data, or models from files."
         frame = dict(size=self.data.size, samples=self.data.samples, crop=self.data.crop)
-        return MeshFileRenderer(folder=self.data.input, up=self.data.up, **frame) if self.data.source == "meshes" else ProceduralRenderer(**frame)
+        if self.data.source != "meshes":
+            return ProceduralRenderer(**frame)
+        return MeshFileRenderer(folder=self.data.input, up=self.data.up, missing_textures=self.data.missing_textures, **frame)
 
     def variant(self, name: str) -> tuple[str, Pretrain]:
         """A method's name, and the `pretrain` section as a variant changes it: `sie+predictor.depth=2+lr=1.0e-3` is `sie` with these two keys changed, and all else as in the file.
@@ -266,9 +270,16 @@ def _meant(given: Any, allowed: Iterable[str]) -> str:
 def check(params: Params) -> None:
     "What only files can tell: that the models of `data.source: meshes` are there, and enough of them. Raises `ValueError` naming the key."
     if params.data.source != "meshes": return
-    try: labels = [CLASS_BY_SYNSET[synset].label for synset, _ in mesh_objects(params.data.input)]
+    try: objects = mesh_objects(params.data.input)
     except (ValueError, FileNotFoundError) as error: raise ValueError(f"data.input: {error}") from None
-    params.enough(len(split_objects(labels, params.data.val_fraction, params.data.seed)[0]))
+    params.enough(len(_split(objects, params.data)[0]))
+
+
+def _split(objects: Iterable[tuple[str, str]], data: Data) -> tuple[np.ndarray, np.ndarray]:
+    "Training and validation objects, as `render_dataset` will split them. Raises `ValueError` where there are too few."
+    names = [name for name, _ in objects]
+    label_of, _ = label_classes(names)
+    return split_objects([label_of[name] for name in names], data.val_fraction, data.seed)
 
 
 def fetch(
@@ -281,8 +292,8 @@ def fetch(
     if d.source == "3diebench": return import_layout(d.input, out, val_fraction=d.val_fraction, seed=d.seed, part=part)
     if d.source == "procedural": objects = procedural_objects(d.objects_per_class, d.chosen)
     else:
-        objects = usable_models(mesh_objects(d.input), d.skip_broken, d.up)
-        split_objects([CLASS_BY_SYNSET[synset].label for synset, _ in objects], d.val_fraction, d.seed)   # too few models: say so before they are rendered
+        objects = usable_models(mesh_objects(d.input), d.skip_broken, d.up, missing=d.missing_textures)
+        _split(objects, d)   # too few models: say so before they are rendered
     return render_dataset(out, objects, params.renderer, views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality, part=part)
 
 

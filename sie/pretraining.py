@@ -54,6 +54,7 @@ LIMITS = {                  # least and largest value
     "epochs": (1, 10 ** 6),
     "pairs_per_object": (1, 10 ** 5),
     "batch_size": (2, 2 ** 20),
+    "classes": (1, 2 ** 20),
     "warmup": (0, 10 ** 9),
     "log_every": (1, 10 ** 9),
     "probe_views": (PROBE_VIEWS, 10 ** 6),
@@ -83,6 +84,7 @@ class Settings:
     crop: int | None = None                     # side of the central square of the images, pixels; None: all
     log_every: int = 50                         # steps between two points of the curves, and between two checkpoints
     probe_views: int = 2000                     # views of each split for the online probes; 0: none
+    classes: int = 55                           # outputs of the supervised reference's classifier; `pretrain` takes as many as the data set has, if it has more
 
     def __post_init__(self):
         choices = {"method": METHODS, "optimiser": OPTIMISERS, "schedule": ("constant", "cosine")}
@@ -206,9 +208,14 @@ def _write_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer
     os.replace(temporary, path)
 
 
+def _with_classes(settings: Settings, dataset: ViewDataset) -> Settings:
+    "The settings, with as many classes as the data set has if it has more."
+    return replace(settings, classes=max(settings.classes, len(dataset.classes)))
+
+
 def checkpoint_path(folder: str | Path, dataset: ViewDataset, settings: Settings) -> Path:
     "Where a run's checkpoint lies: method, seed, digest of settings and data, digest of the code."
-    settings_json = json.loads(json.dumps(dataclasses.asdict(settings)))
+    settings_json = json.loads(json.dumps(dataclasses.asdict(_with_classes(settings, dataset))))
     run = hashlib.sha256(json.dumps([settings_json, dataset.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     return Path(folder) / f"{settings.method}-{settings.seed}-{run}-{_code()[:16]}.safetensors"
 
@@ -243,7 +250,7 @@ def new_model(settings: Settings) -> Model:
     torch.manual_seed(settings.seed)
     options = {k: v for k, v in settings.predictor.items() if k != "kind"}
     if settings.declaration.predictor == "mlp": options = {"hidden": options.get("hidden")}
-    return Model(settings.declaration, settings.encoder, settings.widths, settings.equivariant, predictor=options)
+    return Model(settings.declaration, settings.encoder, settings.widths, settings.equivariant, settings.classes, options)
 
 
 @contextmanager
@@ -412,6 +419,7 @@ def pretrain(
 
     Raises `FloatingPointError` naming step and terms when the loss is no longer finite; the last checkpoint stays. Raises `ValueError` for a batch that the processes cannot share equally,
     for settings that do not fit the data and for a damaged checkpoint, and `RuntimeError` where the processes do not see the same checkpoint."""
+    settings = _with_classes(settings, dataset)
     checkpoint = checkpoint_path(checkpoints or Path(out).parent / "checkpoints", dataset, settings)
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
     if METHODS[settings.method].terms:

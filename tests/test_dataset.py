@@ -384,7 +384,7 @@ def test_rendering_refuses(tmp_path):
     render = lambda objects=OBJECTS, render=Stripes(), **options: sd.render_dataset(tmp_path / "x", objects, render, **dict(dict(views=2, workers=0), **options))
     with pytest.raises(ValueError, match="02691156/000000 is given more than once"): render(OBJECTS[:2] + OBJECTS[:1])
     with pytest.raises(TypeError, match="must be a dataclass"): render(render=lambda *_: None)
-    with pytest.raises(ValueError, match="00000000/a: unknown synset"): render([("00000000", "a")])
+    with pytest.raises(ValueError, match=r"\.00/a: '\.00' cannot be the name of a class"): render([(".00", "a")])
     with pytest.raises(ValueError, match="unknown latent 'hue'"): render(ranges={"hue": (0, 1)})
     with pytest.raises(FileNotFoundError): sd.ViewDataset(tmp_path / "x")
 
@@ -464,7 +464,7 @@ BROKEN = {  # what is done to the folder of an object -> what the message must s
     "too many views": (lambda o: [shutil.copy(o / f"{f}_0.{e}", o / f"{f}_4.{e}") for f, e in (("image", "jpg"), ("latent", "npy"))], r"000002: 10 files.*each of 4 views"),
     "other size": (lambda o: (o / "image_3.jpg").write_bytes(simplejpeg.encode_jpeg(np.zeros((16, 24, 3), np.uint8))), r"000002: image of view 3 is 16 x 24 pixels, the others are 16 x 16"),
     "other file": (lambda o: (o / "notes.txt").write_text("x"), r"000002/notes.txt: unexpected file"),
-    "unknown synset": (lambda o: o.parent.rename(o.parent.with_name("99999999")), r"99999999/\w+: unknown synset '99999999'"),
+    "impossible class": (lambda o: o.parent.rename(o.parent.with_name(" 99")), r" 99/\w+: ' 99' cannot be the name of a class"),
 }
 
 

@@ -231,10 +231,8 @@ def test_a_folder_for_each_class(tmp_path):
 @pytest.mark.parametrize(("files", "says"), [
     ([], "holds no models: there should be"),
     (["chair/readme.txt"], "chair holds no models"),
-    (["chair/a/b/model.obj"], "chair holds no models"),
+    (["chair/a/b/model.txt"], "chair holds no models"),
     (["a.obj"], "a.obj lies outside of a class's folder"),
-    (["armchair/a.obj"], "armchair is no class.*did you mean chair"),
-    (["03001628/a.obj"], "03001628 is no class.*did you mean 03001627"),
     (["chair/a.obj", "chair/a.glb"], "a.glb.*a.obj|a.obj.*a.glb"),
     (["chair/a.obj", "03001627/a.ply"], "are both object a of class chair"),
     (["chair/a.obj", "chair/b/models/model_normalized.obj"], "chair holds models in both layouts"),

@@ -1,0 +1,273 @@
+"""Folders of models, and the classes of the data sets made of them."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+import sie.dataset as sd
+import sie.mesh_files as mf
+from sie.analysis import show_failures
+from sie.dataset import ViewDataset
+from sie.evaluation import Embedded, Head, Probe, read_off
+from sie.figures import show_views
+from sie.meshes import CLASSES
+from sie.params import check, fetch, load_params
+from sie.pretraining import Settings, load_model, new_model, pretrain, save_model
+
+ROOT = Path(__file__).parents[1]
+BAD = YAML(typ="safe").load(ROOT / "tests/bad_inputs/layouts.yaml")
+TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+
+
+def fill(folder, *names, content=TETRAHEDRON):
+    "Files of one content; names that end with '/' are folders."
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"): (folder / name).mkdir(exist_ok=True)
+        else: (folder / name).write_text(content)
+    return folder
+
+
+def listed(folder): return [(*key, path.relative_to(folder).as_posix()) for key, path in mf.mesh_objects(folder).items()]
+
+
+# Layouts
+
+
+def test_a_folder_for_each_object_with_a_model_of_any_name(tmp_path, capsys):
+    fill(tmp_path, "chair/07/seat.obj", "chair/08/meshes/My Chair (2).OBJ", "chair/08/materials/wood.png", "chair/textures/oak.png",
+         "sofa/a/b/c/model.Obj", "sofa/x.1/.hidden.obj", "sofa/x.1/__MACOSX/._x.obj", "sofa/x.1/x.obj", "sofa/x.1/.DS_Store", "sofa/._y.obj", "sofa/Thumbs.db")
+    assert listed(tmp_path) == [("03001627", "07", "chair/07/seat.obj"), ("03001627", "08", "chair/08/meshes/My Chair (2).OBJ"),
+                                ("04256520", "a", "sofa/a/b/c/model.Obj"), ("04256520", "x.1", "sofa/x.1/x.obj")]
+    assert capsys.readouterr().out == ""                           # nothing to say of ShapeNetCore's classes and what systems leave
+    objects, draw = mf.mesh_objects(tmp_path), mf.MeshFileRenderer(folder=str(tmp_path), size=16, samples=2)
+    assert mf.usable_models(objects) == list(objects)
+    assert all(draw._file(*key) == path for key, path in objects.items())
+
+
+def test_shapenets_model_is_preferred_to_others_beside_it(tmp_path):
+    fill(tmp_path, "03001627/1a/models/model_normalized.obj", "03001627/1a/models/other.obj", "03001627/1a/model.ply", "04256520/ff/model.obj")
+    assert listed(tmp_path) == [("03001627", "1a", "03001627/1a/models/model_normalized.obj"), ("04256520", "ff", "04256520/ff/model.obj")]
+
+
+def test_each_class_may_have_its_own_layout(tmp_path):
+    fill(tmp_path, "chair/a.obj", "sofa/b/any.obj", "02691156/c/models/model_normalized.obj")
+    assert [key for *key, _ in listed(tmp_path)] == [["02691156", "c"], ["03001627", "a"], ["04256520", "b"]]
+
+
+@pytest.mark.parametrize("suffix", sorted({variant for s in mf.SUFFIXES for variant in (s, s.upper(), s.title())}))
+def test_suffixes_in_any_case(tmp_path, suffix):
+    fill(tmp_path, f"chair/a{suffix}", f"sofa/b/c{suffix}")
+    assert [path for *_, path in listed(tmp_path)] == [f"chair/a{suffix}", f"sofa/b/c{suffix}"]
+    draw = mf.MeshFileRenderer(folder=str(tmp_path))
+    assert all(draw._file(*key) == path for key, path in mf.mesh_objects(tmp_path).items())
+
+
+@pytest.mark.parametrize("case", BAD["layouts"], ids=lambda case: case["name"])
+def test_layouts_that_are_refused(tmp_path, case):
+    fill(tmp_path, *case["files"])
+    with pytest.raises(ValueError) as refused: mf.mesh_objects(tmp_path)
+    assert all(words in str(refused.value) for words in case["says"]), refused.value
+
+
+@pytest.mark.parametrize("case", BAD["left_out"], ids=lambda case: case["name"])
+def test_models_that_are_not_read_are_listed(tmp_path, capsys, case):
+    fill(tmp_path, "chair/good.obj", *case["files"])
+    mf.mesh_objects(tmp_path)
+    out = capsys.readouterr().out
+    assert all(words in out for words in case["says"]), out
+    if not case["says"]: assert out == ""
+
+
+def test_an_object_without_a_model_is_a_fault(tmp_path, capsys):
+    fill(tmp_path, "chair/a/x.obj", "chair/b/x.fbx", "chair/c/notes.txt", "chair/textures/t.png")
+    objects = mf.mesh_objects(tmp_path)
+    with pytest.raises(ValueError) as refused: mf.usable_models(objects)
+    lines = str(refused.value).splitlines()
+    assert lines[0] == "2 of 3 models cannot be used:"
+    assert f"{tmp_path}/chair/b holds no model, only x.fbx of a format that is not read" in lines[1] and f"{tmp_path}/chair/c holds no model" in lines[2]
+    assert mf.usable_models(objects, skip_broken=True) == [("03001627", "a")]
+
+
+# Faults in one model
+
+
+def crash_on_bad(path):
+    "Stands for a reader that takes its process with it, or fails in a way that is no ValueError."
+    if "bad" in path.name: os._exit(11)
+    return f"{path} is odd" if "odd" in path.name else None
+
+
+def test_a_model_that_ends_its_process_is_named(tmp_path):
+    paths = [tmp_path / f"{k:02d}{'-bad' * (k in (3, 17))}{'-odd' * (k == 9)}.obj" for k in range(20)]
+    said = mf._in_processes(crash_on_bad, paths, 2)
+    assert [k for k, fault in enumerate(said) if fault] == [3, 9, 17]
+    assert said[3].startswith(str(paths[3])) and "ends the process" in said[3] and said[9] == f"{paths[9]} is odd" and str(paths[17]) in said[17]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("maximum depth"), ValueError("no name here"), KeyError("x"), AssertionError(), SystemError("y")])
+def test_whatever_goes_wrong_names_the_model(tmp_path, monkeypatch, error):
+    def fail(*_, **__): raise error
+    monkeypatch.setattr(mf, "load_model", fail)
+    fill(tmp_path, "chair/a.obj")
+    with pytest.raises(ValueError, match="chair/a.obj"): mf.usable_models(mf.mesh_objects(tmp_path))
+    with pytest.raises(Exception, match="chair/a.obj"):
+        mf.MeshFileRenderer(folder=str(tmp_path), size=16, samples=2)("03001627", "a", np.zeros((1, 7), np.float32), 0)
+
+
+# Classes
+
+
+def test_labels_of_classes():
+    assert sd.label_classes(["sofa", "03001627"]) == ({"03001627": 18, "sofa": 47}, tuple(c.name for c in CLASSES))
+    assert sd.label_classes(["zebra", "cat", "cat"]) == ({"cat": 0, "zebra": 1}, ("cat", "zebra"))
+    assert sd.label_classes(["zebra", "03001627", "bench"]) == ({"bench": 0, "03001627": 1, "zebra": 2}, ("bench", "chair", "zebra"))
+    many = [f"class {k:03d}" for k in range(70)]
+    labels, classes = sd.label_classes(reversed(many))
+    assert list(classes) == many and labels["class 069"] == 69
+
+
+@pytest.mark.parametrize("case", BAD["classes"], ids=lambda case: case["name"])
+def test_the_notice_on_classes(tmp_path, capsys, case):
+    fill(tmp_path, *(f"{name}/x/model.obj" for name in case["classes"]))
+    mf.mesh_objects(tmp_path)
+    out = capsys.readouterr().out
+    assert all(words in out for words in case["says"]), out
+    assert bool(out) == bool(case["says"])
+
+
+@dataclass(frozen=True)
+class Stripes:
+    "Pictures without a renderer: noise of the seed."
+    size: int = 16
+
+    def __call__(self, synset, object_id, latents, seed):
+        return np.random.default_rng(seed).integers(0, 255, (len(latents), self.size, self.size, 3)).astype(np.uint8)
+
+
+def made(folder, names, each=4, views=3):
+    return sd.render_dataset(folder, [(name, f"{k:02d}") for name in names for k in range(each)], Stripes(), views=views, workers=0, val_fraction=.25)
+
+
+MANY = [f"thing {k:02d}" for k in range(60)]
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], ["dog", "chair", "an apple"], MANY], ids=["two", "mixed", "sixty"])
+def test_a_data_set_of_other_classes(tmp_path, names):
+    data = made(tmp_path / "set", names)
+    assert data.classes == tuple(sorted(names)) == tuple(json.loads((tmp_path / "set/dataset.json").read_text())["classes"])
+    assert all(data.classes[label] == synset for label, synset in zip(data.labels, data.synsets))
+    assert ViewDataset(tmp_path / "set").classes == data.classes
+    sd.export_layout(data, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == set(names)
+    back = sd.import_layout(tmp_path / "out", tmp_path / "back")
+    assert back.fingerprint == data.fingerprint and back.classes == data.classes
+    assert dict(zip(zip(back.synsets, back.object_ids), back.labels)) == dict(zip(zip(data.synsets, data.object_ids), data.labels))
+    assert {key for key, val in sd.read_split_lists(tmp_path / "out").items() if val} == {(data.synsets[k], data.object_ids[k]) for k in data.split("val")}
+    labels = np.load(tmp_path / "out/val_labels.npy")
+    np.save(tmp_path / "out/val_labels.npy", labels[::-1] + 1)
+    with pytest.raises(ValueError, match="val_labels.npy: entry 0 is .*but the label of .*as the classes are"): sd.read_split_lists(tmp_path / "out")
+    assert show_views(data, data.split("val")[:2], views=2) is not None
+
+
+def test_the_archive_of_other_classes(tmp_path, capsys):
+    "A stream shows its classes only at its end, with lists and without."
+    import tarfile
+    data = made(tmp_path / "set", ["dog", "cat", "03001627"])
+    sd.export_layout(data, tmp_path / "out")
+    for with_lists in (True, False):
+        if not with_lists:
+            for name in sd.LIST_NAMES: (tmp_path / "out" / name).unlink()
+        (tmp_path / str(with_lists)).mkdir()
+        with tarfile.open(tmp_path / str(with_lists) / "a.tar.gz", "w:gz") as tar: tar.add(tmp_path / "out", "views")
+        lists = tmp_path / "out" if with_lists else None
+        back = sd.import_layout(tmp_path / str(with_lists) / "a.tar.gz", tmp_path / f"back-{with_lists}", lists=lists)
+        assert back.classes == ("cat", "chair", "dog") and "2 of 3 are none of ShapeNetCore's 55" in capsys.readouterr().out
+        assert all(back.classes[label] == {"03001627": "chair"}.get(synset, synset) for label, synset in zip(back.labels, back.synsets))
+
+
+def test_shapenets_labels_are_as_ever(tmp_path):
+    data = made(tmp_path / "set", ["03001627", "02691156"])
+    assert sorted(set(data.labels)) == [0, 18] and data.classes == tuple(c.name for c in CLASSES)
+    info = json.loads((tmp_path / "set/dataset.json").read_text())
+    del info["classes"]                                            # a data set of before
+    (tmp_path / "set/dataset.json").write_text(json.dumps(info))
+    assert ViewDataset(tmp_path / "set").classes == data.classes
+
+
+TINY = Settings(method="supervised", encoder="small", widths=[16, 16, 16], epochs=1, batch_size=8, precision="32-true", probe_views=0, log_every=1)
+
+
+def test_the_classifier_has_an_output_for_each_class(tmp_path):
+    data = made(tmp_path / "set", MANY, each=2, views=2)
+    history = pretrain(data, TINY, tmp_path / "model")
+    assert np.isfinite(history[-1]["train/loss"])
+    model, settings = load_model(tmp_path / "model")
+    assert settings.classes == 60 and model.heads["classifier"].out_features == 60 and json.loads((tmp_path / "model/settings.json").read_text())["classes"] == 60
+
+
+def test_few_classes_and_models_of_before(tmp_path):
+    data = made(tmp_path / "set", ["cat", "dog"], each=8, views=2)
+    pretrain(data, TINY, tmp_path / "model")
+    settings = json.loads((tmp_path / "model/settings.json").read_text())
+    assert settings.pop("classes") == 55
+    (tmp_path / "model/settings.json").write_text(json.dumps(settings))
+    model, read = load_model(tmp_path / "model")                   # whose settings know nothing of classes
+    assert read.classes == 55 and model.heads["classifier"].out_features == 55
+    with pytest.raises(ValueError, match="classes is 0"): replace(TINY, classes=0)
+
+
+def test_heads_for_more_and_fewer_classes():
+    rng = torch.Generator().manual_seed(0)
+    for classes in (2, 70):
+        labels = torch.arange(classes).repeat(3)
+        h = torch.nn.functional.one_hot(labels, classes)[:, None].float().repeat(1, 4, 1) + .01 * torch.randn(3 * classes, 4, classes, generator=rng)
+        e = Embedded(h, torch.zeros(len(labels), 4, 7), labels, torch.arange(2 * classes), torch.arange(2 * classes, 3 * classes))
+        (scores,) = read_off(e, [Head("class")], Probe(epochs=60, lr=.05))
+        assert scores["top1"] > .9
+
+
+def test_figures_have_the_data_sets_names():
+    import pandas as pd
+    table = pd.DataFrame({"object": [0, 0, 1, 1], "view": [1, 2, 1, 2], "label": [0, 0, 60, 60], "angle": [10., 50, 90, 130], "rank": [1., 2, 1, 1]})
+    fig = show_failures({"sie": table}, [f"name {k}" for k in range(61)])
+    assert {tick.get_text() for tick in fig.axes[0].get_yticklabels()} == {"name 0", "name 60"}
+
+
+# The pipeline
+
+
+@pytest.fixture
+def params(tmp_path):
+    fill(tmp_path / "models", *(f"{name}/{k}/any name.obj" for name in ("chair", "dragon") for k in range(3)))
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    values["data"].update(source="meshes", input=str(tmp_path / "models"), views=2, size=16, crop=None, samples=2, val_fraction=.34)
+    values["pretrain"].update(batch_size=2, warmup=0, epochs=1)
+
+    def read(**changes):
+        values["data"].update(changes)
+        with open(tmp_path / "params.yaml", "w") as file: YAML().dump(values, file)
+        return load_params(tmp_path / "params.yaml")
+    return read
+
+
+def test_fetch_with_other_classes(params, tmp_path, capsys):
+    fill(tmp_path / "models", "chair/extra/model.fbx", "chair/extra/model.obj")
+    check(params())
+    assert "dragon" in capsys.readouterr().out
+    data = fetch(params(), tmp_path / "views")
+    out = capsys.readouterr().out
+    assert "2 classes, labels in this order: chair, dragon" in out and "1 of 2 are none of ShapeNetCore's 55" in out and "chair/extra/model.fbx" in out
+    assert data.classes == ("chair", "dragon") and data.labels.tolist() == [0] * 4 + [1] * 3 and len(data.split("val")) == 2
+
+
+def test_missing_textures_is_a_parameter(params):
+    assert params().data.missing_textures == "refuse" == params().renderer.missing_textures
+    assert params(missing_textures="colour").renderer.missing_textures == "colour"
+    with pytest.raises(ValueError, match="data.missing_textures: .*'refuse' or 'colour'"): params(missing_textures="color")
