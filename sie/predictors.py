@@ -49,10 +49,11 @@ class Hypernetwork(nn.Module):
         gain: float = 1.0,                # for "scaled": the entries of W have variance gain² / D
         norm: float = 1.0,                # for "scaled": root mean square norm of g
     ):
-        "Raises `ValueError` for an unknown initialisation and for sizes and gains that are not positive."
+        "Raises `ValueError` for an unknown initialisation, for sizes and gains that are not positive and for a negative depth."
         super().__init__()
         for name, value in {"transformation": transformation, "dim": dim, **{"hidden": h for h in hidden}, "gain": gain, "norm": norm}.items():
             if value <= 0: raise ValueError(f"{name} is {value}; it must be positive")
+        if depth < 0: raise ValueError(f"depth is {depth}; it must be 0 or more")
         if init not in ("default", "scaled"): raise ValueError(f"unknown initialisation {init!r}; there are default, scaled")
         self.trunk = nn.Sequential(*[m for _ in range(depth) for m in (nn.Linear(transformation, transformation, bias=bias), nn.ReLU())])
         self.bias, self.relu = bias, relu

@@ -16,11 +16,11 @@ import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -29,17 +29,19 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from .dataset import NEEDS_GUARD, PairLoader, ViewDataset, Views, another_view, cores, load_views, start_worker, worker_failure
 from .methods import METHODS, Method, Model, Outputs
+from .predictors import Hypernetwork
 from .rotations import relative_rotation
 
 if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'OPTIMISERS', 'SLURM_SPECIAL_STEPS', 'COMPILED_FROM', 'Settings',
-           'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'checkpoint_path', 'new_model',
+__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'OPTIMISERS', 'MODEL_FILES', 'SLURM_SPECIAL_STEPS', 'COMPILED_FROM',
+           'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'checkpoint_path', 'new_model',
            'ImageFormat', 'save_model', 'load_model', 'launched', 'make_fabric', 'train_step', 'pretrain',
            'write_curves', 'read_curves', 'pretrain_all', 'main']
 
@@ -261,34 +263,179 @@ def _whole_folder(folder: Path):
     yield temporary
     shutil.rmtree(folder, ignore_errors=True); temporary.rename(folder)
 
-
+# %% ../nbs/13_pretraining.ipynb #cell012b
 @dataclass(frozen=True)
 class ImageFormat:
-    "What the images are that an encoder was trained on. Raises `ValueError` for anything but positive sizes and three finite means and positive deviations."
+    """What the images are that an encoder was trained on, and how their pixels in [0, 1] are normalised.
+
+    Raises `ValueError` naming the field for sizes that are no positive whole numbers, means outside of [0, 1] and
+    standard deviations outside of (0, 1]."""
     height: int             # pixels, before the settings' crop
     width: int
     mean: Sequence[float]   # of the channels red, green, blue, of pixels in [0, 1]
     std: Sequence[float]
 
     def __post_init__(self):
-        if min(self.height, self.width) < 1: raise ValueError(f"images of {self.height} x {self.width} pixels; both must be positive")
-        if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
-            raise ValueError(f"mean is {self.mean} and std {self.std}; they must be three finite numbers each, those of std positive")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if not _is_number(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of pixels, at least 1")
+        for name, allowed in {"mean": "in [0, 1]", "std": "above 0 and at most 1"}.items():
+            values = getattr(self, name)
+            numbers = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(_is_number, values))
+            if not numbers or not all(0 <= v <= 1 for v in values) or name == "std" and 0 in values:
+                raise ValueError(f"{name} is {values!r}; it must be three numbers {allowed}, of red, green and blue")
+
+
+def _is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def save_model(model: Model, settings: Settings, images: ImageFormat, folder: str | Path) -> None:
     "Write `model.safetensors`, `settings.json` and `images.json`."
     with _whole_folder(Path(folder)) as temporary:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
-        for name, values in {"settings": settings, "images": images}.items(): (temporary / f"{name}.json").write_text(json.dumps(dataclasses.asdict(values), indent=1))
+        for name, values in {"settings": settings, "images": images}.items():
+            (temporary / f"{name}.json").write_text(json.dumps(dataclasses.asdict(values), indent=1))
 
 
-def load_model(folder: str | Path) -> tuple[Model, Settings]:
-    "A model that `save_model` wrote, in evaluation mode, with its settings. Sets torch's random numbers as `new_model` does. Raises `FileNotFoundError` naming a missing file, `RuntimeError` naming weights that do not fit."
-    settings = Settings(**json.loads((Path(folder) / "settings.json").read_text()))
-    model = new_model(settings)
-    model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-    return model.eval(), settings
+#: The files of a model's folder.
+MODEL_FILES = ("model.safetensors", "settings.json", "images.json")
+
+# %% ../nbs/13_pretraining.ipynb #cell012d
+def _read_json(path: Path, kind: type) -> Any:
+    """A dataclass from a JSON file, every value of the type that its field declares.
+
+    Raises `ValueError` naming file and key."""
+    try: values = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error: raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; it must be an object with keys")
+    declared = {f.name: f.default is MISSING and f.default_factory is MISSING for f in dataclasses.fields(kind)}
+    if unknown := sorted(values.keys() - declared.keys()):
+        raise ValueError(f"{path}: unknown key {unknown[0]}; the keys are {', '.join(declared)}")
+    if missing := [key for key, needed in declared.items() if needed and key not in values]:
+        raise ValueError(f"{path}: the key {missing[0]} is missing")
+    _check_types(path, values, get_type_hints(kind))
+    try: return kind(**values)
+    except ValueError as error: raise ValueError(f"{path}: {error}") from None
+
+
+def _check_types(path: Path, values: Mapping[str, Any], declared: Mapping[str, Any], prefix: str = "") -> None:
+    "Raises `ValueError` naming file and key for a value of another type than declared, and for NaN and infinity."
+    from pydantic import ConfigDict, TypeAdapter, ValidationError   # here and not above, like Fabric below
+    for key, value in values.items():
+        try: TypeAdapter(declared[key], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            where = ".".join([prefix + key, *map(str, wrong["loc"])])
+            expected = wrong["msg"][0].lower() + wrong["msg"][1:]
+            raise ValueError(f"{path}: {where} is {wrong['input']!r}; {expected}") from None
+
+
+def _read_settings(path: Path) -> Settings:
+    "Settings from a JSON file, those of the predictor too. Raises `ValueError` naming file and key."
+    settings = _read_json(path, Settings)
+    declared = {**get_type_hints(Hypernetwork.__init__), "kind": Literal["hypernetwork", "mlp"]}
+    options = declared.keys() - {"transformation", "dim", "return"}
+    if unknown := sorted(map(str, settings.predictor.keys() - options)):
+        raise ValueError(f"{path}: unknown key predictor.{unknown[0]}; the keys are {', '.join(sorted(options))}")
+    _check_types(path, settings.predictor, declared, "predictor.")
+    for key in ("widths", "batch_size", "lr", "crop", "equivariant"):
+        value = getattr(settings, key)
+        if value is not None and np.min(value, initial=1) <= 0:
+            raise ValueError(f"{path}: {key} is {value}; it must be positive")
+    if not settings.widths: raise ValueError(f"{path}: widths is empty; a projector has one layer at least")
+    if not 0 <= settings.seed < 2 ** 32:
+        raise ValueError(f"{path}: seed is {settings.seed}; it must be from 0 to 2^32 - 1")
+    return settings
+
+
+def _check_crop(path: Path, settings: Settings, images: ImageFormat) -> tuple[int, int]:
+    "Height and width of the images that the encoder sees. Raises `ValueError` for a crop larger than the images."
+    side = settings.crop
+    if side is None: return images.height, images.width
+    if side > min(images.height, images.width):
+        raise ValueError(f"{path}: crop is {side}; the images have {images.height} x {images.width} pixels")
+    return side, side
+
+
+def _fitting(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file in the types expected; floating-point numbers may be of any precision.
+
+    Raises `ValueError` naming the file and every tensor that is missing, unexpected or of another shape or type, and a
+    tensor with numbers that are not finite or with a negative variance."""
+    def fits(name: str) -> bool:
+        a, b = found[name], expected[name]
+        return a.shape == b.shape and (a.is_floating_point() if b.is_floating_point() else a.dtype == b.dtype)
+    def described(v: Tensor) -> str: return f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}"
+    wrong = {"missing": [k for k in expected if k not in found], "unexpected": [k for k in found if k not in expected],
+             "of another shape or type": [f"{k} is {described(found[k])}, not {described(v)}"
+                                          for k, v in expected.items() if k in found and not fits(k)]}
+    if any(wrong.values()):
+        lists = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in wrong.items() if names]
+        raise ValueError("\n".join([f"{path} does not fit its settings:", *lists]))
+    tensors = {k: v.to(expected[k].dtype) for k, v in found.items()}
+    for name, tensor in tensors.items(): _check_numbers(path, name, tensor)
+    return tensors
+
+
+def _check_numbers(path: str | Path, name: str, tensor: Tensor) -> None:
+    "Raises `ValueError` naming file and tensor for numbers that are not finite, and for a negative variance or count."
+    if not tensor.isfinite().all():
+        count = (~tensor.isfinite()).sum()
+        raise ValueError(f"{path}: {name} has {count} numbers of {tensor.numel()} that are not finite")
+    if name.endswith(("running_var", "num_batches_tracked")) and (tensor < 0).any():
+        raise ValueError(f"{path}: {name} is negative in places; it must be 0 or more")
+
+
+class _NoNumbers(TorchFunctionMode):
+    "Leaves weights as they are made. On `meta` they have no numbers, and drawing none imports 400 modules of PyTorch's."
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_): return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def _model_without_numbers(settings: Settings) -> Model:
+    "A model on the device `meta`: names, shapes and types of its weights."
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NoNumbers(): return new_model(settings)
+
+
+@torch.no_grad()
+def _encode_black(model: Model, size: tuple[int, int]) -> None:
+    "Raises `RuntimeError` where images are too small for the encoder; what takes 64 pixels takes more."
+    model.encoder(torch.zeros(1, 3, *(min(side, 64) for side in size)))
+
+
+def load_model(folder: str | Path) -> tuple[Model, Settings, ImageFormat]:
+    """A model that `save_model` wrote, in evaluation mode, with its settings and the format of its images.
+    Nothing is unpickled. Sets torch's random numbers as `new_model` does.
+
+    Raises `FileNotFoundError` naming a missing file, and `ValueError` naming file and key (or tensor) for anything in
+    the three files that is damaged, of the wrong type, impossible or does not fit."""
+    folder = Path(folder)
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} does not exist; a model is a folder of {', '.join(MODEL_FILES)}")
+    weights_file, settings_file, images_file = (folder / name for name in MODEL_FILES)
+    settings, images = _read_settings(settings_file), _read_json(images_file, ImageFormat)
+    size = _check_crop(settings_file, settings, images)
+    try: found = load_file(weights_file)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"{weights_file} is damaged or no safetensors file: {error}") from None
+    if max(settings.predictor.get("depth", 0), len(settings.widths)) > len(found):   # before so many layers are made
+        raise ValueError(f"{settings_file}: there are more layers than {weights_file} has tensors ({len(found)})")
+    try:
+        shapes = _model_without_numbers(settings)
+    except (ValueError, RuntimeError, OverflowError) as error: raise ValueError(f"{settings_file}: {error}") from None
+    tensors = _fitting(weights_file, found, shapes.state_dict())
+    model = new_model(settings).eval()
+    model.load_state_dict(tensors)
+    try: _encode_black(model, size)
+    except RuntimeError as error:
+        reason = f"the encoder {settings.encoder} cannot take images of {size[0]} x {size[1]} pixels"
+        raise ValueError(f"{settings_file}: {reason}: {error}") from None
+    return model, settings, images
 
 # %% ../nbs/13_pretraining.ipynb #cell014
 SLURM_SPECIAL_STEPS = 0xFFFFFFF0   # step numbers from here on are SLURM's own: job script, interactive shell, external processes

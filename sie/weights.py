@@ -4,41 +4,29 @@
 
 # %% ../nbs/20_weights.ipynb #cell003
 from __future__ import annotations
-import json
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .dataset import _central, _rename_when_whole, normalise
 from .encoders import ReleaseResNet, Split
 from .methods import Model
 from .predictors import Hypernetwork
-from .pretraining import ImageFormat, Settings, load_model, new_model, save_model
+from .pretraining import MODEL_FILES, ImageFormat, Settings, load_model, new_model, save_model
 
 # %% auto #0
-__all__ = ['FILES', 'IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'SIE', 'Images', 'load_release', 'save_release', 'load_release_backbone',
+__all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'SIE', 'Images', 'load_release', 'save_release', 'load_release_backbone',
            'save_release_backbone']
 
 # %% ../nbs/20_weights.ipynb #cell006
-FILES = ("model.safetensors", "settings.json", "images.json")
-
-
-def _named(path: Path, read: Callable[[Path], Any]) -> Any:
-    "What `read` makes of a path; whatever it finds wrong becomes a `ValueError` that names the path."
-    try: return read(path)
-    except (TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error: raise ValueError(f"{path}: {error}") from error
-
-
 class SIE(nn.Module):
     "A trained model with what its use needs, in evaluation mode."
     def __init__(self,
@@ -52,18 +40,13 @@ class SIE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> SIE:
-        "The model in a folder that the pipeline or `save_pretrained` wrote. Nothing is unpickled. Raises `FileNotFoundError` naming a missing file, `ValueError` naming what is damaged or does not fit."
-        folder = Path(folder)
-        for name in FILES:
-            if not (folder / name).is_file(): raise FileNotFoundError(f"{folder / name} does not exist; a model is a folder of {', '.join(FILES)}")
-        images = _named(folder / "images.json", lambda path: ImageFormat(**json.loads(path.read_text())))
-        _named(folder / "settings.json", lambda path: Settings(**json.loads(path.read_text())))
-        with torch.random.fork_rng(devices=[]): return cls(*_named(folder, load_model), images)      # making a model sets the seed
+        "The model in a folder that the pipeline or `save_pretrained` wrote. Raises as `sie.pretraining.load_model` does."
+        with torch.random.fork_rng(devices=[]): return cls(*load_model(folder))      # making a model sets the seed
 
     def save_pretrained(self, folder: str | Path) -> None:
         "Write a folder that `from_pretrained` reads; a model that is there already is replaced. Raises `FileExistsError` if the folder holds anything else."
         folder = Path(folder)
-        if folder.is_file() or folder.is_dir() and (other := sorted({p.name for p in folder.iterdir()} - set(FILES))):
+        if folder.is_file() or folder.is_dir() and (other := sorted({p.name for p in folder.iterdir()} - set(MODEL_FILES))):
             raise FileExistsError(f"{folder} {'is a file' if folder.is_file() else 'holds ' + other[0]}; a model needs a folder of its own")
         save_model(self.model, self.settings, self.images, folder)
 

@@ -210,7 +210,7 @@ def test_damaged_models_are_refused(tmp_path, dataset):
     assert run.wait() == 0, run.stderr.read()
     settings = json.loads((tmp_path / "model/settings.json").read_text())
     (tmp_path / "model/settings.json").write_text(json.dumps(settings | {"widths": [32, 32, 16]}))
-    with pytest.raises(RuntimeError, match="heads.invariant"): load_model(tmp_path / "model")
+    with pytest.raises(ValueError, match="heads.invariant"): load_model(tmp_path / "model")
     (tmp_path / "model/model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="model.safetensors"): load_model(tmp_path / "model")
 

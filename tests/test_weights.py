@@ -1,5 +1,6 @@
 "Models carried away in a folder, folders of images, and the authors' checkpoints: whole or refused, by name."
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
+from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 from sie.dataset import ProceduralRenderer, ViewDataset, normalise, procedural_objects, render_dataset
 from sie.evaluation import embed, predict_views
@@ -35,7 +37,8 @@ def models(tmp_path_factory, dataset) -> Path:
 
 
 def test_embeds_as_the_evaluation_does(models, dataset):
-    model, (plain, settings) = SIE.from_pretrained(models / "sie_matrix/seed-0"), load_model(models / "sie_matrix/seed-0")
+    model, (plain, settings, images) = SIE.from_pretrained(models / "sie_matrix/seed-0"), load_model(models / "sie_matrix/seed-0")
+    assert images == model.images and tuple(images.mean) == tuple(dataset.mean)
     e = embed(plain, dataset, settings.crop)
     objects, views = np.arange(len(dataset)).repeat(4), np.tile(np.arange(4), len(dataset))
     pixels = dataset.decode(objects, views)
@@ -86,29 +89,63 @@ def test_what_a_model_cannot_be_asked(models):
         with pytest.raises(ValueError, match=message): model.embed(images)
 
 
-FOLDERS = {  # what is done to a file -> what the message must say
-    "no images.json": ("images.json", None, "images.json does not exist"),
-    "no settings.json": ("settings.json", None, "settings.json does not exist"),
-    "no weights": ("model.safetensors", None, "model.safetensors does not exist"),
-    "not JSON": ("images.json", lambda b: b[:-5], "images.json: "),
-    "missing key": ("images.json", lambda b: json.dumps({k: v for k, v in json.loads(b).items() if k != "std"}).encode(), "images.json: .*std"),
-    "no deviation": ("images.json", lambda b: json.dumps(json.loads(b) | {"std": [.1, 0, .1]}).encode(), "images.json: .*std positive"),
-    "unknown setting": ("settings.json", lambda b: json.dumps(json.loads(b) | {"colour": 1}).encode(), "settings.json: .*colour"),
-    "unknown encoder": ("settings.json", lambda b: json.dumps(json.loads(b) | {"encoder": "vit"}).encode(), "seed-0: unknown encoder 'vit'"),
-    "other widths": ("settings.json", lambda b: json.dumps(json.loads(b) | {"widths": [32, 32, 16]}).encode(), "seed-0: .*heads.invariant"),
-    "truncated weights": ("model.safetensors", lambda b: b[:-1], "seed-0: "),
-    "no safetensors": ("model.safetensors", lambda b: b"\x80\x04N.", "seed-0: "),
+BAD_FOLDERS = YAML(typ="safe").load(Path(__file__).with_name("bad_inputs") / "weights.yaml")
+BECOME = {  # a good tensor -> a bad one
+    "nan": lambda v: with_first(v, torch.nan),
+    "inf": lambda v: with_first(v, torch.inf),
+    "-inf": lambda v: with_first(v, -torch.inf),
+    "huge": lambda v: with_first(v.double(), 1e300),
+    "negative": lambda v: with_first(v, -1),
+    "transposed": lambda v: v.T.contiguous(),
+    "flat": lambda v: v.flatten(),
+    "unexpected": lambda v: torch.zeros(2, 2),
+    "missing": lambda v: None,
 }
 
 
-@pytest.mark.parametrize("fault", FOLDERS)
+def with_first(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    changed = tensor.clone()
+    changed.view(-1)[0] = value
+    return changed
+
+
+def spoil(folder: Path, fault: dict) -> None:
+    "Change a model's folder as a row of the table says."
+    if tensor := fault.get("tensor"):
+        tensors = load_file(folder / "model.safetensors")
+        become = BECOME.get(fault["become"]) or (lambda v: v.to(getattr(torch, fault["become"])))
+        tensors[tensor] = become(tensors.get(tensor))
+        save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors")
+        return
+    path = folder / fault["file"]
+    if "text" in fault: path.write_text(fault["text"])
+    elif "cut" in fault: path.write_bytes(path.read_bytes()[:-fault["cut"]])
+    elif "set" in fault: path.write_text(json.dumps(json.loads(path.read_text()) | fault["set"]))
+    elif "drop" in fault: path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != fault["drop"]}))
+    else: path.unlink()
+
+
+@pytest.mark.parametrize("fault", BAD_FOLDERS, ids=lambda fault: fault["name"])
 def test_damaged_folders_are_refused(models, tmp_path, fault):
-    name, change, message = FOLDERS[fault]
     folder = tmp_path / "seed-0"
-    SIE.from_pretrained(models / "sie_matrix/seed-0").save_pretrained(folder)
-    if change: (folder / name).write_bytes(change((folder / name).read_bytes()))
-    else: (folder / name).unlink()
-    with pytest.raises(ValueError if change else FileNotFoundError, match=f"(?s){message}"): SIE.from_pretrained(folder)
+    shutil.copytree(models / "sie_matrix/seed-0", folder)
+    spoil(folder, fault)
+    kind = FileNotFoundError if "does not exist" in fault["says"] else ValueError
+    for load in (load_model, SIE.from_pretrained):
+        with pytest.raises(kind, match=f"(?s){folder.name}/.*{fault['says']}"): load(folder)
+
+
+def test_settings_left_out_take_their_defaults_and_other_precisions_are_read(models, tmp_path):
+    folder = tmp_path / "seed-0"
+    shutil.copytree(models / "vicreg/seed-0", folder)
+    values = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps({k: v for k, v in values.items() if k not in ("lr", "conditioning")}))
+    tensors = load_file(folder / "model.safetensors")
+    halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in tensors.items()}
+    save_file(halved, folder / "model.safetensors")
+    model, settings, _ = load_model(folder)
+    assert settings.lr == 1e-3
+    assert all(torch.equal(v, halved[k].to(v.dtype)) for k, v in model.state_dict().items())
 
 
 # ---- a folder of images
