@@ -648,9 +648,9 @@ def evaluate_seconds(scale: Scale, repeats: int) -> tuple[float, int]:
 
 def embed_seconds(scale: Scale, work: Path, repeats: int) -> float:
     from sie.evaluation import embed
-    from sie.pretraining import new_model
+    from sie.pretraining import ImageFormat, new_model
     settings, dataset = scale.params.settings("sie_matrix", 0), full_size(scale, work)
-    return median(timed(lambda: embed(new_model(settings), dataset, settings.crop)) for _ in range(repeats))
+    return median(timed(lambda: embed(new_model(settings), dataset, ImageFormat.of(dataset), settings.crop)) for _ in range(repeats))
 
 
 def evaluation(scale: Scale, work: Path) -> list[Row]:

@@ -22,6 +22,7 @@ from .figures import STYLES, picture, rotation_angle
 from .meshes import CLASSES
 from .methods import Model
 from .predictors import Hypernetwork
+from .pretraining import ImageFormat
 from .rotations import LATENT_NAMES, transformation
 
 # %% auto #0
@@ -184,13 +185,15 @@ def steer(
     object: int,                             # whose view 0 is the start
     path: Float[Tensor, "steps 7"],          # latents
     render: Callable[[str, str, np.ndarray, int], UInt8[np.ndarray, "steps height width 3"]],   # as the data set was rendered
+    images: ImageFormat,                     # what the model was trained on
     crop: int | None = None,                 # as in training
 ) -> Steered:
     "The embeddings of an object along a path, predicted from its view 0, and those of the rendered pictures."
     pictures = render(dataset.synsets[object], dataset.object_ids[object], path.numpy(), 0)
     margin = (pictures.shape[1] - crop) // 2 if crop else 0
-    images = torch.from_numpy(pictures[:, margin:pictures.shape[1] - margin, margin:pictures.shape[2] - margin]).movedim(-1, -3)
-    real = model.eval().embed("equivariant", model.encoder(normalise(images, dataset.mean, dataset.std)))
+    inside = slice(margin, pictures.shape[1] - margin)
+    seen = normalise(torch.from_numpy(pictures[:, inside, inside]).movedim(-1, -3), images.mean, images.std)
+    real = model.eval().embed("equivariant", model.encoder(seen))
     predicted = predicted_path(e.embeddings[object, 0], e.latents[object, 0], path, model.predictor, model.method.form, model.method.colour)
     return Steered(*(nn.functional.normalize(z, dim=-1) for z in (e.embeddings[object, 0], real, predicted)), pictures)
 

@@ -286,6 +286,11 @@ class ImageFormat:
             if not numbers or not all(0 <= v <= 1 for v in values) or name == "std" and 0 in values:
                 raise ValueError(f"{name} is {values!r}; it must be three numbers {allowed}, of red, green and blue")
 
+    @classmethod
+    def of(cls, dataset: ViewDataset) -> ImageFormat:
+        "That of a data set, for a model that is trained on it."
+        return cls(dataset.height, dataset.width, tuple(dataset.mean), tuple(dataset.std))
+
 
 def _is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
@@ -583,7 +588,7 @@ def pretrain(
         if fabric.global_rank: return history
     if out is None: return history
     if logs: write_curves(history, logs)
-    save_model(model.cpu(), settings, ImageFormat(dataset.height, dataset.width, dataset.mean, dataset.std), out)
+    save_model(model.cpu(), settings, ImageFormat.of(dataset), out)
     if not keep: checkpoint.unlink(missing_ok=True)
     return history
 

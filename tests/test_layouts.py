@@ -208,7 +208,7 @@ def test_the_classifier_has_an_output_for_each_class(tmp_path):
     data = made(tmp_path / "set", MANY, each=2, views=2)
     history = pretrain(data, TINY, tmp_path / "model")
     assert np.isfinite(history[-1]["train/loss"])
-    model, settings = load_model(tmp_path / "model")
+    model, settings, _ = load_model(tmp_path / "model")
     assert settings.classes == 60 and model.heads["classifier"].out_features == 60 and json.loads((tmp_path / "model/settings.json").read_text())["classes"] == 60
 
 
@@ -218,7 +218,7 @@ def test_few_classes_and_models_of_before(tmp_path):
     settings = json.loads((tmp_path / "model/settings.json").read_text())
     assert settings.pop("classes") == 55
     (tmp_path / "model/settings.json").write_text(json.dumps(settings))
-    model, read = load_model(tmp_path / "model")                   # whose settings know nothing of classes
+    model, read, _ = load_model(tmp_path / "model")                   # whose settings know nothing of classes
     assert read.classes == 55 and model.heads["classifier"].out_features == 55
     with pytest.raises(ValueError, match="classes is 0"): replace(TINY, classes=0)
 

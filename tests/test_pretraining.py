@@ -15,7 +15,7 @@ from safetensors import safe_open
 from sie import dataset as sd
 from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
 from sie.evaluation import Probe, embed, evaluate_all
-from sie.pretraining import Settings, _train, checkpoint_path, load_model, new_model, pretrain, pretrain_all, read_curves
+from sie.pretraining import ImageFormat, Settings, _train, checkpoint_path, load_model, new_model, pretrain, pretrain_all, read_curves
 
 SMALL = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
 
@@ -86,7 +86,7 @@ def test_one_run_needs_no_process_and_is_evaluated_as_beside_others(tmp_path, da
             without.setattr("sie.pretraining.mp.get_context", None)
             curves, = pretrain_all(dataset, {f"seed-{seed}": Settings(**SMALL, seed=seed)}, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints")
         assert curves["step"].iloc[-1] == 40
-        embed(load_model(tmp_path / f"models/seed-{seed}")[0], dataset).save(tmp_path / f"seed-{seed}.safetensors")
+        embed(load_model(tmp_path / f"models/seed-{seed}")[0], dataset, ImageFormat.of(dataset)).save(tmp_path / f"seed-{seed}.safetensors")
     both = one_or_two(["seed-0", "seed-1"])
     alone = one_or_two(["seed-1"])
     assert alone["value"].notna().all() and len(alone) * 2 == len(both)
@@ -108,7 +108,7 @@ STAGE = """
 import json, sys
 from pathlib import Path
 from sie.dataset import ViewDataset
-from sie.pretraining import Settings, pretrain_all
+from sie.pretraining import ImageFormat, Settings, pretrain_all
 if __name__ == "__main__":
     folder, path, settings = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     runs = {f"seed-{seed}": Settings(**settings, seed=seed) for seed in range(2)}
@@ -266,7 +266,7 @@ def test_what_is_long_enough_is_compiled_where_it_can_be(tmp_path, dataset, monk
 def test_an_interrupted_run_goes_on_and_is_evaluated_on_a_gpu(tmp_path, dataset):
     history = pretrain(dataset, stopped(dataset, tmp_path), tmp_path / "model")
     assert [row["step"] for row in history] == [7, 14, 21, 28, 35, 40]
-    embed(load_model(tmp_path / "model")[0].to("cuda"), dataset).save(tmp_path / "e.safetensors")
+    embed(load_model(tmp_path / "model")[0].to("cuda"), dataset, ImageFormat.of(dataset)).save(tmp_path / "e.safetensors")
     results = evaluate_all({"run": tmp_path / "e.safetensors"}, {"run": tmp_path / "model"}, Probe(epochs=2, hidden=8))
     assert results["value"].notna().all() and {"pre", "mrr", "top1", "rotation_r2_pooled", "rotation_degrees"} <= set(results["metric"])
 

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def models(tmp_path_factory, dataset) -> Path:
 def test_embeds_as_the_evaluation_does(models, dataset):
     model, (plain, settings, images) = SIE.from_pretrained(models / "sie_matrix/seed-0"), load_model(models / "sie_matrix/seed-0")
     assert images == model.images and tuple(images.mean) == tuple(dataset.mean)
-    e = embed(plain, dataset, settings.crop)
+    e = embed(plain, dataset, images, settings.crop)
     objects, views = np.arange(len(dataset)).repeat(4), np.tile(np.arange(4), len(dataset))
     pixels = dataset.decode(objects, views)
     h = model.embed(pixels)
@@ -50,6 +51,23 @@ def test_embeds_as_the_evaluation_does(models, dataset):
     predicted = F.normalize(model.predict(e.representations[:, :1].expand_as(e.representations).flatten(0, 1), g), dim=-1)
     torch.testing.assert_close(predicted, predict_views(e, torch.arange(len(dataset)), plain.predictor, "matrix").flatten(0, 1))
     torch.testing.assert_close(model.project(h), e.embeddings.flatten(0, 1))
+
+
+def test_another_data_set_is_normalised_as_the_one_trained_on(models, tmp_path):
+    "Its own mean and deviation must not matter."
+    renderer = ProceduralRenderer(size=33, samples=4)
+    dark = {"light_hue": (0, .1), "floor_hue": (.5, .6)}
+    other = render_dataset(tmp_path / "other", procedural_objects(3, ["03001627"]), renderer, views=2, ranges=dark, workers=0)
+    plain, settings, images = load_model(models / "sie_matrix/seed-0")
+    assert max(abs(a - b) for a, b in zip(other.mean, images.mean)) > .02       # or the test would not tell them apart
+    e = embed(plain, other, images, settings.crop)
+    pixels = other.decode([0, 1, 2], [0, 0, 1]).double()[:, :, 2:30, 2:30] / 255     # the central 28 of 33
+    mean, std = (torch.tensor(v).double()[:, None, None] for v in (images.mean, images.std))
+    with torch.no_grad():
+        expected = plain.encoder(((pixels - mean) / std).float())
+    torch.testing.assert_close(e.representations[[0, 1, 2], [0, 0, 1]], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="33 x 33 pixels, but the model was trained on 32 x 33"):
+        embed(plain, other, replace(images, height=32), settings.crop)
 
 
 def test_floats_are_left_alone_and_the_seed_too(models, dataset):
@@ -167,7 +185,8 @@ def test_the_five_lines(models, dataset, tmp_path):
     Image.fromarray(dataset.decode([1], [2])[0].permute(1, 2, 0).numpy()).save(tmp_path / "photos/more/lossless.PNG")
     (tmp_path / "photos/notes.txt").write_text("not an image")
     subprocess.run([sys.executable, "-c", README + "from safetensors.torch import save_file; save_file({'h': h}, 'h.safetensors')"], cwd=tmp_path, check=True)
-    e = embed(load_model(models / "sie_matrix/seed-0")[0], dataset, 28)
+    plain, settings, images = load_model(models / "sie_matrix/seed-0")
+    e = embed(plain, dataset, images, settings.crop)
     torch.testing.assert_close(load_file(tmp_path / "h.safetensors")["h"], torch.cat([e.representations[0, :3], e.representations[1, 2:3]]), rtol=1e-4, atol=1e-4)
 
 

@@ -61,10 +61,10 @@ import test_workers as t
 from sie import dataset as sd
 from sie.evaluation import embed, evaluate_all
 from sie.mesh_files import usable_models
-from sie.pretraining import Settings, load_model, pretrain_all
+from sie.pretraining import ImageFormat, Settings, load_model, pretrain_all
 
 here = Path(sys.argv[1])
-tiny = dict(encoder="small", widths=(8, 8), batch_size=4, log_every=2, probe_views=4)
+tiny = dict(encoder="small", widths=(8, 8), batch_size=4, log_every=2, probe_views=0)
 
 
 def run():
@@ -87,7 +87,7 @@ POOLS = {
         data = sd.render_dataset(here / "set", t.OBJECTS, t.Noise(), views=2, workers=0)
         runs = {name: Settings(method="random", seed=int(name), **tiny) for name in names}
         pretrain_all(data, runs, here / "models", here / "logs", here / "checkpoints")
-        for name in names: embed(load_model(here / "models" / name)[0], data).save(here / name)
+        for name in names: embed(load_model(here / "models" / name)[0], data, ImageFormat.of(data)).save(here / name)
         (here / "ready").touch()
     evaluate_all({name: here / name for name in names}, {name: here / "models" / name for name in names}, t.SlowProbe())
 """),
