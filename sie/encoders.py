@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 
 # %% auto #0
-__all__ = ['ENCODERS', 'PARTS', 'resnet18', 'BasicBlock', 'SmallResNet', 'ReleaseResNet', 'make_encoder', 'Split', 'projector']
+__all__ = ['ENCODERS', 'PARTS', 'resnet18', 'BasicBlock', 'SmallResNet', 'ReleaseBlock', 'ReleaseResNet', 'make_encoder', 'Split',
+           'projector']
 
 # %% ../nbs/09_encoders.ipynb #cell006
 def resnet18() -> nn.Module:
@@ -64,18 +65,41 @@ class SmallResNet(nn.Module):
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]: return self.layers(images)
 
 # %% ../nbs/09_encoders.ipynb #cell018
+class ReleaseBlock(BasicBlock):
+    """A block of the release's ResNet: where it halves the map, the second convolution has the stride.
+
+    The input of that convolution is padded with zeros on the right and at the bottom only."""
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, convolve: bool = False):   # as of `BasicBlock`
+        super().__init__(inputs, outputs, stride, convolve)
+        if stride == 1: return
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
+        branch = self.relu(self.bn1(self.conv1(x)))
+        if self.conv2.stride != (1, 1): branch = F.pad(branch, (0, 1, 0, 1))
+        branch = self.bn2(self.conv2(branch))
+        return self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+
+
 class ReleaseResNet(nn.Module):
-    "The ResNet-18 of the authors' release, padded unevenly and with a convolution on the shortcut of each stage's first block: representation of 512. The names are torchvision's."
+    """The ResNet-18 of the authors' release: representation of 512. The names are torchvision's.
+
+    Raises `ValueError` for images whose height or width is not 32 k to 32 k + 3 pixels."""
     dim = 512
 
     def __init__(self):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, bias=False), nn.BatchNorm2d(64)
         for k, (inputs, outputs) in enumerate([(64, 64), (64, 128), (128, 256), (256, 512)]):
-            self.add_module(f"layer{k + 1}", nn.Sequential(BasicBlock(inputs, outputs, 1 + (k > 0), convolve=True), BasicBlock(outputs, outputs)))
+            first = ReleaseBlock(inputs, outputs, stride=1 if k == 0 else 2, convolve=True)
+            self.add_module(f"layer{k + 1}", nn.Sequential(first, ReleaseBlock(outputs, outputs)))
         _initialise(self)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 512"]:
+        height, width = images.shape[-2:]
+        if min(height, width) < 32 or max(height % 32, width % 32) > 3:
+            raise ValueError(f"images have {height} x {width} pixels; each must be a multiple of 32, or at most 3 more")
         x = self.bn1(self.conv1(F.pad(images, (2, 3, 2, 3)))).relu()
         x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-1e4), 3, 2)
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))

@@ -408,8 +408,10 @@ def _model_without_numbers(settings: Settings) -> Model:
 
 @torch.no_grad()
 def _encode_black(model: Model, size: tuple[int, int]) -> None:
-    "Raises `RuntimeError` where images are too small for the encoder; what takes 64 pixels takes more."
-    model.encoder(torch.zeros(1, 3, *(min(side, 64) for side in size)))
+    """Raises `RuntimeError` or `ValueError` for images of a size that the encoder cannot take.
+
+    Encoders take a large side where they take one of 64 to 95 pixels with the same remainder by 32."""
+    model.encoder(torch.zeros(1, 3, *(min(side, 64 + side % 32) for side in size)))
 
 
 def load_model(folder: str | Path) -> tuple[Model, Settings, ImageFormat]:
@@ -437,7 +439,7 @@ def load_model(folder: str | Path) -> tuple[Model, Settings, ImageFormat]:
     model = new_model(settings).eval()
     model.load_state_dict(tensors)
     try: _encode_black(model, size)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = f"the encoder {settings.encoder} cannot take images of {size[0]} x {size[1]} pixels"
         raise ValueError(f"{settings_file}: {reason}: {error}") from None
     return model, settings, images

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from sie.dataset import ProceduralRenderer, ViewDataset, normalise, procedural_objects, render_dataset
+from sie.encoders import make_encoder
 from sie.evaluation import embed, predict_views
 from sie.pretraining import Settings, load_model, new_model, pretrain
 from sie.rotations import transformation
@@ -267,10 +268,13 @@ def described_backbone(x: torch.Tensor, state: dict[str, torch.Tensor], prefix: 
     x = F.max_pool2d(F.pad(bn(x, "bn1").relu(), (0, 1, 0, 1), value=-1e4), 3, 2)
     for stage in (1, 2, 3, 4):
         for block in (0, 1):
-            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and not block else 1
-            y = bn(F.conv2d(x, weight(f"{name}.conv1"), stride=stride, padding=1), f"{name}.bn1").relu()
-            y = bn(F.conv2d(y, weight(f"{name}.conv2"), padding=1), f"{name}.bn2")
-            x = (y + (x if block else bn(F.conv2d(x, weight(f"{name}.downsample.0"), stride=stride), f"{name}.downsample.1"))).relu()
+            name, halves = f"layer{stage}.{block}", stage > 1 and not block
+            y = bn(F.conv2d(x, weight(f"{name}.conv1"), padding=1), f"{name}.bn1").relu()
+            if halves: y = F.conv2d(F.pad(y, (0, 1, 0, 1)), weight(f"{name}.conv2"), stride=2)
+            else: y = F.conv2d(y, weight(f"{name}.conv2"), padding=1)
+            y = bn(y, f"{name}.bn2")
+            if not block: x = bn(F.conv2d(x, weight(f"{name}.downsample.0"), stride=2 if halves else 1), f"{name}.downsample.1")
+            x = (y + x).relu()
     return x.mean((2, 3))
 
 
@@ -317,13 +321,58 @@ def test_the_described_network(tmp_path, made):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+REFERENCE = np.load(Path(__file__).with_name("resnet18_release.npz"))   # what the authors' network gives for the weights and images below
+
+
+def formula_weights(encoder: torch.nn.Module) -> dict[str, torch.Tensor]:
+    "The weights for which the reference holds the authors' outputs: a sine of entry k of the i-th name."
+    weights = {}
+    for i, (name, value) in enumerate(sorted(encoder.state_dict().items()), 1):
+        sine = np.sin(.37 * np.arange(value.numel()) + 1.3 * i).reshape(value.shape)
+        if name.endswith("num_batches_tracked"): made = np.zeros(value.shape, np.int64)
+        elif name.endswith("running_var"): made = 1 + .5 * sine
+        elif name.endswith("running_mean"): made = .2 * sine
+        elif value.ndim == 4: made = sine * (2 / np.prod(value.shape[1:])) ** .5
+        elif name.endswith("weight"): made = 1 + .3 * sine
+        else: made = .3 * sine
+        weights[name] = torch.from_numpy(made)
+    return weights
+
+
+def formula_images(key: str) -> torch.Tensor:
+    "The images of an array of the reference, whose name ends in their shape."
+    shape = [int(n) for n in key.split("_")[1].split("x")]
+    return torch.from_numpy(1.5 * np.sin(.11 * np.arange(np.prod(shape)))).reshape(shape)
+
+
+@pytest.mark.parametrize("key", REFERENCE.files)
 @torch.no_grad()
-def test_odd_sizes_are_padded_as_described(release):
-    "What the padding does differs with the size: even, odd, oblong."
-    encoder, state = load_release(release)[0].model.encoder, torch.load(release, weights_only=True)
-    for height, width in ((64, 64), (65, 63), (96, 61), (32, 33)):
-        x = torch.randn(2, 3, height, width)
-        torch.testing.assert_close(encoder(x), described_backbone(x, state), rtol=1e-3, atol=1e-4)
+def test_the_encoder_is_the_authors_network(key):
+    "Evaluation and training mode, square and oblong images, to 1e-8 in float64."
+    encoder = make_encoder("resnet18_release").double()
+    encoder.load_state_dict(formula_weights(encoder))
+    encoder.train(key.startswith("train"))
+    np.testing.assert_allclose(encoder(formula_images(key)), REFERENCE[key], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("key", [key for key in REFERENCE.files if key.startswith("eval")])
+def test_so_is_the_network_of_these_tests(key):
+    weights = formula_weights(make_encoder("resnet18_release"))
+    np.testing.assert_allclose(described_backbone(formula_images(key), weights, ""), REFERENCE[key], rtol=0, atol=1e-8)
+
+
+@torch.no_grad()
+def test_sizes_that_the_authors_network_takes():
+    "Those for which convolution and shortcut of every block halve the map alike; found with the blocks themselves."
+    encoder = make_encoder("resnet18_release").eval()
+    for side in (*range(28, 40), 60, 63, 68, 95, 96, 99, 100):
+        stem = (side - 2) // 2 + 1
+        maps = [(stem - 2) // 2 + 1]
+        for _ in range(3): maps.append((maps[-1] + 1 - 3) // 2 + 1)
+        fits = maps[-1] > 0 and all(after == (before - 1) // 2 + 1 for before, after in zip(maps, maps[1:]))
+        if fits: assert encoder(torch.zeros(1, 3, side, 64)).shape == (1, 512)
+        else:
+            with pytest.raises(ValueError, match=f"{side} x 64 pixels; each must be a multiple of 32"): encoder(torch.zeros(1, 3, side, 64))
 
 
 @torch.no_grad()
