@@ -15,6 +15,7 @@ import trimesh
 from jaxtyping import Float, UInt8
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.image import imread
+from scipy.spatial.transform import Rotation
 
 from .scene import Renderer, Scene, _check, spherical
 
@@ -38,16 +39,18 @@ def aimed(
 def blender_values(
     scene: Scene,
     latents: Float[np.ndarray, "7"],                       # of one view
-    translation: Float[np.ndarray, "3"] = np.zeros(3),     # where the object's centre is, bounding-box diagonals
+    translation: Float[np.ndarray, "3"] = np.zeros(3),     # t, in the object's frame, bounding-box diagonals: its centre is at R t
 ) -> dict[str, dict[str, Any]]:                            # for each object of Blender's scene, its properties
     "A view as Blender's camera, sun, spot, floor and object have it (3DIEBench: Garrido, Najman, LeCun, 2023, section 3)."
-    latents, s, rgb = np.asarray(latents, float), scene, lambda hue, saturation, value: tuple(map(float, hsv_to_rgb([hue % 1, saturation, value])))
+    latents, translation = np.asarray(latents, float), np.asarray(translation, float)
+    centre = Rotation.from_euler("xyz", latents[:3]).apply(translation)
+    s, rgb = scene, lambda hue, saturation, value: tuple(map(float, hsv_to_rgb([hue % 1, saturation, value])))
     return {"camera": dict(matrix_world=aimed(spherical(s.camera_radius, s.camera_theta, s.camera_phi), np.array([0, 0, 1])), lens=s.focal_length, sensor_width=s.sensor_width, clip_end=1e4),
             "sun": dict(matrix_world=np.eye(4), energy=s.sun_strength, angle=s.sun_angle, color=(1, 1, 1)),
             "spot": dict(matrix_world=aimed(spherical(s.spot_distance, *latents[4:6]), spherical(1, np.pi / 2, latents[5] + np.pi / 2)), energy=s.spot_power, spot_size=s.spot_angle,
                          spot_blend=s.spot_blend, shadow_soft_size=0, color=rgb(latents[6], s.spot_saturation, s.spot_value)),
             "floor": dict(location=(0, 0, s.floor_z), color=rgb(latents[3], s.floor_saturation, s.floor_value)),
-            "object": dict(location=tuple(map(float, translation)), rotation_euler=tuple(map(float, latents[:3])))}
+            "object": dict(location=tuple(map(float, centre)), rotation_euler=tuple(map(float, latents[:3])))}
 
 # %% ../nbs/21_blender.ipynb #cell011
 def _import_bpy() -> Any:
@@ -93,10 +96,10 @@ class BlenderRenderer(Renderer):
     def render(
         self,
         mesh: trimesh.Trimesh,                     # the object, centred on the origin, with a colour for each face, sRGB
-        latents: Float[np.ndarray, "views 7"],     # a row for each view
+        latents: Float[np.ndarray, "views latents"],   # a row for each view: 7, or 10 with translations
         seed: int = 0,                             # of the random numbers
         first: int = 0,                            # index of the first of these views, if an object's views come in several calls
-        translations: Float[np.ndarray, "views 3"] | None = None,   # where the object's centre is moved to, bounding-box diagonals; to the origin if not given
+        translations: Float[np.ndarray, "views 3"] | None = None,   # in the object's frame, bounding-box diagonals, if the latents do not have them: the centre is at R t
     ) -> UInt8[np.ndarray, "views crop crop 3"]:   # sRGB
         "One picture for each row of latents. Raises `ValueError` as `Renderer` does, and for settings that Blender does not have."
         latents, translations, triangles, reflectance = _check(mesh, latents, translations)

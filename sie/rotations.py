@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['LATENT_NAMES', 'LATENT_RANGES', 'ANGLES', 'HUES', 'TRANSLATION_NAMES', 'Ranges', 'ROTATION_FORMS', 'sample_latents',
+__all__ = ['LATENT_NAMES', 'LATENT_RANGES', 'ANGLES', 'HUES', 'TRANSLATION_NAMES', 'TRANSLATION_RANGES', 'TRANSLATIONS', 'Ranges',
+           'FRAMES', 'ROTATION_FORMS', 'TRANSLATION_FORMS', 'FORMS', 'sample_latents', 'has_translations',
            'sample_translations', 'euler_to_quaternion', 'quaternion_multiply', 'quaternion_inverse',
-           'quaternion_to_matrix', 'quaternion_to_euler', 'relative_rotation', 'colour_difference', 'transformation',
-           'transformation_size', 'transformation_norm']
+           'quaternion_to_matrix', 'quaternion_to_euler', 'relative_rotation', 'colour_difference', 'pose',
+           'relative_pose', 'relative_translation', 'transformation', 'transformation_size', 'transformation_norm']
 
 # %% ../nbs/00_rotations.ipynb #cell006
 #: Names of the seven latents, in the order of the data.
@@ -26,8 +27,12 @@ LATENT_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({
     "rotation_x": (-np.pi / 2, np.pi / 2), "rotation_y": (-np.pi / 2, np.pi / 2), "rotation_z": (-np.pi / 2, np.pi / 2),
     "floor_hue": (0.0, 1.0), "light_theta": (0.0, np.pi / 4), "light_phi": (0.0, 2 * np.pi), "light_hue": (0.0, 1.0)})
 ANGLES, HUES = slice(0, 3), [3, 6]  # where the rotation angles and the two hues stand
-#: What else may have a range: where the object's centre is moved to, bounding-box diagonals. It stays in the origin if none is given.
+#: Names of the latents 8 to 10 that 3DIEBench-T adds: the translation t in the object's frame, bounding-box diagonals.
+#: The object's centre is at R t. Without them it is in the origin.
 TRANSLATION_NAMES = ("translation_x", "translation_y", "translation_z")
+#: Where 3DIEBench-T draws each translation from, uniformly.
+TRANSLATION_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(dict.fromkeys(TRANSLATION_NAMES, (-0.5, 0.5)))
+TRANSLATIONS = slice(len(LATENT_NAMES), len(LATENT_NAMES + TRANSLATION_NAMES))   # where they stand in a row of ten latents
 Ranges = Mapping[str, tuple[float, float] | Sequence[tuple[float, float]]]   # (low, high), or several of these for their union
 
 
@@ -57,13 +62,18 @@ def sample_latents(
     return _uniform(LATENT_NAMES, views, rng, {**LATENT_RANGES, **ranges})
 
 
+def has_translations(ranges: Ranges) -> bool:
+    "Whether any of `TRANSLATION_NAMES` has a range that holds anything but 0."
+    return any(np.any(ranges.get(name, 0)) for name in TRANSLATION_NAMES)
+
+
 def sample_translations(
     views: int,                             # how many
     rng: np.random.Generator,               # source of randomness
     ranges: Ranges,                         # those of `TRANSLATION_NAMES`; one that is not there is (0, 0)
 ) -> Float[np.ndarray, "views 3"] | None:   # float32, bounding-box diagonals; none if no range holds anything but 0
     "Independent uniform translations. Raises `ValueError` as `sample_latents` does."
-    if not any(np.any(ranges.get(name, 0)) for name in TRANSLATION_NAMES): return None
+    if not has_translations(ranges): return None
     return _uniform(TRANSLATION_NAMES, views, rng, {**dict.fromkeys(TRANSLATION_NAMES, (0, 0)), **ranges})
 
 # %% ../nbs/00_rotations.ipynb #cell010
@@ -110,42 +120,105 @@ def quaternion_to_euler(
 
 # %% ../nbs/00_rotations.ipynb #cell016
 def relative_rotation(
-    first: Float[Tensor, "*batch 7"], second: Float[Tensor, "*batch 7"],  # latents of the two views
+    first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
 ) -> Float[Tensor, "*batch 4"]:                                           # unit quaternions, sign as scipy gives it
     "The rotation $g = R_i^{-1} R_j$ from the first view to the second."
     return quaternion_multiply(quaternion_inverse(euler_to_quaternion(first[..., ANGLES])), euler_to_quaternion(second[..., ANGLES]))
 
 
 def colour_difference(
-    first: Float[Tensor, "*batch 7"], second: Float[Tensor, "*batch 7"],  # latents of the two views
+    first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
 ) -> Float[Tensor, "*batch 2"]:                                           # in -1..1
     "Differences of floor hue and light hue, second view minus first."
     return second[..., HUES] - first[..., HUES]
 
+# %% ../nbs/00_rotations.ipynb #cell019c
+def _translation(latents: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 3"]:
+    "The last three of ten latents. Raises `ValueError` where there are seven only."
+    if latents.shape[-1] != TRANSLATIONS.stop:
+        raise ValueError(f"translations need latents of {TRANSLATIONS.stop} numbers, the last three {', '.join(TRANSLATION_NAMES)}; "
+                         f"these have {latents.shape[-1]}: the data has no translations")
+    return latents[..., TRANSLATIONS]
+
+
+def _homogeneous(rotation: Float[Tensor, "*batch 3 3"], position: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4"]:
+    "A rotation followed by a shift as one matrix."
+    last = rotation.new_tensor([0, 0, 0, 1]).expand(*position.shape[:-1], 1, 4)
+    return torch.cat([torch.cat([rotation, position[..., None]], -1), last], -2)
+
+
+def pose(
+    latents: Float[Tensor, "*batch 10"],   # with translations
+) -> Float[Tensor, "*batch 4 4"]:          # from the object's coordinates to the world's, for column vectors (x, y, z, 1)
+    "The pose M = [[R, R t], [0, 1]] of a view. Raises `ValueError` for latents without translations."
+    t = _translation(latents)
+    rotation = quaternion_to_matrix(euler_to_quaternion(latents[..., ANGLES]))
+    return _homogeneous(rotation, (rotation @ t[..., None]).squeeze(-1))
+
+
+def relative_pose(
+    first: Float[Tensor, "*batch 10"], second: Float[Tensor, "*batch 10"],   # latents of the two views, with translations
+) -> Float[Tensor, "*batch 4 4"]:
+    "The pose of the second view seen from the first, M_i^-1 M_j = [[g, g t_j - t_i], [0, 1]]. Raises `ValueError` for latents without translations."
+    before, after = _translation(first), _translation(second)
+    g = quaternion_to_matrix(relative_rotation(first, second))
+    return _homogeneous(g, (g @ after[..., None]).squeeze(-1) - before)
+
+
+#: The frames that a translation between two views can be given in.
+FRAMES = ("object", "base")
+
+
+def relative_translation(
+    first: Float[Tensor, "*batch 10"], second: Float[Tensor, "*batch 10"],   # latents of the two views, with translations
+    frame: str = "object",           # "object": difference of the latents, t_j - t_i; "base": of the centres in the world, R_j t_j - R_i t_i
+) -> Float[Tensor, "*batch 3"]:      # bounding-box diagonals
+    "The translation from the first view to the second. Raises `ValueError` for an unknown frame and for latents without translations."
+    if frame not in FRAMES: raise ValueError(f"unknown frame {frame!r} of a translation; there are {', '.join(FRAMES)}")
+    if frame == "object": return _translation(second) - _translation(first)
+    return pose(second)[..., :3, 3] - pose(first)[..., :3, 3]
+
+
 # %% ../nbs/00_rotations.ipynb #cell021
 #: How a rotation can be written for a predictor or as a target, with the number of entries.
 ROTATION_FORMS: Mapping[str, int] = MappingProxyType({"quaternion": 4, "matrix": 9, "euler": 3})
+#: How a rotation and a translation can be written.
+TRANSLATION_FORMS: Mapping[str, int] = MappingProxyType({"quaternion_translation": 7, "matrix_translation": 12, "pose": 16})
+#: All forms of a transformation.
+FORMS: Mapping[str, int] = MappingProxyType({**ROTATION_FORMS, **TRANSLATION_FORMS})
 
 
 def transformation(
-    first: Float[Tensor, "*batch 7"], second: Float[Tensor, "*batch 7"],  # latents of the two views
-    form: str = "quaternion",    # "quaternion" (the paper), "matrix" (rows one after another) or "euler" (extrinsic xyz, radians)
+    first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
+    form: str = "quaternion",    # a name in `FORMS`: "quaternion" (the paper), "matrix" (rows one after another), "euler" (extrinsic xyz, radians), ...
     colour: bool = False,        # append the two hue differences
 ) -> Float[Tensor, "*batch g"]:  # as many entries as `transformation_size` says
-    "The transformation from the first view to the second, in the form asked for. Raises `ValueError` for an unknown form."
+    "The transformation from the first view to the second, in the form asked for. Raises `ValueError` for an unknown form, and for one with translations where the latents have none."
     transformation_size(form)
+    if form == "pose": parts = [relative_pose(first, second).flatten(-2)]
+    else: parts = [_rotation(first, second, form.removesuffix("_translation"))]
+    if form.endswith("_translation"): parts.append(relative_translation(first, second))
+    if colour: parts.append(colour_difference(first, second))
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+def _rotation(first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"], form: str) -> Float[Tensor, "*batch g"]:
+    "The rotation from the first view to the second in one of `ROTATION_FORMS`."
     q = relative_rotation(first, second)
-    g = q if form == "quaternion" else quaternion_to_matrix(q).flatten(-2) if form == "matrix" else quaternion_to_euler(q)
-    return torch.cat([g, colour_difference(first, second)], -1) if colour else g
+    if form == "matrix": return quaternion_to_matrix(q).flatten(-2)
+    return q if form == "quaternion" else quaternion_to_euler(q)
 
 
 def transformation_size(form: str = "quaternion", colour: bool = False) -> int:
     "Number of entries of `transformation`. Raises `ValueError` for an unknown form."
-    if form not in ROTATION_FORMS: raise ValueError(f"unknown form {form!r} of a rotation; there are {', '.join(ROTATION_FORMS)}")
-    return ROTATION_FORMS[form] + 2 * colour
+    if form not in FORMS: raise ValueError(f"unknown form {form!r} of a transformation; there are {', '.join(FORMS)}")
+    return FORMS[form] + 2 * colour
 
 
 def transformation_norm(form: str = "quaternion", colour: bool = False, pairs: int = 20_000) -> float:
-    "Root mean square norm of `transformation` over random pairs of 3DIEBench's latents: 1 for quaternions, sqrt(3) for matrices."
-    first, second = torch.from_numpy(sample_latents(2 * pairs, np.random.default_rng(0))).double().unflatten(0, (2, -1))
+    "Root mean square norm of `transformation` over random pairs of 3DIEBench's latents (3DIEBench-T's for forms with translations): 1 for quaternions, sqrt(3) for matrices."
+    rng = np.random.default_rng(0)
+    latents = sample_latents(2 * pairs, rng)
+    if form in TRANSLATION_FORMS: latents = np.concatenate([latents, sample_translations(2 * pairs, rng, TRANSLATION_RANGES)], -1)
+    first, second = torch.from_numpy(latents).double().unflatten(0, (2, -1))
     return round(transformation(first, second, form, colour).square().sum(-1).mean().sqrt().item(), 9)

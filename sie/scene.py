@@ -19,7 +19,7 @@ from matplotlib.colors import hsv_to_rgb
 from scipy.spatial import QhullError
 from scipy.spatial.transform import Rotation
 
-from .rotations import LATENT_NAMES
+from .rotations import LATENT_NAMES, TRANSLATION_NAMES, TRANSLATIONS
 
 # %% auto #0
 __all__ = ['Scene', 'srgb_to_linear', 'linear_to_srgb', 'pixels', 'spherical', 'sun_lights', 'floor_light', 'project',
@@ -147,10 +147,10 @@ class Renderer:
     def render(
         self,
         mesh: trimesh.Trimesh,                     # the object, centred on the origin, with a colour for each face, sRGB
-        latents: Float[np.ndarray, "views 7"],     # a row for each view
+        latents: Float[np.ndarray, "views latents"],   # a row for each view: 7, or 10 with translations
         seed: int = 0,                             # of the random numbers
         first: int = 0,                            # index of the first of these views, if an object's views come in several calls
-        translations: Float[np.ndarray, "views 3"] | None = None,   # where the object's centre is moved to, bounding-box diagonals; to the origin if not given
+        translations: Float[np.ndarray, "views 3"] | None = None,   # in the object's frame, bounding-box diagonals, if the latents do not have them: the centre is at R t
     ) -> UInt8[np.ndarray, "views crop crop 3"]:   # sRGB
         "One picture for each row of latents. Raises `ValueError` for a mesh without faces or not finite, and for latents or translations of a wrong shape or not finite."
         latents, translations, triangles, reflectance = _check(mesh, latents, translations)
@@ -165,16 +165,17 @@ class Renderer:
         normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(float).tiny)
         camera, rotations = spherical(s.camera_radius, s.camera_theta, s.camera_phi), Rotation.from_euler("xyz", latents[:, :3]).as_matrix()
+        centres = (rotations @ translations[..., None])[..., 0] + 0.0     # no -0.0: without translations the pictures are those of before there were any
         hsv = lambda hue, saturation, value: hsv_to_rgb(np.stack([hue % 1, np.full_like(hue, saturation), np.full_like(hue, value)], -1))
         floors, spots = hsv(latents[:, 3], s.floor_saturation, s.floor_value), hsv(latents[:, 6], s.spot_saturation, s.spot_value) * s.spot_power / (4 * np.pi)
         hull = np.vstack([triangles.reshape(-1, 3), triangles.mean((0, 1))])
         try: hull = trimesh.convex.hull_points(hull)
         except QhullError: pass   # a flat object has none: all its corners
         margin, images = (self.size - self.crop) // 2, np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
-        evens = (even_rows(s, hull @ rotations.swapaxes(1, 2) + translations[:, None], *latents.T[4:6], self.size) - margin).clip(0, self.crop - 1)
-        for view, (rotation, shift, floor, spot, even) in enumerate(zip(rotations, translations, floors, spots, evens.tolist())):
-            front = (((camera - shift) @ rotation - triangles[:, 0]) * normals).sum(1) >= 0
-            corners[:] = (np.where(front[:, None, None], triangles, triangles[:, ::-1]).reshape(-1, 3) @ rotation.T + shift).ravel()
+        evens = (even_rows(s, hull @ rotations.swapaxes(1, 2) + centres[:, None], *latents.T[4:6], self.size) - margin).clip(0, self.crop - 1)
+        for view, (rotation, centre, floor, spot, even) in enumerate(zip(rotations, centres, floors, spots, evens.tolist())):
+            front = (((camera - centre) @ rotation - triangles[:, 0]) * normals).sum(1) >= 0
+            corners[:] = (np.where(front[:, None, None], triangles, triangles[:, ::-1]).reshape(-1, 3) @ rotation.T + centre).ravel()
             glow[:] = floor_light(np.where(front, 1, -1) * (normals @ rotation[2]), reflectance, floor, s.sun_strength).ravel()
             for name in ("vertex_positions", "face_glow"): params.set_dirty(f"object.{name}")
             light_theta, light_phi = latents[view, 4:6]
@@ -226,11 +227,14 @@ def _mesh(triangles: Float[np.ndarray, "faces 3 3"], **parts: dict) -> mi.Mesh:
     return mesh
 
 
-def _check(mesh: trimesh.Trimesh, latents: Float[np.ndarray, "views 7"], translations: Float[np.ndarray, "views 3"] | None) -> tuple[np.ndarray, ...]:
-    "Latents, translations, triangles and their linear reflectances, or an error that names what is wrong."
+def _check(mesh: trimesh.Trimesh, latents: Float[np.ndarray, "views latents"], translations: Float[np.ndarray, "views 3"] | None) -> tuple[np.ndarray, ...]:
+    "The seven latents, translations, triangles and their linear reflectances, or an error that names what is wrong."
     latents = np.asarray(latents, float)
-    if latents.ndim != 2 or latents.shape[1] != len(LATENT_NAMES):
-        raise ValueError(f"latents have the shape {latents.shape}; it must be (views, 7), the columns {', '.join(LATENT_NAMES)}")
+    if latents.ndim != 2 or latents.shape[1] not in (len(LATENT_NAMES), TRANSLATIONS.stop):
+        raise ValueError(f"latents have the shape {latents.shape}; it must be (views, 7), the columns {', '.join(LATENT_NAMES)}, or (views, 10) with {', '.join(TRANSLATION_NAMES)}")
+    if latents.shape[1] == TRANSLATIONS.stop:
+        if translations is not None: raise ValueError("translations are given twice: as latents 8 to 10, and apart from them")
+        latents, translations = latents[:, :len(LATENT_NAMES)], latents[:, TRANSLATIONS]
     for view, column in np.argwhere(~np.isfinite(latents)):
         raise ValueError(f"{LATENT_NAMES[column]} of view {view} is {latents[view, column]}; latents must be finite")
     translations = np.zeros((len(latents), 3)) if translations is None else np.asarray(translations, float)
