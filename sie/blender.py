@@ -43,7 +43,7 @@ def blender_values(
 ) -> dict[str, dict[str, Any]]:                            # for each object of Blender's scene, its properties
     "A view as Blender's camera, sun, spot, floor and object have it (3DIEBench: Garrido, Najman, LeCun, 2023, section 3)."
     latents, translation = np.asarray(latents, float), np.asarray(translation, float)
-    centre = Rotation.from_euler("xyz", latents[:3]).apply(translation)
+    centre = Rotation.from_euler("xyz", latents[:3]).apply(translation) + 0.0   # no -0.0
     s, rgb = scene, lambda hue, saturation, value: tuple(map(float, hsv_to_rgb([hue % 1, saturation, value])))
     return {"camera": dict(matrix_world=aimed(spherical(s.camera_radius, s.camera_theta, s.camera_phi), np.array([0, 0, 1])), lens=s.focal_length, sensor_width=s.sensor_width, clip_end=1e4),
             "sun": dict(matrix_world=np.eye(4), energy=s.sun_strength, angle=s.sun_angle, color=(1, 1, 1)),

@@ -33,7 +33,7 @@ def test_values_without_blender():
         camera, spot, placed = values["camera"], values["spot"], Rotation.from_euler("xyz", values["object"]["rotation_euler"]).apply(points) + values["object"]["location"]
         seen = np.linalg.solve(camera["matrix_world"], np.c_[placed, np.ones(30)].T)[:3]
         across, up = camera["lens"] / camera["sensor_width"] * seen[:2] / -seen[2]
-        np.testing.assert_allclose(128 * np.c_[.5 + across, .5 - up], project(scene, Rotation.from_euler("xyz", row[:3]).apply(points) + shift, 128), rtol=1e-5)
+        np.testing.assert_allclose(128 * np.c_[.5 + across, .5 - up], project(scene, Rotation.from_euler("xyz", row[:3]).apply(points + shift), 128), rtol=1e-5)   # moved, then turned
         theta, phi = row[4:6].astype(float)
         np.testing.assert_allclose(spot["matrix_world"][:3, 3], 4 * np.array([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)]), atol=1e-9)
         np.testing.assert_allclose(spot["matrix_world"] @ [0, 0, -4, 1], [0, 0, 0, 1], atol=1e-9)     # looks along its -z, at the origin
