@@ -5,11 +5,15 @@
 # %% ../nbs/19_params.ipynb #cell003
 from __future__ import annotations
 import argparse
+import json
 import re
+import reprlib
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +22,8 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from .dataset import (ProceduralRenderer, ViewDataset, import_layout, label_classes, procedural_objects, render_dataset,
                          split_objects)
@@ -27,19 +32,31 @@ from .evaluation import Probe
 from .mesh_files import MeshFileRenderer, mesh_objects, usable_models
 from .meshes import CLASSES
 from .methods import METHODS, Method
-from .pretraining import Settings, _whole_folder, pretrain
+from .pretraining import LARGEST_SEED, LIMITS, Settings, _whole_folder, pretrain
 from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS, TRANSLATION_NAMES, sample_latents
 
 # %% auto #0
-__all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
-           'load_params', 'check', 'fetch', 'apply_preset', 'changes', 'keep', 'main', 'train']
+__all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor',
+           'Pretrain', 'Evaluate', 'Params', 'read_yaml', 'load_params', 'check', 'fetch', 'apply_preset', 'changes',
+           'keep', 'check_dvc', 'main', 'train']
 
 # %% ../nbs/19_params.ipynb #cell006
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-Positive = Annotated[int, Field(ge=1)]
+def _whole(least: int, largest: int) -> Any:
+    return Annotated[int, Field(ge=least, le=largest)]
+
+
+def _printable(text: str) -> str:
+    if not text.strip() or not text.isprintable(): raise ValueError(f"{text!r} must be text of one line that is not empty")
+    return text
+
+
+Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
+Seed = _whole(0, LARGEST_SEED)
+Epochs, Batch, Width, Crop = _whole(*LIMITS["epochs"]), _whole(*LIMITS["batch_size"]), _whole(*LIMITS["widths"]), _whole(*LIMITS["crop"])
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -74,18 +91,18 @@ ClassName = Literal[tuple(c.name for c in CLASSES)]
 class Data(_Section):
     "Where images come from."
     source: Literal["procedural", "3diebench", "meshes"]   # families of meshes rendered here, the authors' archive (or folder), or models from files rendered here
-    input: str                                          # what `fetch` depends on: the code of the families; the folder of the archive and the split lists, or of objects; or the folder of models
+    input: Text                                         # what `fetch` depends on: the code of the families; the folder of the archive and the split lists, or of objects; or the folder of models
     up: Literal["y", "z"]                               # the axis that points upwards in the models' files (meshes)
     skip_broken: bool                                   # leave out models that cannot be used; false: stop (meshes)
     missing_textures: Literal["refuse", "colour"] = "refuse"   # a model that names a texture that is missing: it cannot be used, or has its material's colour there (meshes); files of earlier runs have no such key
     classes: Annotated[list[ClassName], AfterValidator(_distinct)]   # which of ShapeNetCore's; none named: all (procedural)
-    objects_per_class: Annotated[int, Field(ge=2)]      # procedural
-    views: Annotated[int, Field(ge=2)]                  # of each object
-    size: Annotated[int, Field(ge=8)]                   # of the frame, pixels (procedural, meshes)
-    crop: Positive | None                               # render the central square of that many pixels; null: the frame (procedural, meshes)
-    samples: Positive                                   # light paths per pixel (procedural, meshes)
+    objects_per_class: _whole(2, 1_000_000)             # procedural
+    views: _whole(2, 10_000)                            # of each object
+    size: _whole(8, 4096)                               # of the frame, pixels (procedural, meshes)
+    crop: Crop | None                                   # render the central square of that many pixels; null: the frame (procedural, meshes)
+    samples: _whole(1, 65_536)                          # light paths per pixel (procedural, meshes)
     val_fraction: Annotated[float, Field(gt=0, lt=1)]   # share of the objects of each class
-    seed: int
+    seed: Seed
     ranges: dict[str, Any]                              # of each latent: [low, high], or several of these for their union; translations may follow (procedural, meshes)
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]   # procedural, meshes
 
@@ -99,9 +116,11 @@ class Data(_Section):
     def _ranges(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not set(LATENT_NAMES) <= set(value) <= {*LATENT_NAMES, *TRANSLATION_NAMES}:
             raise ValueError(f"must have exactly the keys {', '.join(LATENT_NAMES)}, and may have {', '.join(TRANSLATION_NAMES)}")
-        numbers = lambda given: all(map(numbers, given)) if isinstance(given, (list, tuple)) else isinstance(given, (int, float))
         for name, given in value.items():
-            if not numbers(given): raise ValueError(f"{name} must be [low, high] with low <= high, or several such pairs, not {given!r}")
+            pairs = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
+            number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
+            if not all(isinstance(pair, list) and len(pair) == 2 and all(map(number, pair)) for pair in pairs):
+                raise ValueError(f"{name} must be [low, high] with low <= high, or several such pairs, not {_repr(given)}")
         sample_latents(0, np.random.default_rng(0), value)   # raises an error of its own for anything that cannot be drawn from
         nested = lambda given: tuple(map(nested, given)) if isinstance(given, (list, tuple)) else float(given)
         return {name: nested(given) for name, given in value.items()}
@@ -110,9 +129,9 @@ class Data(_Section):
 class Predictor(_Section):
     "The predictor, where a method has one."
     kind: Literal["hypernetwork", "mlp"]
-    depth: Annotated[int, Field(ge=0)]          # hidden layers of H
+    depth: _whole(0, 16)                        # hidden layers of H
     bias: bool                                  # bias in H
-    hidden: list[Positive]                      # widths of the predictor's hidden layers
+    hidden: Annotated[list[Width], Field(max_length=16)]   # widths of the predictor's hidden layers
     hidden_bias: bool
     relu: bool
     init: Literal["default", "scaled"]
@@ -121,39 +140,47 @@ class Predictor(_Section):
 
 class Pretrain(_Section):
     "Training, the same for every method."
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_distinct)]
     encoder: Literal[tuple(ENCODERS)]
-    crop: Positive | None                       # central square, pixels
-    widths: Annotated[list[Positive], Field(min_length=1)]
-    equivariant: Positive | None                # dimensions of the equivariant part; null: half
+    crop: Crop | None                           # central square, pixels
+    widths: Annotated[list[Width], Field(min_length=1, max_length=16)]
+    equivariant: _whole(*LIMITS["equivariant"]) | None   # dimensions of the equivariant part; null: half
     predictor: Predictor
     conditioning: Literal[tuple(ROTATION_FORMS)] | None   # how the predictor is given the rotation; null: as the method declares
     equivariance_weight: NonNegative
-    epochs: Positive
-    pairs_per_object: Positive
-    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Epochs
+    pairs_per_object: _whole(*LIMITS["pairs_per_object"])
+    batch_size: Batch
     optimiser: Literal["adam", "adamw"]
     lr: PositiveFloat
     weight_decay: NonNegative
     schedule: Literal["constant", "cosine"]
-    warmup: Annotated[int, Field(ge=0)]
+    warmup: _whole(*LIMITS["warmup"])
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    log_every: Positive
-    probe_views: Annotated[int, Field(ge=2)]
+    log_every: _whole(*LIMITS["log_every"])
+    probe_views: _whole(*LIMITS["probe_views"])
 
 
 class Evaluate(_Section):
     "The heads on the frozen representation."
-    epochs: Positive
-    batch_size: Positive
+    epochs: Epochs
+    batch_size: _whole(1, LIMITS["batch_size"][1])
     lr: PositiveFloat
-    hidden: Positive
-    seed: int
+    hidden: Width
+    seed: Seed
+
+
+_VALUE = re.compile(r"[\w.,\[\] -]+")    # of a change: what names of files and shells take as it is
+
+
+@cache
+def _dimensions(encoder: str) -> int:
+    return make_encoder(encoder).dim
 
 
 class Params(_Section):
     "All of params.yaml."
-    preset: str
+    preset: Text
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(_known), AfterValidator(_distinct)]   # names in `METHODS`, or variants of them: see `variant`
     data: Data
     pretrain: Pretrain
@@ -161,32 +188,41 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _fit(self) -> Params:
-        dim = make_encoder(self.pretrain.encoder).dim
-        for name in self.methods:
-            changed = self.variant(name)[1]
-            if (equivariant := changed.equivariant or dim // 2) >= dim:
-                raise ValueError(f"pretrain.equivariant is {equivariant}; it must be less than the {dim} dimensions of the encoder {self.pretrain.encoder}")
-            if round(min(changed.widths) * min(equivariant, dim - equivariant) / dim) < 1:
-                raise ValueError(f"pretrain.widths are {changed.widths}; of {min(changed.widths)} nothing is left for a part of {min(equivariant, dim - equivariant)} of {dim} dimensions, which gets its share")
-        if self.data.source != "3diebench":
-            image = self.data.crop or self.data.size
-            if self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
-                raise ValueError(f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is")
-            if self.pretrain.crop and self.pretrain.crop > image: raise ValueError(f"pretrain.crop is {self.pretrain.crop}, larger than the images ({image} px)")
+        image = None if self.data.source == "3diebench" else self.data.crop or self.data.size
+        if image and self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
+            raise ValueError(f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is")
         if self.data.source == "procedural":
             if len(self.data.chosen) == 1: raise ValueError(f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all")
-            self.enough(self.train_objects)
         elif self.data.input.endswith(".py"):
             wanted = "data/3diebench, where the authors' archive and lists are downloaded to, or a folder in their layout" if self.data.source == "3diebench" else "the folder of the models"
             raise ValueError(f"data.input is {self.data.input}; with data.source {self.data.source} it must be {wanted}")
+        for where, section in self.sections():
+            dim = _dimensions(section.encoder)
+            if (equivariant := section.equivariant or dim // 2) >= dim:
+                raise ValueError(f"{where}pretrain.equivariant is {equivariant}; it must be less than the {dim} dimensions of the encoder {section.encoder}")
+            if round(min(section.widths) * min(equivariant, dim - equivariant) / dim) < 1:
+                raise ValueError(f"{where}pretrain.widths are {section.widths}; of {min(section.widths)} nothing is left for a part of {min(equivariant, dim - equivariant)} of {dim} dimensions, which gets its share")
+        self.enough(self.train_objects if self.data.source == "procedural" else None, image)
+        same = {}
+        for name in self.methods:
+            method, section = self.variant(name)
+            other = same.setdefault((method, section.model_dump_json()), name)
+            if other != name: raise ValueError(f"methods: {name!r} is the same as {other!r}")
         return self
 
-    def enough(self, train_objects: int) -> None:
-        "Raises `ValueError` where so many training objects make no batch, or no step after the warm-up."
-        p = self.pretrain
-        if p.batch_size > train_objects * p.pairs_per_object: raise ValueError(f"pretrain.batch_size is {p.batch_size}, but there are {train_objects} training objects with {p.pairs_per_object} pairs each an epoch")
-        steps = p.epochs * (train_objects * p.pairs_per_object // p.batch_size)
-        if p.warmup >= steps: raise ValueError(f"pretrain.warmup is {p.warmup} steps, but there are {steps} steps in all")
+    def sections(self) -> Iterator[tuple[str, Pretrain]]:
+        "The section `pretrain` of the file, and as each variant changes it, with what a message about it begins with."
+        yield "", self.pretrain
+        for name in self.methods:
+            if "+" in name: yield f"methods: {name!r}: ", self.variant(name)[1]
+
+    def enough(self, train_objects: int | None, image: int | None = None) -> None:
+        "Raises `ValueError` where so many training objects make no batch, or no step after the warm-up, or images of that side are smaller than what is cut out of them, in the file's section or in a variant's."
+        for where, section in self.sections():
+            if image and section.crop and section.crop > image: raise ValueError(f"{where}pretrain.crop is {section.crop}, larger than the images ({image} px)")
+            if train_objects is None: continue
+            try: Settings(**section.model_dump(exclude={"seeds"})).steps(train_objects)
+            except ValueError as error: raise ValueError(f"{where}pretrain.{error}") from None
 
     @property
     def train_objects(self) -> int:
@@ -206,19 +242,25 @@ class Params(_Section):
 
         Raises `ValueError` for unknown methods and keys, for values that the section does not allow, and for changes that would change nothing."""
         method, *changes = _known([name])[0].split("+")
-        values = self.pretrain.model_dump()
+        values, given = self.pretrain.model_dump(), {}
         for change in changes:
-            key, equals, value = change.partition("=")
+            key, _, value = change.partition("=")
             *sections, last = key.split(".")
             section = values
             for part in sections: section = section.get(part) if isinstance(section, dict) else None
-            if not equals or not isinstance(section, dict) or last not in section or key == "seeds": raise ValueError(f"methods: {name!r} changes {change!r}; it must be key=value with a key of pretrain, such as predictor.depth=2")
-            section[last] = YAML(typ="safe").load(value)
+            if not _VALUE.fullmatch(value) or not isinstance(section, dict) or last not in section or isinstance(section[last], dict) or key == "seeds":
+                raise ValueError(f"methods: {name!r} changes {change!r}; it must be key=value with a key of pretrain other than seeds, such as predictor.depth=2")
+            if key in given: raise ValueError(f"methods: {name!r} changes {key} more than once")
+            given[key] = section[last]
+            try: section[last] = YAML(typ="safe").load(value)
+            except YAMLError: raise ValueError(f"methods: {name!r} changes {change!r}, whose value is not YAML") from None
         try: changed = Pretrain(**values)
-        except ValidationError as error: raise ValueError("; ".join(f"methods: {name!r} sets {'.'.join(map(str, e['loc']))}: {_given(e)}{_allowed(e)}" for e in error.errors())) from None
-        for change in changes:
-            key = change.partition("=")[0]
+        except ValidationError as error: raise ValueError("; ".join(f"methods: {name!r} sets {_place(e)}: {_given(e)}{_allowed(e)}" for e in error.errors())) from None
+        for key, before in given.items():
             if why := _without_effect(METHODS[method], key, changed): raise ValueError(f"methods: {name!r} changes {key}, which would change nothing: {why}")
+            after = changed
+            for part in key.split("."): after = getattr(after, part)
+            if after == before: raise ValueError(f"methods: {name!r} changes {key}, which would change nothing: pretrain.{key} is {before!r} already")
         return method, changed
 
     def settings(self, name: str, seed: int) -> Settings:
@@ -236,26 +278,67 @@ class Params(_Section):
         return Probe(**self.evaluate.model_dump())
 
 # %% ../nbs/19_params.ipynb #cell008
+_CORE_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file in UTF-8 holds. Raises `ValueError` naming the line that is not YAML, and what stands there.
+
+    Anchors, merge keys and tags of YAML's core schema (`!!int`) are read; any other tag is refused."""
+    data = Path(path).read_bytes()
+    try: text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[:error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
+    try:
+        for event in YAML(typ="safe", pure=True).parse(text):
+            tag = getattr(event, "tag", None)
+            if tag and str(tag) not in _CORE_TAGS | {"!"}:
+                raise ValueError(f"{path}, line {event.start_mark.line + 1}: the tag {tag} has no place here; it must be a plain value")
+        return YAML(typ="safe").load(text)
+    except ReaderError as error:
+        line = text[:error.position].count("\n") + 1
+        raise ValueError(f"{path}, line {line}: this is not YAML (the character U+{ord(text[error.position]):04X} cannot stand in it)") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ValueError(f"{path}, line {mark.line + 1}: this is not YAML ({error.problem})") from None
+    except RecursionError: raise ValueError(f"{path}: lists or sections stand too deeply in each other") from None
+    except ValueError as error:
+        if str(error).startswith(str(path)): raise
+        raise ValueError(f"{path}: a value is not what its tag or form says ({error})") from None
+
+
 def load_params(path: str | Path = "params.yaml") -> Params:
     "Read and check a parameter file. Raises `ValueError` listing each wrong key with what was given and what is allowed, or the line that is not YAML."
-    try: values = YAML(typ="safe").load(Path(path))
-    except MarkedYAMLError as error: raise ValueError(f"{path}, line {error.problem_mark.line + 1}: this is not YAML ({error.problem})") from None
-    if not isinstance(values, dict): raise ValueError(f"{path} must hold the keys {', '.join(Params.model_fields)}; it holds {values!r}")
-    try: return Params(**values)
+    values = read_yaml(path)
+    if not isinstance(values, dict): raise ValueError(f"{path} must hold the keys {', '.join(Params.model_fields)}; it holds {_repr(values)}")
+    try: return Params.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'taken together'}: {_given(e)}{_allowed(e)}" for e in error.errors()]
+        lines = [f"  {_place(e) or 'taken together'}: {_given(e)}{_allowed(e)}" for e in error.errors()]
         raise ValueError("\n".join([f"{path} is wrong in {len(lines)} place{'s' * (len(lines) > 1)}:", *lines])) from None
+
+
+def _repr(value: Any) -> str:
+    "A value in a message, of limited length."
+    short = reprlib.Repr()
+    short.maxstring, short.maxlist, short.maxdict, short.maxlevel, short.maxother = 200, 20, 20, 3, 200
+    return short.repr(value)
+
+
+def _place(error: dict) -> str:
+    return ".".join(map(str, error["loc"]))
 
 
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "list_type": "a list, such as [1, 2]", "string_type": "text"}
 
 
 def _given(error: dict) -> str:
-    return "" if error["type"] in ("missing", "value_error") else f"given {error['input']!r}: "
+    return "" if error["type"] in ("missing", "value_error") else f"given {_repr(error['input'])}: "
 
 
 def _allowed(error: dict) -> str:
     if error["type"] == "literal_error": return error["msg"] + _meant(error["input"], re.findall("'(.*?)'", error["ctx"]["expected"]))
+    if error["type"] == "invalid_key": return "a key must be text"
     if error["type"] in _TYPES: return f"it must be {_TYPES[error['type']]}"
     if error["type"] != "extra_forbidden": return error["msg"].removeprefix("Value error, ")
     section: Any = Params
@@ -268,7 +351,7 @@ def _meant(given: Any, allowed: Iterable[str]) -> str:
 
 
 def check(params: Params) -> None:
-    "What only files can tell: that the models of `data.source: meshes` are there, and enough of them. Raises `ValueError` naming the key."
+    "What only files can tell: that the models of `data.source: meshes` are there, and enough of them for every method. Raises `ValueError` naming the key."
     if params.data.source != "meshes": return
     try: objects = mesh_objects(params.data.input)
     except (ValueError, FileNotFoundError) as error: raise ValueError(f"data.input: {error}") from None
@@ -310,6 +393,8 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
     yaml = YAML()   # keeps comments and the way numbers are written
     yaml.width = 10_000
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    for path in (presets, params):
+        if not isinstance(read_yaml(path), dict): raise ValueError(f"{path} holds no keys")
     every, values = yaml.load(Path(presets)), yaml.load(Path(params))
     if name not in every: raise ValueError(f"unknown preset {name!r}; {presets} has {', '.join(every)}{_meant(name, every)}")
     values["preset"] = name
@@ -331,8 +416,8 @@ def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | P
 
 def changes(name: str = "default", params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> dict[str, Any]:
     "The keys to which a parameter file and a preset give different values, with the file's; none for a name that is not a preset's."
-    if (preset := YAML(typ="safe").load(Path(presets)).get(name)) is None: return {}
-    given = {key: section[last] for key, section, last in _leaves(YAML(typ="safe").load(Path(params))) if key != "preset"}
+    if (preset := read_yaml(presets).get(name)) is None: return {}
+    given = {key: section[last] for key, section, last in _leaves(read_yaml(params)) if key != "preset"}
     return {key: given.get(key) for key in {**preset, **given} if key not in preset or key not in given or given[key] != preset[key]}
 
 # %% ../nbs/19_params.ipynb #cell015b
@@ -340,7 +425,7 @@ def keep(name: str | None = None, params: str | Path = "params.yaml", presets: s
     """Copy report, metrics, tables, figures (those without photographs), parameters and lock of the run in `results/` to the folder `comparisons/NAME`, in place of what was there; the preset's name if none is given.
 
     Raises `ValueError` where that is the name of a preset whose values are not those of the run."""
-    name = name or YAML(typ="safe").load(Path(params))["preset"]
+    name = name or read_yaml(params)["preset"]
     if changed := changes(name, params, presets):
         raise ValueError(f"{params} is not the preset {name}: {', '.join(changed)} differ; give the run a name of its own")
     if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} cannot be the name of a folder in comparisons/")
@@ -353,12 +438,39 @@ def keep(name: str | None = None, params: str | Path = "params.yaml", presets: s
     return folder
 
 
+def check_dvc(folder: str | Path = ".") -> None:
+    """Whether DVC can read what it wrote to `dvc.lock` and `.dvc/tmp/rwlock`; a full disk leaves both empty or half-written.
+
+    DVC itself says of these no more than that they are invalid, or takes a `dvc.lock` that ends between two lines for one with less in it.
+    Raises `ValueError` naming the file and what to do. Its other locks (`.dvc/tmp/lock`, `rwlock.lock`) may hold anything: it locks them and does not read them."""
+    from dvc.rwlock import SCHEMA as RWLOCK
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+    lock, rwlock = Path(folder) / "dvc.lock", Path(folder) / ".dvc/tmp/rwlock"
+    if lock.exists():
+        try:
+            values = read_yaml(lock)
+            COMPILED_LOCKFILE_SCHEMA(values)
+            whole = lock.read_bytes().endswith(b"\n") and all("outs" in stage and all("md5" in out for out in stage["outs"]) for stage in values.get("stages", {}).values())
+        except (ValueError, Invalid): whole = False
+        if not whole:
+            raise ValueError(
+                f"{lock} is empty, half-written or damaged, as a full disk leaves it. If the disk is full, make room first. Then do one of these:\n"
+                "  git checkout dvc.lock      the lock as it was committed\n"
+                "  mv dvc.lock dvc.lock.old   none: DVC takes results from its cache, where it has them, and runs only what it has not")
+    for attempt in range(3):      # another `dvc` may be writing it at this moment
+        if not rwlock.exists(): return
+        try: return RWLOCK(json.loads(rwlock.read_text(encoding="utf-8"))) and None
+        except (ValueError, Invalid): time.sleep(.5)
+    raise ValueError(f"{rwlock} is empty, half-written or damaged, as a full disk leaves it. It says which `dvc` is at work on which file. If none is, remove it: rm {rwlock}")
+
+
 def main(argv: list[str] | None = None) -> None:
     "What `python -m sie.params` does, in the folder of params.yaml."
     parser = argparse.ArgumentParser(prog="python -m sie.params", description="Change params.yaml, or do a part of what it asks for.")
     commands = parser.add_subparsers(dest="command", required=True)
     (preset := commands.add_parser("preset", help="set params.yaml to a preset of presets.yaml")).add_argument("name")
-    commands.add_parser("check", help="read it: says what is wrong before a stage has taken its old results away")
+    commands.add_parser("check", help="read it, and what DVC keeps about runs: says what is wrong before a stage has taken its old results away")
     commands.add_parser("keep", help="copy the report of the run, and what it was made of, to comparisons/").add_argument("name", nargs="?")
     part = commands.add_parser("fetch", help="make part K of N of data/views, K from 0; `dvc repro fetch` then makes what is missing, checks and finishes it")
     for name in "KN": part.add_argument(name, type=int)
@@ -366,12 +478,13 @@ def main(argv: list[str] | None = None) -> None:
     run.add_argument("method"); run.add_argument("seed", type=int)
     given = parser.parse_args(argv)
     try:
+        if given.command in ("preset", "check"): check_dvc()
         if given.command == "preset": apply_preset(given.name)
         elif given.command == "check": check(load_params())
         elif given.command == "keep": print(f"kept in {keep(given.name)}")
         elif given.command == "fetch": fetch(load_params(), "data/views", (given.K, given.N))
         else: train(load_params(), given.method, given.seed)
-    except (ValueError, FileNotFoundError) as error: raise SystemExit(str(error)) from None
+    except (ValueError, OSError) as error: raise SystemExit(str(error)) from None
 
 
 def train(params: Params, method: str, seed: int) -> None:

@@ -1,6 +1,8 @@
 "The SLURM scripts, with stand-ins for SLURM's commands: what they start, and what happens at the end of a job's time."
 import json
+import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -10,8 +12,8 @@ import pytest
 from safetensors import safe_open
 
 from copies import BIN, ROOT, change, copy_of_the_repository, environment, run
-from sie.dataset import ViewDataset
-from sie.pretraining import read_curves
+from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
+from sie.pretraining import launched, read_curves
 
 COMMANDS = {
     "srun": 'exec "$@"',
@@ -64,3 +66,77 @@ def test_a_job_out_of_time_goes_back_into_the_queue_and_on(repo):
     assert result.returncode == 0, result.stderr
     assert (repo / "models/sie_matrix/seed-0/model.safetensors").exists() and not left.exists()
     assert np.allclose(read_curves(repo / "results/pretrain/sie_matrix/seed-0")["seconds"], [row["seconds"] for row in history])   # taken up, not trained again
+
+
+# ---- which processes SLURM's variables concern
+
+JOB = {"SLURM_JOB_ID": "41007", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "4", "SLURM_NNODES": "1", "SLURM_NODELIST": "localhost"}
+SCRIPT = JOB | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+ALONE = {
+    "salloc": JOB,
+    "salloc --ntasks-per-node": JOB | {"SLURM_NTASKS_PER_NODE": "4"},
+    "the script of sbatch": SCRIPT,
+    "the script of sbatch on two machines": SCRIPT | {"SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_NODELIST": "gpu[3-4]"},
+    "an interactive step": SCRIPT | {"SLURM_STEP_ID": str(0xFFFFFFFA)},
+    "the script as a step": SCRIPT | {"SLURM_STEP_ID": str(0xFFFFFFFB)},
+    "srun --ntasks=1": SCRIPT | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+    "srun --pty bash": SCRIPT | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PTY_PORT": "40000"},
+    "a kernel of srun --ntasks=4": SCRIPT | {"SLURM_STEP_ID": "0", "JPY_PARENT_PID": "1"},
+    "torchrun's variables without torchrun": {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "RANK": "0"},
+}
+FABRIC = "from sie.pretraining import make_fabric; fabric = make_fabric('32-true'); print(fabric.world_size, fabric.global_rank)"
+
+
+def without_slurm() -> dict[str, str]:
+    return {name: value for name, value in environment(ROOT).items() if not name.startswith(("SLURM_", "JPY_"))}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.parametrize("situation", ALONE)
+def test_slurms_variables_alone_change_nothing(situation, monkeypatch):
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "JPY_"))]: monkeypatch.delenv(name)
+    for name, value in ALONE[situation].items(): monkeypatch.setenv(name, value)
+    assert launched() is None
+
+
+@pytest.mark.parametrize("situation", ["salloc", "the script of sbatch on two machines", "torchrun's variables without torchrun"])
+def test_a_process_in_a_job_trains_alone(situation):
+    result = subprocess.run([BIN / "python", "-c", FABRIC], env=without_slurm() | ALONE[situation], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.split() == ["1", "0"]
+
+
+def test_variables_of_a_task_on_several_machines(monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT"): monkeypatch.delenv(name, raising=False)
+    task = JOB | {"SLURM_STEP_ID": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_NNODES": "2", "SLURM_NODELIST": "gpu[07-08],big1"}
+    for name, value in task.items(): monkeypatch.setenv(name, value)
+    found = launched()
+    assert found == {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1", "MASTER_ADDR": "gpu07", "MASTER_PORT": found["MASTER_PORT"]}
+    assert 15_000 <= int(found["MASTER_PORT"]) < 25_000
+    monkeypatch.setenv("SLURM_NTASKS", "5")
+    with pytest.raises(ValueError, match="5 tasks on 2 machines"): launched()
+
+
+def test_tasks_of_srun_train_together_as_processes_of_torchrun_do(tmp_path):
+    dataset = render_dataset(tmp_path / "views", procedural_objects(6, ["02691156", "02958343"]), ProceduralRenderer(size=24, samples=1), views=3, workers=0)
+    settings = {"encoder": "small", "widths": [16, 16, 16], "epochs": 2, "batch_size": 4, "log_every": 2, "probe_views": 0}
+    for name in ("srun", "torchrun"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"dataset": str(dataset.path), "out": str(tmp_path / name), "settings": settings}))
+    program = ["-m", "sie.pretraining"]
+    task = JOB | {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "MASTER_PORT": str(free_port())}
+    started = []
+    for rank in "01":
+        variables = without_slurm() | task | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        started.append(subprocess.Popen([BIN / "python", *program, tmp_path / "srun.json"], env=variables, stderr=subprocess.PIPE, text=True))
+    for process in started:
+        _, said = process.communicate(timeout=180)
+        assert process.returncode == 0, said[-3000:]
+    command = [BIN / "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *program, tmp_path / "torchrun.json"]
+    assert subprocess.run(command, env=without_slurm()).returncode == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("srun", "torchrun")]
+    assert weights[0] == weights[1]

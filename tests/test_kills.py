@@ -1,0 +1,147 @@
+"""The pipeline, killed: ten times at random moments, or in the middle of a stage. The end is that of an undisturbed run, to the bit.
+
+The moments are drawn with the seed SIE_KILL_SEED (0 if it is not set); the output of a failed test shows it and them."""
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from copies import change, copy_of_the_repository, environment, run
+from sie.pretraining import read_curves
+
+SEED, KILLS = int(os.environ.get("SIE_KILL_SEED", 0)), 10
+TINY = {
+    "methods": ["sie"], "pretrain.seeds": [0, 1], "pretrain.widths": [16, 16, 16], "pretrain.epochs": 40, "pretrain.batch_size": 8,
+    "pretrain.log_every": 10, "pretrain.probe_views": 20, "data.classes": ["airplane", "chair"], "data.objects_per_class": 6,
+    "evaluate.epochs": 3, "evaluate.hidden": 8,
+}
+
+
+class Pipeline:
+    "`dvc repro` as the leader of a process group, and when it started each of its stages, in seconds from its own start."
+    def __init__(self, repo: Path, *arguments: str, **options):
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(["dvc", "repro", *arguments], cwd=repo, env=environment(repo), start_new_session=True, **pipes, **options)
+        self.started, self.said, self.stages = time.monotonic(), [], {"": 0.}
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.said.append(line)
+            if found := re.match("Running stage '(.*)':", line): self.stages[found[1]] = self.seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def signal_group(self, what: int) -> None:
+        try: os.killpg(self.process.pid, what)
+        except ProcessLookupError: pass     # it is over
+
+    def end(self) -> int:
+        code = self.process.wait()
+        self.reader.join()
+        return code
+
+
+def copy(folder: Path) -> Path:
+    repo = copy_of_the_repository(folder / "sie", "smoke")
+    change(repo, **TINY)
+    return repo
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, Pipeline, float]:
+    "A copy of the repository in which nothing disturbed the pipeline, the pipeline, and the seconds that it took."
+    repo = copy(tmp_path_factory.mktemp("whole"))
+    pipeline = Pipeline(repo)
+    assert pipeline.end() == 0, "".join(pipeline.said)[-3000:]
+    return repo, pipeline, pipeline.seconds
+
+
+def left(repo: Path, seconds: float = 10) -> list[str]:
+    "Command lines of the processes that still work in the copy after so long: kernels and workers have process groups of their own, and a kernel looks once a second whether its parent is there."
+    until = time.monotonic() + seconds
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(repo): found.append(" ".join(process.cmdline()))
+            except (psutil.Error, OSError): pass
+        if not found or time.monotonic() > until: return found
+        time.sleep(.1)
+
+
+def made(repo: Path) -> dict[str, bytes]:
+    "Every metric, table, model, embedding and picture that the pipeline made."
+    files = [*repo.glob("results/**/*.csv"), *repo.glob("results/**/*.json"), *repo.glob("results/tables/*")]
+    for folder in ("models", "embeddings", "data/views"): files += (repo / folder).rglob("*")
+    return {str(f.relative_to(repo)): f.read_bytes() for f in files if f.is_file()}
+
+
+def kill(repo: Path, stage: str, after: float) -> float:
+    "Run the pipeline and kill it so many seconds after a stage has begun. If it was over sooner, run that stage by force and kill it in half the time. The seconds that the kill took place after."
+    pipeline = Pipeline(repo)
+    while True:
+        while pipeline.running and (stage not in pipeline.stages or pipeline.seconds < pipeline.stages[stage] + after): time.sleep(.005)
+        pipeline.signal_group(signal.SIGKILL)
+        code = pipeline.end()
+        assert code in (-signal.SIGKILL, 0), "".join(pipeline.said)[-3000:]
+        if code: return after
+        after /= 2
+        pipeline = Pipeline(repo, "--force", "--single-item", *filter(None, [stage]))
+
+
+def test_ten_kills_at_random_moments_change_nothing(whole, tmp_path):
+    whole, undisturbed, seconds = whole
+    repo, drawn = copy(tmp_path), random.Random(SEED)
+    print(f"seed {SEED}; undisturbed: {seconds:.1f} s, stages begin at {undisturbed.stages}")
+    for moment in sorted(drawn.uniform(0, seconds) for _ in range(KILLS)):
+        stage = max((s for s in undisturbed.stages if undisturbed.stages[s] <= moment), key=undisturbed.stages.get)
+        after = kill(repo, stage, moment - undisturbed.stages[stage])
+        print(f"moment {moment:.2f} s: killed {after:.2f} s after the start of {stage or 'dvc'}")
+        assert not (found := left(repo)), found
+    result = run(repo, "dvc", "repro")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert not left(repo)
+    files, expected = made(repo), made(whole)
+    assert files.keys() == expected.keys() and {"models/sie/seed-1/model.safetensors", "results/metrics.csv"} < files.keys()
+    assert not [name for name in files if files[name] != expected[name]]
+    assert not list((repo / "runs").rglob("*.safetensors"))      # the leftovers of the stage pretrain
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="one core, so that seeds are trained one after the other")
+@pytest.mark.parametrize("how", ["the kernel is killed", "Ctrl-C"])
+def test_a_stopped_stage_does_not_train_finished_seeds_again(whole, tmp_path, how):
+    repo = Path(shutil.copytree(whole[0], tmp_path / "sie"))
+    change(repo, **{"pretrain.epochs": 300})
+    model, checkpoints = repo / "models/sie/seed-0/model.safetensors", repo / "runs/checkpoints"
+    one_core = lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    pipeline = Pipeline(repo, "pretrain", preexec_fn=one_core)
+    while pipeline.running and not (model.exists() and list(checkpoints.glob("sie-1-*.safetensors"))): time.sleep(.005)
+    assert pipeline.running, "".join(pipeline.said)[-3000:]
+    finished, seconds = model.read_bytes(), read_curves(repo / "results/pretrain/sie/seed-0")["seconds"].tolist()
+    if how == "Ctrl-C": pipeline.signal_group(signal.SIGINT)
+    else:
+        kernel, = (p for p in psutil.Process(pipeline.process.pid).children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline()))
+        kernel.kill()
+    assert pipeline.end() != 0
+    assert not (found := left(repo)), found
+    result = run(repo, "dvc", "repro", "pretrain")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert model.read_bytes() == finished
+    assert read_curves(repo / "results/pretrain/sie/seed-0")["seconds"].tolist() == seconds      # taken up, not trained again
+    assert (repo / "models/sie/seed-1/model.safetensors").exists()
