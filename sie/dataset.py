@@ -4,7 +4,7 @@
 
 # %% ../nbs/08_dataset.ipynb #cell003
 from __future__ import annotations
-import dataclasses, hashlib, io, json, math, os, re, shutil, signal, threading, weakref, zlib
+import argparse, dataclasses, hashlib, io, json, math, os, re, shutil, signal, sys, tarfile, threading, time, warnings, weakref, zlib
 import multiprocessing as mp
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -22,7 +22,8 @@ import pyarrow as pa
 import simplejpeg
 import torch
 from isal import igzip, isal_zlib
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -36,11 +37,11 @@ def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
 # %% auto #0
 __all__ = ['SHAPENET_LABELS', 'LATENTS', 'VERSION', 'PART_BYTES', 'STATISTICS_IMAGES', 'CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD',
            'GUARD_MESSAGE', 'LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'check_class_name', 'label_classes',
-           'describe_classes', 'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'cores',
-           'exit_with_parent', 'start_worker', 'worker_failure', 'map_in_workers', 'ProceduralRenderer',
-           'procedural_objects', 'render_object', 'render_dataset', 'normalise', 'another_view', 'Pairs', 'SingleViews',
-           'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader', 'write_split_lists',
-           'read_split_lists', 'export_layout', 'import_layout']
+           'describe_classes', 'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'verify',
+           'main', 'cores', 'exit_with_parent', 'start_worker', 'worker_failure', 'map_in_workers',
+           'ProceduralRenderer', 'procedural_objects', 'render_object', 'render_dataset', 'normalise', 'another_view',
+           'Pairs', 'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader',
+           'write_split_lists', 'read_split_lists', 'export_layout', 'import_layout']
 
 # %% ../nbs/08_dataset.ipynb #cell004b
 SHAPENET_LABELS = {name: c.label for c in CLASSES for name in (c.synset, c.name)}   # by synset and by name
@@ -141,10 +142,30 @@ def _write_table(path: Path, batch: pa.RecordBatch) -> None:
     _rename_when_whole(path, write)
 
 
+def _damaged(path: Path, what: str) -> ValueError:
+    "What to raise for a file of a data set: what is wrong with it, and what to do."
+    return ValueError(f"{path} {what}. Delete this file and make the data set again; "
+                      "its other shards are kept (in the pipeline: dvc repro fetch)")
+
+
 def _read_table(path: Path) -> pa.RecordBatch:
-    "The one record batch of an Arrow file, memory-mapped."
-    try: return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except (pa.ArrowInvalid, OSError) as error: raise ValueError(f"{path} cannot be read as an Arrow file: {error}") from None
+    "The one record batch of an Arrow file, memory-mapped. Raises `ValueError` naming the file if that is not what it is."
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if reader.num_record_batches != 1: raise pa.ArrowInvalid(f"it has {reader.num_record_batches} record batches, not one")
+        return reader.get_batch(0)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, f"cannot be read as an Arrow file: {error}") from None
+
+
+def _check_columns(path: Path, table: pa.RecordBatch, types: Mapping[str, pa.DataType]) -> None:
+    "Raises `ValueError` naming the file if a column is missing, of another type, or has missing values."
+    names = table.schema.names
+    for name, wanted in types.items():
+        if names.count(name) != 1: raise _damaged(path, f"has {names.count(name)} columns {name!r}, not one; its columns are {', '.join(names)}")
+        found = table.schema.field(name).type
+        if found != wanted: raise _damaged(path, f"has a column {name!r} of the type {found}, not {wanted}")
+        if table.column(name).null_count: raise _damaged(path, f"has a column {name!r} with missing values")
 
 
 def _digest(*parts: bytes | str) -> bytes:
@@ -154,6 +175,20 @@ def _digest(*parts: bytes | str) -> bytes:
         part = part.encode() if isinstance(part, str) else part
         sha.update(len(part).to_bytes(8, "little")); sha.update(part)
     return sha.digest()
+
+
+def _read_shard(path: Path, objects: int | None = None, views: int | None = None) -> pa.RecordBatch:
+    "The rows of a shard. Raises `ValueError` naming the file if it is none, or not with so many objects or views."
+    table = _read_table(path)
+    found = [field.type.list_size for field in table.schema if field.name == "images" and pa.types.is_fixed_size_list(field.type)]
+    views = views or (found or [1])[0]
+    types = dict(synset=pa.string(), object_id=pa.string(), images=pa.list_(pa.large_binary(), views),
+                 latents=pa.list_(pa.list_(pa.float32(), LATENTS), views), sha256=pa.binary(32))
+    if "translations" in table.schema.names: types["translations"] = pa.list_(pa.list_(pa.float32(), 3), views)
+    _check_columns(path, table, types)
+    if not table.num_rows or objects not in (None, table.num_rows):
+        raise _damaged(path, f"has {table.num_rows} objects, not {objects or 'at least one'}")
+    return table
 
 
 def write_shard(
@@ -223,10 +258,86 @@ def _in_threads(
         for part in beside: part.result()
 
 
-def _map_images(shard: Path) -> tuple[Int[np.ndarray, "images+1"], memoryview]:
-    "Where the images of a shard start, and its memory."
-    _, offsets, data = _read_table(shard).column("images").flatten().buffers()
+def _map_images(shard: Path, objects: int | None = None, views: int | None = None) -> tuple[Int[np.ndarray, "images+1"], memoryview]:
+    "Where the images of a shard start, and its memory. Raises as `_read_shard` does."
+    _, offsets, data = _read_shard(shard, objects, views).column("images").flatten().buffers()
     return np.frombuffer(offsets, np.int64), memoryview(data).cast("B")
+
+
+def _check_size(path: Path, size: int) -> None:
+    if not path.is_file() or path.stat().st_size != size: raise _damaged(path, f"is missing or not the {size} bytes that dataset.json says")
+
+
+_INDEX = dict(synset=pa.string(), object_id=pa.string(), label=pa.int64(), split=pa.string())
+
+
+def _read_index(path: Path, objects: int) -> pa.RecordBatch:
+    "The table of contents. Raises `ValueError` naming the file and what is wrong with it: not that many rows, a wrong split, labels that are not one for each class."
+    table = _read_table(path)
+    _check_columns(path, table, _INDEX)
+    try: table.validate(full=True)
+    except pa.ArrowException as error: raise _damaged(path, f"is damaged: {error}") from None
+    if table.num_rows != objects: raise _damaged(path, f"has {table.num_rows} objects, but the shards have {objects}")
+    synsets, ids, splits = (table.column(c).to_pylist() for c in ("synset", "object_id", "split"))
+    labels = table.column("label").to_pylist()
+    label_of, synset_of = {}, {}      # of each class, as the rows before say
+    if CLASS_BY_SYNSET.keys() >= set(synsets): label_of = {synset: CLASS_BY_SYNSET[synset].label for synset in set(synsets)}
+    for row, (synset, object_id, label, split) in enumerate(zip(synsets, ids, labels, splits)):
+        name = f"{synset}/{object_id} (row {row})"
+        if split not in ("train", "val"): raise _damaged(path, f"says of {name} that its split is {split!r}; it must be 'train' or 'val'")
+        if label < 0: raise _damaged(path, f"has the label {label} for {name}; labels count from 0")
+        known = label_of.setdefault(synset, label)
+        if label != known: raise _damaged(path, f"has the label {label} for {name}; that of its class is {known}")
+        other = synset_of.setdefault(label, synset)
+        if other != synset: raise _damaged(path, f"has the label {label} for {name}, which is that of {other}")
+    return table
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Mean, _Std = Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(gt=0, le=1)]
+
+
+class _StoredShard(_Stored):
+    file: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+    objects: _Count
+    bytes: _Count
+
+
+class _StoredInfo(_Stored):
+    "What `dataset.json` must hold; there may be more."
+    version: Literal[VERSION]
+    views: _Count
+    height: _Count
+    width: _Count
+    objects: _Count
+    train: _Count
+    val: _Count
+    shards: Annotated[list[_StoredShard], Field(min_length=1)]
+    source: dict
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    mean: tuple[_Mean, _Mean, _Mean]
+    std: tuple[_Std, _Std, _Std]
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    "What `dataset.json` says. Raises `FileNotFoundError` if it is not there, and `ValueError` naming it and the key that is wrong."
+    path = folder / "dataset.json"
+    if not path.is_file(): raise FileNotFoundError(f"{folder} is not a data set: it has no dataset.json, which is written when everything else is whole")
+    try: info = json.loads(text := path.read_bytes())
+    except (ValueError, RecursionError) as error: raise _damaged(path, f"is not JSON: {error}") from None
+    if isinstance(info, dict) and info.get("version", VERSION) != VERSION: raise ValueError(f"{path} has the format version {info['version']}, not {VERSION}")
+    try: _StoredInfo.model_validate_json(text)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise _damaged(path, f"is damaged: {key + ': ' if key else ''}{fault['msg'].lower()}") from None
+    if info["objects"] != (total := sum(shard["objects"] for shard in info["shards"])):
+        raise _damaged(path, f"is damaged: objects: {info['objects']}, but the shards have {total}")
+    return info
 
 
 class ViewDataset:
@@ -241,18 +352,15 @@ class ViewDataset:
                  path: str | Path,              # the folder
                  info: Mapping | None = None):  # instead of reading `dataset.json`, while it is not there yet
         self.path = Path(path)
-        if info is None:
-            if not (self.path / "dataset.json").is_file(): raise FileNotFoundError(f"{self.path} is not a data set: it has no dataset.json, which is written when everything else is whole")
-            info = json.loads((self.path / "dataset.json").read_text())
-        if info.get("version") != VERSION: raise ValueError(f"{self.path / 'dataset.json'} has the format version {info.get('version')}, not {VERSION}")
+        if info is None: info = _read_info(self.path)
         self.info, self.views, self.height, self.width, self.fingerprint = info, info["views"], info["height"], info["width"], info["fingerprint"]
         self.mean, self.std = tuple(info.get("mean", ())), tuple(info.get("std", ()))
         self._images = []                # for each shard, where its images start, and its memory
         for shard in info["shards"]:
             path = self.path / shard["file"]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]: raise ValueError(f"{path} is missing or not the {shard['bytes']} bytes that dataset.json says")
-            self._images.append(_map_images(path))
-        index = _read_table(self.path / "index.arrow")
+            _check_size(path, shard["bytes"])
+            self._images.append(_map_images(path, shard["objects"], self.views))
+        index = _read_index(self.path / "index.arrow", info["objects"])
         self.synsets, self.object_ids, self._split = (np.array(index.column(c).to_pylist()) for c in ("synset", "object_id", "split"))
         self.labels = index.column("label").to_numpy()
         sizes = [shard["objects"] for shard in info["shards"]]
@@ -355,20 +463,38 @@ def _decode_by_torchvision(jpegs: Sequence[memoryview], device: torch.device) ->
 STATISTICS_IMAGES = 20_000
 
 
+def _sums(dataset: ViewDataset, objects: range, counted: Bool[np.ndarray, "objects views"]) -> np.ndarray:
+    "Decode all views of some objects. Sums of the pixels and of their squares, per channel, over those that are counted: integers without end."
+    sums, lock = np.zeros((2, 3), object), threading.Lock()
+    def work(part):
+        read = dataset._reader(None)
+        for object, view in ((objects[k], view) for k in part for view in range(dataset.views)):
+            pixels = read(object, view)
+            if not counted[object, view]: continue
+            pixels = pixels.astype(np.uint32).reshape(dataset.height, -1)
+            columns = [(x.sum(0, dtype=np.uint64).reshape(-1, 3).sum(0)).tolist() for x in (pixels, pixels * pixels)]
+            with lock: sums[:] += np.array(columns, "O")
+    _in_threads(work, len(objects), dataset.views * dataset.height * dataset.width * 3)
+    return sums
+
+
 def _channel_statistics(dataset: ViewDataset) -> dict[str, Any]:
+    "Decode every image, of validation objects too, and take mean and standard deviation of training images. Raises `ValueError` naming one that cannot be decoded, and if a channel is constant."
     train = dataset.split("train")
     total = len(train) * dataset.views
     chosen = np.unique(np.linspace(0, total - 1, min(total, STATISTICS_IMAGES)).round().astype(int))
-    sums, lock = np.zeros((2, 3), object), threading.Lock()      # of pixels and of their squares, as integers without end
-    def work(part):
-        read = dataset._reader(None)
-        for k in chosen[part.start:part.stop].tolist():
-            pixels = read(int(train[k // dataset.views]), k % dataset.views).astype(np.uint32).reshape(dataset.height, -1)
-            columns = [(x.sum(0, dtype=np.uint64).reshape(-1, 3).sum(0)).tolist() for x in (pixels, pixels * pixels)]
-            with lock: sums[:] += np.array(columns, object)
-    _in_threads(work, len(chosen), dataset.height * dataset.width * 3)
+    counted = np.zeros((len(dataset), dataset.views), bool)
+    counted[train[chosen // dataset.views], chosen % dataset.views] = True
+    sums, start = np.zeros((2, 3), object), 0
+    with _progress(None, "checking images", total=len(dataset)) as bar:
+        for shard in dataset.info["shards"]:          # one after another: a shard that is done is let go
+            sums += _sums(dataset, range(start, start + shard["objects"]), counted)
+            start += shard["objects"]
+            bar.update(shard["objects"])
     n = len(chosen) * dataset.height * dataset.width
     mean, variance = [s / (255 * n) for s in sums[0]], [(n * q - s * s) / (255 * n) ** 2 for s, q in zip(*sums)]
+    constant = [f"{colour} ({255 * m:.0f} of 255)" for colour, m, v in zip(("red", "green", "blue"), mean, variance) if not v]
+    if constant: raise ValueError(f"{dataset.path}: {', '.join(constant)} is the same in all pixels of {len(chosen)} training images, so they cannot be normalised; are these the right images?")
     return dict(mean=mean, std=[math.sqrt(v) for v in variance], statistics_images=len(chosen))
 
 
@@ -383,10 +509,50 @@ class _OnePass(ViewDataset):
         return super().jpeg(object, view)
 
 
+def _check_content(path: Path, objects: int | None = None, views: int | None = None) -> None:
+    "Raises `ValueError` naming the file if a shard is damaged, and the objects whose content does not match their digest."
+    table = _read_shard(path, objects, views)
+    try: table.validate(full=True)
+    except pa.ArrowException as error: raise _damaged(path, f"is damaged: {error}") from None
+    views, wrong = table.schema.field("images").type.list_size, []
+    synsets, ids, digests = (table.column(c).to_pylist() for c in ("synset", "object_id", "sha256"))
+    numbers = [table.column(c).flatten().flatten() for c in ("latents", "translations") if c in table.schema.names]
+    images = table.column("images").flatten()
+    if images.null_count or any(values.null_count for values in numbers): raise _damaged(path, "is damaged: it has missing values")
+    numbers = [values.to_numpy().astype("<f4").reshape(len(ids), -1) for values in numbers]
+    _, offsets, data = images.buffers()
+    offsets, data = np.frombuffer(offsets, np.int64).tolist(), memoryview(data).cast("B")
+    def work(part):
+        for row in part:
+            cuts = offsets[row * views:(row + 1) * views + 1]
+            jpegs = [data[start:end] for start, end in zip(cuts, cuts[1:])]
+            if _digest(synsets[row], ids[row], *(values[row].tobytes() for values in numbers), *jpegs) != digests[row]: wrong.append(row)
+    _in_threads(work, len(ids), len(data) // len(ids))
+    if wrong:
+        names = [f"{synsets[row]}/{ids[row]} (row {row})" for row in sorted(wrong)]
+        raise _damaged(path, f"is damaged: what it holds of {', '.join(names[:5])}{', ...' if names[5:] else ''} is not what was written (SHA-256)")
+
+
+def _fingerprint(keys: Iterable[tuple[str, str]], splits: Iterable[str], digests: Iterable[bytes]) -> str:
+    "Of the content of a data set, whatever the order of its objects."
+    return hashlib.sha256(b"".join(sorted(_digest(*key, split, digest) for key, split, digest in zip(keys, splits, digests)))).hexdigest()
+
+
+def _check_split(synsets: Sequence[str], val: Bool[np.ndarray, "objects"], where: str | Path) -> None:
+    "Raises `ValueError` if there are no training or no validation objects, and warns of classes without any."
+    val = np.asarray(val, bool)
+    for wanted, name in ((val, "validation"), (~val, "training")):
+        if not wanted.any(): raise ValueError(f"{where}: none of the {len(val)} objects is for {name}; there must be at least one")
+        without = sorted(set(synsets) - {synset for synset, is_in in zip(synsets, wanted) if is_in})
+        classes = [f"{synset} ({CLASS_BY_SYNSET[synset].name})" if synset in CLASS_BY_SYNSET else synset for synset in without]
+        if classes: warnings.warn(f"{len(classes)} of {len(set(synsets))} classes have no {name} object: {', '.join(classes)}")
+
+
 def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray], source: Mapping, objects: Sequence[tuple[str, str]] | None = None) -> ViewDataset:
     "Index, statistics and `dataset.json` for the shards in `out`, which must hold these `objects` (or any). `is_val` says it for each (synset, object id), or for all labels at once."
     paths = sorted(out.glob("shard-*.arrow"))
-    shards = [_read_table(path) for path in paths]
+    for path in paths: _check_content(path)
+    shards = [_read_shard(path) for path in paths]
     synsets, ids, digests = (sum((shard.column(c).to_pylist() for shard in shards), []) for c in ("synset", "object_id", "sha256"))
     keys = list(zip(synsets, ids))
     if len(set(keys)) < len(keys):
@@ -397,15 +563,70 @@ def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.nda
     labels = np.array([label_of[synset] for synset in synsets])
     val = is_val(labels) if callable(is_val) else np.array([is_val[key] for key in keys])
     split = np.where(val, "val", "train")
+    _check_split(synsets, val, out)
     _write_table(out / "index.arrow", pa.record_batch(dict(synset=pa.array(synsets), object_id=pa.array(ids), label=pa.array(labels, pa.int64()), split=pa.array(split.tolist()))))
     views = shards[0].schema.field("images").type.list_size
     height, width = _image_size(shards[0].column("images")[0][0].as_py(), f"{paths[0]}: first image")
     info = dict(format="sie views", version=VERSION, views=views, height=height, width=width, objects=len(keys), train=int((~val).sum()), val=int(val.sum()), classes=classes,
                 shards=[dict(file=p.name, objects=s.num_rows, bytes=p.stat().st_size) for p, s in zip(paths, shards)], source=dict(source),
-                fingerprint=hashlib.sha256(b"".join(sorted(_digest(*key, split, digest) for key, split, digest in zip(keys, split.tolist(), digests)))).hexdigest())
+                fingerprint=_fingerprint(keys, split.tolist(), digests))
     info |= _channel_statistics(_OnePass(out, info))
     _rename_when_whole(out / "dataset.json", lambda file: file.write(json.dumps(info, indent=1).encode()))
     return ViewDataset(out)
+
+# %% ../nbs/08_dataset.ipynb #cell017g
+def _check_index(dataset: ViewDataset) -> None:
+    "Raises `ValueError` naming the file if table of contents, shards and `dataset.json` do not say the same."
+    tables = [_read_shard(dataset.path / shard["file"]) for shard in dataset.info["shards"]]
+    stored = [[value for table in tables for value in table.column(c).to_pylist()] for c in ("synset", "object_id", "sha256")]
+    path, keys = dataset.path / "index.arrow", list(zip(dataset.synsets.tolist(), dataset.object_ids.tolist()))
+    for row, (key, *other) in enumerate(zip(keys, *stored[:2], strict=True)):
+        if key != tuple(other): raise _damaged(path, f"is damaged: row {row} is {'/'.join(key)}, but the shards have {'/'.join(other)} there")
+    if _fingerprint(keys, dataset._split.tolist(), stored[2]) != dataset.fingerprint:
+        raise _damaged(path, "or dataset.json is damaged: objects, split and digests do not give the fingerprint")
+    for split in ("train", "val"):
+        if len(dataset.split(split)) != dataset.info[split]: raise _damaged(dataset.path / "dataset.json", f"is damaged: {split}: {dataset.info[split]}, but the index has {len(dataset.split(split))}")
+
+
+def _check_statistics(dataset: ViewDataset) -> None:
+    for key, value in _channel_statistics(dataset).items():
+        if dataset.info.get(key, value) != value:
+            raise _damaged(dataset.path / "dataset.json", f"is damaged: {key}: {dataset.info[key]}, but of these images it is {value}")
+
+
+def verify(
+    dataset: ViewDataset | str | Path,   # or its folder
+    decode: bool = False,                # decode every image as well, and compare the statistics
+) -> ViewDataset:
+    "Compare all that a data set holds with its digests. Raises `ValueError` listing every file and object that is damaged, and what to do."
+    folder = Path(dataset.path if isinstance(dataset, ViewDataset) else dataset)
+    info, faults = _read_info(folder), []
+    def check(call, *args):
+        try: return call(*args)
+        except ValueError as error: faults.append(str(error))
+    for shard in info["shards"]:
+        path, known = folder / shard["file"], len(faults)
+        check(_check_size, path, shard["bytes"])
+        if len(faults) == known: check(_check_content, path, shard["objects"], info["views"])
+    dataset = None if faults else check(_OnePass, folder)
+    if dataset: check(_check_index, dataset)
+    if dataset and decode: check(_check_statistics, dataset)
+    if faults: raise ValueError("\n".join(faults))
+    return ViewDataset(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    "The command line."
+    parser = argparse.ArgumentParser(prog="python -m sie.dataset", description="What can be done with a data set.")
+    command = parser.add_subparsers(required=True).add_parser("verify", help="compare everything in a data set with its digests")
+    command.add_argument("folder", help="of the data set, such as data/views")
+    command.add_argument("--decode", action="store_true", help="decode all images as well, and compute the statistics again")
+    given = parser.parse_args(arguments)
+    begun = time.perf_counter()
+    try: dataset = verify(given.folder, given.decode)
+    except (ValueError, OSError) as error: sys.exit(str(error))
+    size = sum(shard["bytes"] for shard in dataset.info["shards"]) / 1e9
+    print(f"{dataset}: {size:.2f} GB are as they were written ({time.perf_counter() - begun:.1f} s)")
 
 # %% ../nbs/08_dataset.ipynb #cell017b
 CGROUPS = Path("/sys/fs/cgroup")            # where Linux shows control groups
@@ -595,24 +816,30 @@ def _clear(out: Path, keep: Iterable[Path] = ()) -> None:
     for path in [out / "dataset.json", out / "index.arrow", *out.glob("*.tmp"), *set(out.glob("shard-*.arrow")).difference(keep)]: path.unlink(missing_ok=True)
 
 
-def _start(out: Path, part: tuple[int, int] | None) -> None:
-    "A folder that is not a data set (any more)."
+def _check_part(part: tuple[int, int] | None) -> None:
     if part and not 0 <= part[0] < part[1]: raise ValueError(f"part {part[0]} of {part[1]}: parts are 0 to {part[1] - 1}")
+
+
+def _start(out: Path) -> None:
+    "A folder that is not a data set (any more)."
     out.mkdir(parents=True, exist_ok=True)
     (out / "dataset.json").unlink(missing_ok=True)
 
 
-def _kept(made_with: Mapping[Path, str]) -> set[Path]:
-    "The shards that are there and were made with what they should be made with."
-    def is_right(path):
-        try: return _read_table(path).schema.metadata[b"made_with"].decode() == made_with[path]
-        except (ValueError, KeyError, TypeError): return False   # not there, damaged, or of another kind
-    return {path for path in made_with if is_right(path)}
+def _is_whole(path: Path, made_with: str, objects: int) -> bool:
+    "Whether a shard is there, undamaged, and was made with what it should be made with."
+    try:
+        if _read_table(path).schema.metadata[b"made_with"].decode() != made_with: return False
+        _check_content(path, objects)
+    except (ValueError, KeyError, TypeError): return False   # not there, damaged, or of another kind
+    return True
 
 
 def _finished(out: Path, source: Mapping) -> ViewDataset | None:
     "The data set in `out`, if there is a finished one from this source."
-    try: dataset = ViewDataset(out)
+    try:
+        dataset = ViewDataset(out)
+        _check_index(dataset)
     except (FileNotFoundError, ValueError): return None
     return dataset if dataset.info["source"] == json.loads(json.dumps(source)) else None
 
@@ -634,17 +861,24 @@ def render_dataset(
 
     Raises `ValueError` naming an object given twice, a name that no class can have, an impossible image, and `TypeError` for a renderer that is not a dataclass."""
     out, objects = Path(out), [tuple(o) for o in objects]
+    _check_part(part)
+    if not objects: raise ValueError("there are no objects to render")
     if len(set(objects)) < len(objects): raise ValueError(f"the object {'/'.join(Counter(objects).most_common(1)[0][0])} is given more than once")
     content = dict(_settings(render), views=views, ranges={k: np.array(v, float).tolist() for k, v in ranges.items()}, seed=seed, jpeg_quality=jpeg_quality)
+    classes = [synset for synset, _ in objects]
+    val = split_objects(np.unique(classes, return_inverse=True)[1], val_fraction, seed)[1]   # as at the end, to say now what would be wrong then
+    _check_split(classes, np.isin(np.arange(len(objects)), val), out)
     shards = [objects[k:k + objects_per_shard] for k in range(0, len(objects), objects_per_shard)]
     files = (lambda shard: [[render.digest(*o) for o in shard]]) if hasattr(render, "digest") else lambda shard: []   # of objects that are made of files
     made_with = {out / f"shard-{k:05d}.arrow": _digest(json.dumps([content, shard, *files(shard)], sort_keys=True)).hex() for k, shard in enumerate(shards)}
-    kept, source = _kept(made_with), dict(content, val_fraction=val_fraction)
-    if kept == set(made_with) and (dataset := _finished(out, source)): return dataset
-    _start(out, part)
-    if not part: _clear(out, kept)
+    source = dict(content, val_fraction=val_fraction)
     mine, parts = part or (0, 1)
-    missing = [(path, shard) for path, shard in list(zip(made_with, shards))[mine::parts] if path not in kept]
+    share = dict(list(zip(made_with, shards))[mine::parts])   # each job compares its own with their digests, not all
+    kept = {path for path, shard in share.items() if _is_whole(path, made_with[path], len(shard))}
+    if kept == set(share) and (dataset := _finished(out, source)): return dataset
+    _start(out)
+    if not part: _clear(out, kept)
+    missing = [(path, shard) for path, shard in share.items() if path not in kept]
     jobs = [(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard]
     rows = map_in_workers(render_object, jobs, cores() if workers is None else workers)
     size = None
@@ -952,6 +1186,7 @@ def read_split_lists(
         for path in paths:
             if not path.is_file(): raise FileNotFoundError(f"split list {path} is missing; there must be {', '.join(LIST_NAMES)}")
         names, labels = (_load_npy(path.read_bytes(), str(path)) for path in paths)
+        if not names.size: raise ValueError(f"{paths[0]} lists no objects; both sides of the split need at least one")
         if names.ndim != 1 or names.dtype.kind != "U": raise ValueError(f"{paths[0]} has the shape {names.shape} and type {names.dtype}; it must be a vector of strings")
         if labels.shape != names.shape or labels.dtype.kind not in "iu": raise ValueError(f"{paths[1]} has the shape {labels.shape} and type {labels.dtype}; it must have an integer for each of the {len(names)} objects")
         for k, (name, label) in enumerate(zip(names.tolist(), labels.tolist())):
@@ -993,7 +1228,9 @@ MEMBER_BYTES = 16 * 2 ** 20   # no member of an archive may be larger: it is hel
 
 def _tar_number(field: bytes) -> int:
     "A number in a tar header: octal digits, or binary behind a first byte of 0x80."
-    return int.from_bytes(field[1:]) if field[0] == 0x80 else int(field.partition(b"\0")[0] or b"0", 8)
+    if field[0] == 0x80: return int.from_bytes(field[1:])
+    try: return int(field.partition(b"\0")[0] or b"0", 8)
+    except ValueError: raise ValueError(f"damaged: {field!r} in a header is no number") from None
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
@@ -1047,21 +1284,47 @@ def _tar_files(stream: io.BufferedIOBase) -> Iterator[tuple[str, bytes]]:
 
 # %% ../nbs/08_dataset.ipynb #cell048d
 _BESIDE = re.compile("|".join([r"LICENSE.*", r"README.*", *map(re.escape, LIST_NAMES)]), re.IGNORECASE)
+_LEFT_BY_SYSTEMS = re.compile(r"(?:^|/)(?:__MACOSX|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 Files = tuple[str, str, dict[str, bytes]]   # synset, object id, content by file name
 
 
+def _inside(folder: Path) -> list[Path]:
+    "What is in a folder, in order, without what macOS and Windows leave there."
+    return sorted(path for path in folder.iterdir() if not _LEFT_BY_SYSTEMS.search(path.name))
+
+
 def _folder_objects(folder: Path) -> Iterator[Files]:
-    for synset in sorted(folder.iterdir()):
+    for synset in _inside(folder):
         if not synset.is_dir():
             if not _BESIDE.fullmatch(synset.name): raise ValueError(f"{synset}: unexpected file; beside the synsets' folders there may be LICENSE, README and split lists")
             continue
-        for home in sorted(synset.iterdir()):
+        for home in _inside(synset):
             if not home.is_dir(): raise ValueError(f"{home}: unexpected file; a synset's folder holds a folder for each object")
-            yield synset.name, home.name, {file.name: file.read_bytes() for file in home.iterdir()}
+            files = _inside(home)
+            for file in files:
+                if not file.is_file(): raise ValueError(f"{file}: unexpected folder, or a link to nothing; an object's folder holds files only")
+            yield synset.name, home.name, {file.name: file.read_bytes() for file in files}
+
+
+_FORMATS = {  # first bytes of files that are taken for a `.tar.gz` -> what they are
+    b"PK": "a zip archive", b"BZh": "compressed with bzip2", b"\xfd7zXZ": "compressed with xz", b"(\xb5/\xfd": "compressed with zstd",
+    b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive", b"<": "a web page, perhaps of a download that failed",
+    b"version https://git-lfs": "a pointer of Git LFS to a file that was not downloaded"}
+
+
+def _check_gzip(archive: Path) -> None:
+    "Raises `ValueError` saying what a file is that is not compressed with gzip, if that can be told."
+    with open(archive, "rb") as file: start = file.read(64)
+    found = next((what for magic, what in _FORMATS.items() if start.startswith(magic)), None)
+    if not found and start and not start.startswith(b"\x1f\x8b") and tarfile.is_tarfile(archive): found = "a tar archive that is not compressed"
+    if found:
+        raise ValueError(f"{archive} is {found}; it must be a tar archive compressed with gzip. "
+                         "Unpack it and give the folder instead, or pack that folder anew: tar czf NAME.tar.gz FOLDER")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
     "Name and content of the files of a `.tar.gz`, in order, to the end of the gzip stream; ValueError naming the archive for all that is wrong with it."
+    _check_gzip(archive)
     try:
         with igzip.open(archive) as stream: yield from _tar_files(stream)
     except (EOFError, OSError, isal_zlib.error) as error: raise ValueError(f"{archive} is truncated or damaged: {error}") from error
@@ -1069,13 +1332,19 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _archive_objects(archive: Path) -> Iterator[Files]:
-    current, files = None, {}
+    current, files, tops = None, {}, []
     for name, content in _members(archive):
+        if _LEFT_BY_SYSTEMS.search(name): continue
         home, _, file = name.rpartition("/")
         if home != current:
             parts = name.removeprefix("./").split("/")
             if len(parts) < 3 and _BESIDE.fullmatch(file): continue
             if len(parts) not in (3, 4): raise ValueError(f"{archive}: unexpected member {name!r}; there may be <synset>/<object id>/<file>, LICENSE, README and split lists, all in at most one top folder")
+            top = "/".join(parts[:-3])
+            if not tops: tops.append(top)
+            if top != tops[0]:
+                raise ValueError(f"{archive}: objects lie in two places, {tops[0] or '.'!r} and {top or '.'!r} (member {name!r}); "
+                                 "all must be in one top folder, or all in none")
             if current is not None: yield synset, object_id, files
             current, synset, object_id, files = home, *parts[-3:-1], {}
         if file in files: raise ValueError(f"{archive}: member {name!r} comes a second time")
@@ -1100,16 +1369,20 @@ def import_layout(
     Raises `ValueError` naming the object, file or member that is wrong and what would be right: a name that no class can have, a missing or additional file, a truncated image,
     images of different size, a latent with less than 7 or non-finite values, an object that is not listed, or listed and not there. There is no `dataset.json` then."""
     source, out = Path(source), Path(out)
-    if source.is_dir() and (archives := sorted(source.glob("*.tar.gz"))):
+    _check_part(part)
+    archives = [path for path in _inside(source) if path.name.endswith((".tar.gz", ".tgz"))] if source.is_dir() else []
+    if archives:
         if len(archives) > 1: raise ValueError(f"{source} holds {len(archives)} archives, {archives[0].name} and {archives[1].name}; there must be one")
         source = archives[0]
     if not source.exists(): raise FileNotFoundError(f"{source} does not exist; it should be a folder or a .tar.gz with <synset>/<object id>/image_<i>.jpg")
     beside = source if source.is_dir() else source.parent
     if lists is None and any((beside / name).exists() for name in LIST_NAMES): lists = beside
     is_val = None if lists is None else read_split_lists(lists)
+    if is_val is not None: _check_split([synset for synset, _ in is_val], list(is_val.values()), lists)
     objects = _folder_objects(source) if source.is_dir() else _archive_objects(source)
-    _start(out, part)
+    _start(out)
     seen, paths = _pack(out, objects, is_val, views, part)
+    if not seen: raise ValueError(f"{source}: there are no objects; there should be <synset>/<object id>/image_<i>.jpg")
     if part: return None
     if is_val and (missing := is_val.keys() - seen): raise ValueError(f"{source}: {len(missing)} listed objects are missing, first {'/'.join(min(missing))}")
     _clear(out, paths)
@@ -1143,7 +1416,7 @@ def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: in
             if is_val is not None and (synset, object_id) not in is_val: raise ValueError(f"{name} is in none of the split lists")
             seen[synset, object_id] = None
         paths.append(path := out / f"shard-{k:05d}.arrow")
-        write = k % parts == mine and _kept({path: (made_with := _files_digest(shard))}) != {path}
+        write = k % parts == mine and not _is_whole(path, made_with := _files_digest(shard), len(shard))
         rows = []
         for files in shard if write else shard[:1]:    # all objects of a finished shard are like its first
             rows.append(row := _row_from_files(*files, views))
@@ -1151,5 +1424,7 @@ def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: in
         if write: write_shard(path, rows, made_with)
     if notice := describe_classes(synset for synset, _ in seen):
         print(notice)
-    if not seen: raise ValueError("there are no objects; there should be <synset>/<object id>/image_<i>.jpg")
     return seen, paths
+
+# %% ../nbs/08_dataset.ipynb #cell052a
+if __name__ == "__main__" and "__file__" in globals(): main()  # not in a notebook
