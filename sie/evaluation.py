@@ -22,12 +22,12 @@ from .dataset import ViewDataset, another_view, cores, load_views, map_in_worker
 from .encoders import PARTS, Split
 from .methods import Model
 from .pretraining import ImageFormat, load_model
-from .rotations import ANGLES, colour_difference, euler_to_quaternion, transformation
+from .rotations import ANGLES, TRANSLATIONS, colour_difference, euler_to_quaternion, relative_translation, transformation
 
 # %% auto #0
 __all__ = ['Plan', 'TARGETS', 'Predictor', 'Embedded', 'embed', 'r2_pooled', 'r2_per_entry', 'median_angle', 'Probe', 'make_head',
-           'random_pairs', 'every_view', 'Target', 'Head', 'read_off', 'chance_scores', 'predict_views', 'ranks',
-           'retrieval', 'chance_retrieval', 'nearest', 'rotation_error', 'pre', 'chance_pre', 'evaluate',
+           'random_pairs', 'every_view', 'Target', 'targets', 'Head', 'read_off', 'chance_scores', 'predict_views',
+           'ranks', 'retrieval', 'chance_retrieval', 'nearest', 'rotation_error', 'pre', 'chance_pre', 'evaluate',
            'evaluate_all', 'chance_levels']
 
 # %% ../nbs/14_evaluation.ipynb #cell006
@@ -35,7 +35,7 @@ __all__ = ['Plan', 'TARGETS', 'Predictor', 'Embedded', 'embed', 'r2_pooled', 'r2
 class Embedded:
     "Every view of a data set, embedded, with what is known about it."
     representations: Float[Tensor, "objects views dim"]
-    latents: Float[Tensor, "objects views 7"]
+    latents: Float[Tensor, "objects views latents"]                         # 7, or 10 where objects are moved
     labels: Int[Tensor, "objects"]
     train: Int[Tensor, "train"]                                             # indices of the training objects
     val: Int[Tensor, "val"]                                                 # indices of the validation objects
@@ -165,6 +165,7 @@ class Target(NamedTuple):
     views: int                                                  # 1 or 2
     values: Callable[..., Float[Tensor, "n entries"]]           # of the latents of the views
     quaternion: Callable[[Tensor], Tensor] | None = None        # of the values, if these are a rotation
+    translations: bool = False                                  # whether the latents must have translations
 
 
 def _as_it_is(values: Tensor) -> Tensor:
@@ -177,7 +178,15 @@ TARGETS: Mapping[str, Target] = {
     "rotation_euler": Target(2, partial(transformation, form="euler"), euler_to_quaternion),
     "individual_rotation": Target(1, lambda view: euler_to_quaternion(view[..., ANGLES]), _as_it_is),
     "colour": Target(2, colour_difference),
+    "translation_object": Target(2, partial(relative_translation, frame="object"), translations=True),
+    "translation_base": Target(2, partial(relative_translation, frame="base"), translations=True),
 }
+
+
+def targets(e: Embedded) -> list[str]:
+    "The names of the targets that the latents of the data allow."
+    moved = e.latents.shape[-1] >= TRANSLATIONS.stop
+    return [name for name, target in TARGETS.items() if moved or not target.translations]
 
 
 class Head(NamedTuple):
@@ -191,8 +200,9 @@ def _examples(e: Embedded, target: str, objects: Int[Tensor, "objects"], plan: P
     "How many views a head sees, and what it should predict."
     if target == "class":
         return 1, e.labels[objects[plan[0]]]
-    views, values, _ = TARGETS[target]
-    return views, values(*(e.latents[objects[plan[0]], view] for view in plan[1:1 + views]))
+    views = TARGETS[target].views
+    latents = [e.latents[objects[plan[0]], view] for view in plan[1:1 + views]]
+    return views, TARGETS[target].values(*latents)
 
 
 def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[dict[str, float]]:
@@ -323,7 +333,7 @@ def evaluate(
     if split.dim != e.representations.shape[-1]: raise ValueError(f"the split is of {split.dim} dimensions, the representations have {e.representations.shape[-1]}")
     takes = {part: partial(split, part=part) for part in PARTS}
     heads = {(part, target, linear): Head(target, linear, takes[part])
-             for part in PARTS for target in TARGETS for linear in (False, True)}
+             for part in PARTS for target in targets(e) for linear in (False, True)}
     heads |= {(part, "class", True): Head("class", part=takes[part]) for part in PARTS}
     scores = dict(zip(heads, read_off(e, [*heads.values()], probe)))
     rows = [(part, "val", _metric(target, score, linear), value)
@@ -361,7 +371,7 @@ def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:
     "What nothing learned gives, in the form of `evaluate`."
     shares = torch.bincount(e.labels[e.val], minlength=len(counts := torch.bincount(e.labels[e.train])))[counts.argsort(descending=True, stable=True)] / len(e.val)   # of the classes, the most frequent of training first
     val = {"top1": shares[0].item(), "top5": shares[:5].sum().item()}
-    for target in TARGETS:
+    for target in targets(e):
         scores = chance_scores(e, target, probe)
         val |= {_metric(target, score, linear): value for linear in (False, True) for score, value in scores.items()}
     rows = [(part, "val", metric, value) for part in PARTS for metric, value in val.items()]
