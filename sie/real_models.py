@@ -11,7 +11,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile, ZipInfo
@@ -25,7 +26,7 @@ from .mesh_files import _is_hidden, MODEL_FORMATS
 from .meshes import CLASSES
 
 # %% auto #0
-__all__ = ['NAMES', 'BY_EYE', 'CATALOGUE', 'LARGEST_FILE', 'LARGEST_ARCHIVE', 'INSTALLED', 'class_of', 'Furniture',
+__all__ = ['NAMES', 'BY_EYE', 'CATALOGUE', 'LARGEST_FILE', 'LARGEST_ARCHIVE', 'HALF_TURN', 'INSTALLED', 'class_of', 'Furniture',
            'checked_members', 'read_catalogue', 'make_folder', 'libraries_in', 'main']
 
 # %% ../nbs/22_real_models.ipynb #cell006
@@ -33,7 +34,7 @@ __all__ = ['NAMES', 'BY_EYE', 'CATALOGUE', 'LARGEST_FILE', 'LARGEST_ARCHIVE', 'I
 NAMES: tuple[tuple[str | None, str], ...] = (
     # names that hold the word of a class, but are something else
     (None, "table fan|table tennis bat|cup ?cake|knife stand|screen door|ottoman|abdominal bench|sleeping bag|air mattress|intercom"),
-    (None, "fitness tower|spice tower|utensils pot|christmas|wheelbarrow|candle"),
+    (None, "fitness tower|spice tower|utensils pot|shower head|plastic cup|cctv"),
     # names that hold the words of two classes
     ("bench", "piano bench"), ("lamp", "desk lamp|vase lamp"), ("sofa", "futon couch|sofa"), ("cabinet", "television cabinet|tv stand|shelves cabinet"),
     ("file cabinet", "filing cabinet"), ("cabinet", "bedside table"), ("trash bin", "trash ?can|dustbin|recycling bin"), ("remote", "remote control"),
@@ -41,7 +42,7 @@ NAMES: tuple[tuple[str | None, str], ...] = (
     # the others
     ("airplane", "biplane|airplane"), ("bag", "handbag|backpack|suitcase|briefcase"), ("basket", "basket"), ("bathtub", "bath|bathtub"),
     ("bed", "bed|crib|futon"), ("bench", "bench|bank"), ("bookshelf", "bookcase|shelves"), ("bottle", "bottle|flacon"), ("bowl", "bowl"), ("bus", "bus"),
-    ("cabinet", "cabinet|wardrobe|cupboard|dresser|locker|vanity"), ("camera", "camera|cctv"), ("cap", "cap|hat"),
+    ("cabinet", "cabinet|wardrobe|cupboard|dresser|locker|vanity"), ("camera", "camera"), ("cap", "cap|hat"),
     ("car", "car|smart car|concept sedan|vw new beetle|ford focus|peugeot 308|renault scenic|suv|chevrolet|van"),
     ("chair", "chair|armchair|stool|seat|wheelchair"), ("clock", "clock"), ("display", "tv"), ("earphone", "headphones"), ("faucet", "faucet"),
     ("flowerpot", "plant|flower box|flowers|cactus|orchids|bonsai tree|spathiphyllum|yucca"), ("guitar", "guitar"), ("helmet", "helmet"),
@@ -51,8 +52,8 @@ NAMES: tuple[tuple[str | None, str], ...] = (
     ("stove", "stove|oven|cooker|cooktop"), ("table", "table|desk|workbench"), ("telephone", "phone"), ("train", "train"), ("watercraft", "rowboat"),
     ("washer", "washing machine"),
 )
-#: Models whose name misleads, by catalogue and model.
-BY_EYE: dict[str, str | None] = {}
+#: Models whose name misleads: a kick scooter, a rice cooker, a take-away cup.
+BY_EYE: dict[str, str | None] = {"scopia.scooter": None, "scopia.cooker": None, "blendswap-cc-by.coffee_cup": None}
 
 
 def class_of(
@@ -70,7 +71,7 @@ CATALOGUE = "PluginFurnitureCatalog.properties"
 LARGEST_FILE, LARGEST_ARCHIVE = 64 * 2 ** 20, 2 ** 30   # bytes, unpacked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Furniture:
     "One piece of a catalogue."
     name: str
@@ -78,7 +79,7 @@ class Furniture:
     creator: str
     licence: str
     member: str                                # the model's place in the archive
-    rotation: tuple[float, ...] | None = None  # of the model before use, a matrix row by row; none: as it is
+    rotation: Float[np.ndarray, "3 3"]         # that the program applies to the model
 
     @property
     def object_id(self) -> str:
@@ -107,22 +108,32 @@ def checked_members(archive: ZipFile) -> dict[str, ZipInfo]:
     return found
 
 
-def _rotation(text: str | None, where: str) -> tuple[float, ...] | None:
-    "A rotation of a catalogue: nine numbers, row by row."
-    if not text: return None
+def _content(archive: ZipFile, info: ZipInfo) -> bytes:
+    "A member, unpacked. Raises `ValueError` naming one that is damaged or larger than it says."
+    try:
+        with archive.open(info) as file: content = file.read(info.file_size + 1)
+    except (BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:   # the last two: encrypted, or compressed in another way
+        raise ValueError(f"{archive.filename}: member {info.filename!r} is damaged or cannot be unpacked: {error}") from None
+    if len(content) != info.file_size: raise ValueError(f"{archive.filename}: member {info.filename!r} does not have the {info.file_size} bytes that the archive says")
+    return content
+
+
+def _rotation(text: str, where: str) -> Float[np.ndarray, "3 3"]:
+    "A rotation of a catalogue: nine numbers, row by row; none if there is no text."
+    if not text: return np.eye(3)
     try: matrix = np.array(text.split(), float).reshape(3, 3)
     except ValueError: raise ValueError(f"{where}: the rotation {text!r} is not of nine numbers") from None
     if not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3):
         raise ValueError(f"{where}: {text!r} is not a rotation")
-    return tuple(matrix.flatten().tolist())
+    return matrix
 
 
 def read_catalogue(archive: ZipFile) -> list[Furniture]:
     "The pieces of a catalogue, in its order. Raises `ValueError` naming what is missing or damaged."
     where, members = archive.filename, checked_members(archive)
     if CATALOGUE not in members: raise ValueError(f"{where} is no furniture library: it has no {CATALOGUE}")
-    try: entries = javaproperties.loads(archive.read(CATALOGUE).decode("latin-1"))
-    except (ValueError, BadZipFile) as error: raise ValueError(f"{where}: {CATALOGUE} cannot be read: {error}") from None
+    try: entries = javaproperties.loads(_content(archive, members[CATALOGUE]).decode("latin-1"))
+    except javaproperties.InvalidUEscapeError as error: raise ValueError(f"{where}: {CATALOGUE} cannot be read: {error}") from None
     pieces, licence = [], " ".join(entries.get("license", "not stated").split())
     for number in sorted(int(key[6:]) for key in entries if re.fullmatch(r"model#\d+", key)):
         piece = {key: entries.get(f"{key}#{number}", "").strip() for key in ("name", "category", "creator", "model", "modelRotation")}
@@ -135,13 +146,18 @@ def read_catalogue(archive: ZipFile) -> list[Furniture]:
     return pieces
 
 # %% ../nbs/22_real_models.ipynb #cell011
-def _turned(obj: bytes, rotation: Float[np.ndarray, "3 3"]) -> bytes:
-    "An OBJ file with positions and normals turned; everything else, line by line, as it is."
+HALF_TURN = np.diag([-1.0, 1, -1])   # about the vertical axis: from +z in front to -z
+
+
+def _turned(obj: bytes, rotation: Float[np.ndarray, "3 3"], where: str) -> bytes:
+    "An OBJ file with positions and normals turned; everything else, line by line, as it is. Raises `ValueError` naming a line that is no position."
     lines = obj.split(b"\n")
     for k, line in enumerate(lines):
         words = line.split()
-        if len(words) < 4 or words[0] not in (b"v", b"vn"): continue
-        turned = rotation @ np.array([float(word) for word in words[1:4]])
+        if not words or words[0] not in (b"v", b"vn"): continue
+        try: position = np.array(words[1:4], float).reshape(3)
+        except ValueError: raise ValueError(f"{where}, line {k + 1}: {line.decode('latin-1').strip()!r} has no three numbers") from None
+        turned = rotation @ position + 0.0               # not -0
         lines[k] = b" ".join([words[0], *(f"{value:.9g}".encode() for value in turned), *words[4:]])
     return b"\n".join(lines)
 
@@ -153,12 +169,34 @@ def _unpack(archive: ZipFile, members: dict[str, ZipInfo], piece: Furniture, hom
         place = PurePosixPath(name)
         if not place.is_relative_to(beside) or beside == PurePosixPath(".") and name != piece.member: continue
         if name != piece.member and place.suffix.lower() in MODEL_FORMATS or _is_hidden(Path(place.name)): continue
-        with archive.open(info) as file: content = file.read(LARGEST_FILE + 1)   # raises BadZipFile where the checksum is wrong
-        if len(content) != info.file_size: raise ValueError(f"{archive.filename}: member {name!r} does not have the {info.file_size} bytes that the archive says")
-        if name == piece.member and piece.rotation: content = _turned(content, np.reshape(piece.rotation, (3, 3)))
+        content = _content(archive, info)
+        if name == piece.member: content = _turned(content, HALF_TURN @ piece.rotation, f"{archive.filename}: {name}")
         path = home / place.relative_to(beside)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+# %% ../nbs/22_real_models.ipynb #cell011b
+def _add_library(library: Path, folder: Path) -> tuple[int, list[dict[str, str]]]:
+    "Add a library's models to a folder: how many pieces it has, and the credits of those that are of a class."
+    credits = []
+    try:
+        with ZipFile(library) as archive:
+            members, catalogue = checked_members(archive), read_catalogue(archive)
+            for piece in catalogue:
+                found = class_of(piece.name, piece.object_id)
+                if found is None: continue
+                if not piece.member.lower().endswith(".obj"):
+                    print(f"{library.name}: {piece.member} ({piece.name}) is no OBJ file; it is left out")
+                    continue
+                home = folder / found / piece.object_id
+                if home.exists(): raise ValueError(f"{library}: {piece.member!r} is there twice, in this library or another")
+                _unpack(archive, members, piece, home)
+                credits.append({"class": found, "object": piece.object_id, "name": piece.name, "creator": piece.creator,
+                                "licence": piece.licence, "source": f"{library.name}: {piece.member}"})
+            for name, info in members.items():
+                if re.fullmatch(r"licen[cs]e(\.txt)?", name, re.IGNORECASE): (folder / f"LICENSE-{library.stem}.txt").write_bytes(_content(archive, info))
+    except BadZipFile as error: raise ValueError(f"{library} is no whole zip archive: {error}") from None
+    return len(catalogue), credits
 
 
 def make_folder(
@@ -170,30 +208,19 @@ def make_folder(
     Raises `ValueError` naming the library and member that is damaged, or would lie outside of the folder, and `FileExistsError` if `out` holds anything. The folder gets its name when it is complete."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f"{out} exists already; give the name of a new folder")
-    temporary, credits, pieces = out.with_name(out.name + ".tmp"), [], 0
+    temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for library in map(Path, libraries):
-        try:
-            with ZipFile(library) as archive:
-                members, catalogue = checked_members(archive), read_catalogue(archive)
-                pieces += len(catalogue)
-                for piece in catalogue:
-                    if (found := class_of(piece.name, piece.object_id)) is None: continue
-                    home = temporary / found / piece.object_id
-                    if home.exists(): raise ValueError(f"{library}: {piece.member!r} is there twice, in this library or another")
-                    _unpack(archive, members, piece, home)
-                    credits.append({"class": found, "object": piece.object_id, "name": piece.name, "creator": piece.creator,
-                                    "licence": piece.licence, "source": f"{library.name}: {piece.member}"})
-                for name in members:
-                    if re.fullmatch(r"licen[cs]e(\.txt)?", name, re.IGNORECASE): (temporary / f"LICENSE-{library.stem}.txt").write_bytes(archive.read(name))
-        except BadZipFile as error: raise ValueError(f"{library} is no whole zip archive: {error}") from None
-    if not credits: raise ValueError(f"of {pieces} models none is of a class by its name")
-    table = pd.DataFrame(credits).sort_values(["class", "object"], ignore_index=True)
-    table.to_csv(temporary / "CREDITS.csv", index=False)
-    if out.exists(): out.rmdir()
-    os.replace(temporary, out)
-    print(f"{len(table)} of {pieces} models in {table['class'].nunique()} classes; the names of the others say none of ShapeNetCore's")
+    try:
+        counts, credits = zip(*(_add_library(Path(library), temporary) for library in libraries))
+        table = pd.DataFrame([row for rows in credits for row in rows])
+        if table.empty: raise ValueError(f"of {sum(counts)} models none is of a class by its name")
+        table = table.sort_values(["class", "object"], ignore_index=True)
+        table.to_csv(temporary / "CREDITS.csv", index=False)
+        if out.exists(): out.rmdir()
+        os.replace(temporary, out)
+    finally: shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{len(table)} of {sum(counts)} models in {table['class'].nunique()} classes; the names of the others say none of ShapeNetCore's")
     return table
 
 # %% ../nbs/22_real_models.ipynb #cell015

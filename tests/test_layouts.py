@@ -2,16 +2,22 @@
 
 import json
 import os
+import shutil
+import subprocess
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import javaproperties
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from ruamel.yaml import YAML
 
 import sie.dataset as sd
 import sie.mesh_files as mf
+import sie.real_models as rm
 from sie.analysis import show_failures
 from sie.dataset import ViewDataset
 from sie.evaluation import Embedded, Head, Probe, read_off
@@ -234,7 +240,6 @@ def test_heads_for_more_and_fewer_classes():
 
 
 def test_figures_have_the_data_sets_names():
-    import pandas as pd
     table = pd.DataFrame({"object": [0, 0, 1, 1], "view": [1, 2, 1, 2], "label": [0, 0, 60, 60], "angle": [10., 50, 90, 130], "rank": [1., 2, 1, 1]})
     fig = show_failures({"sie": table}, [f"name {k}" for k in range(61)])
     assert {tick.get_text() for tick in fig.axes[0].get_yticklabels()} == {"name 0", "name 60"}
@@ -271,3 +276,146 @@ def test_missing_textures_is_a_parameter(params):
     assert params().data.missing_textures == "refuse" == params().renderer.missing_textures
     assert params(missing_textures="colour").renderer.missing_textures == "colour"
     with pytest.raises(ValueError, match="data.missing_textures: .*'refuse' or 'colour'"): params(missing_textures="color")
+
+
+# Real models, from furniture libraries
+
+
+SQUARE = "mtllib m.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 2 0.5 0.5 0.5\nvn 0 0 1\nvt 0 1\nusemtl m\nf 1 2 3\nf 1 2 4\n"
+
+
+def library(path, pieces, members=None, **changes):
+    "A furniture library: `pieces` are dictionaries of properties without their number, `members` further files."
+    entries = {"id": "Lib", "license": "Creative Commons Attribution 3.0"} | {f"{key}#{k}": value for k, piece in enumerate(pieces, 1) for key, value in piece.items()}
+    files = {piece["model"].lstrip("/"): SQUARE for piece in pieces} | {str(Path(piece["model"].lstrip("/")).parent / "m.mtl"): "newmtl m\nKd 1 0 0\n" for piece in pieces}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(rm.CATALOGUE, javaproperties.dumps(entries))
+        for name, content in ({**files, **(members or {})} | changes).items():
+            if content is not None: archive.writestr(name, content)
+    return path
+
+
+CHAIR = {"name": "Oak chair", "model": "/lib/oakChair/oakChair.obj", "creator": "Ada Lovelace", "category": "Living room"}
+
+
+@pytest.fixture
+def furniture(tmp_path):
+    pieces = [CHAIR, {"name": "Caf\u00e9 table", "model": "/lib/t/table 2.obj", "modelRotation": "1 0 0 0 0 1 0 -1 0"}, {"name": "Basketball", "model": "lib/ball/ball.obj"},
+              {"name": "Desk lamp", "model": "lib/lamp/lamp.OBJ", "creator": "Zo\u00eb"}]
+    members = {"lib/oakChair/wood.png": b"png", "lib/oakChair/license.txt": "by Ada", "lib/oakChair/old.obj": SQUARE, "lib/oakChair/maps/x.jpg": b"jpg", "lib/oakChair/.DS_Store": b"",
+               "LICENSE.TXT": "CC BY", "lib/oakChair.png": b"icon"}
+    (tmp_path / "libraries").mkdir()
+    library(tmp_path / "libraries/A.sh3f", pieces, members)
+    library(tmp_path / "libraries/B.SH3F", [{"name": "Sofa 2 seats", "model": "other/s/s.obj"}])
+    return tmp_path / "libraries"
+
+
+def test_furniture_by_class(furniture, tmp_path, capsys):
+    rm.main([str(tmp_path / "out"), "--folder", str(furniture)])
+    assert "4 of 5 models in 4 classes" in capsys.readouterr().out
+    files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert files == ["CREDITS.csv", "LICENSE-A.txt", "chair/lib.oakChair/license.txt", "chair/lib.oakChair/m.mtl", "chair/lib.oakChair/maps/x.jpg", "chair/lib.oakChair/oakChair.obj",
+                     "chair/lib.oakChair/wood.png", "lamp/lib.lamp/lamp.OBJ", "lamp/lib.lamp/m.mtl", "sofa/other.s/m.mtl", "sofa/other.s/s.obj", "table/lib.t.table-2/m.mtl", "table/lib.t.table-2/table 2.obj"]
+    credits = pd.read_csv(tmp_path / "out/CREDITS.csv")
+    assert credits.columns.tolist() == ["class", "object", "name", "creator", "licence", "source"]
+    assert credits.loc[0].tolist() == ["chair", "lib.oakChair", "Oak chair", "Ada Lovelace", "Creative Commons Attribution 3.0", "A.sh3f: lib/oakChair/oakChair.obj"]
+    assert credits.name.tolist() == ["Oak chair", "Desk lamp", "Sofa 2 seats", "Caf\u00e9 table"] and credits.creator[1] == "Zo\u00eb"
+    objects = mf.mesh_objects(tmp_path / "out")
+    assert mf.usable_models(objects) == list(objects) and [name for name, _ in objects] == ["03001627", "03636649", "04256520", "04379243"]
+
+
+def test_models_are_turned_as_the_catalogue_says(furniture, tmp_path):
+    rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+    lines = (tmp_path / "out/table/lib.t.table-2/table 2.obj").read_text().splitlines()
+    plain = (tmp_path / "out/chair/lib.oakChair/oakChair.obj").read_text().splitlines()                  # from +z in front to -z
+    assert plain == [{"v 1 0 0": "v -1 0 0", "v 0 0 2 0.5 0.5 0.5": "v 0 0 -2 0.5 0.5 0.5", "vn 0 0 1": "vn 0 0 -1"}.get(line, line) for line in SQUARE.splitlines()]
+    # 1 0 0  0 0 1  0 -1 0, row by row, takes (x, y, z) to (x, z, -y); then half a turn
+    assert lines == [{"v 1 0 0": "v -1 0 0", "v 0 1 0": "v 0 0 1", "v 0 0 2 0.5 0.5 0.5": "v 0 2 0 0.5 0.5 0.5", "vn 0 0 1": "vn 0 1 0"}.get(line, line) for line in SQUARE.splitlines()]
+
+
+@pytest.mark.parametrize("case", BAD["classes_of_furniture"], ids=lambda case: case["name"])
+def test_the_class_that_a_name_says(case):
+    assert rm.class_of(case["name"]) == case["class"]
+
+
+def test_the_table_of_names_is_sound():
+    names = {c.name for c in CLASSES}
+    assert {found for found, _ in rm.NAMES} | set(rm.BY_EYE.values()) <= names | {None}
+
+
+@pytest.mark.parametrize("member", ["../out.txt", "lib/../../out.txt", "/tmp/out.txt", "..\\out.txt", "C:\\out.txt", "C:/out.txt", "lib/..", "\\\\host\\x"])
+def test_no_member_leaves_the_folder(furniture, tmp_path, member):
+    library(furniture / "A.sh3f", [CHAIR], {member: "x"})
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="A.sh3f: member .* would lie outside"): rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+    assert not (tmp_path / "out").exists() and {path for path in set(tmp_path.rglob("*")) - before if path.is_file()} == set()
+
+
+def test_a_model_outside_of_the_archive_is_refused(furniture, tmp_path):
+    library(furniture / "A.sh3f", [CHAIR | {"model": "../../etc/passwd"}], {"../../etc/passwd": None, "../../etc/m.mtl": None})
+    with pytest.raises(ValueError, match="A.sh3f: the model '../../etc/passwd' of piece 1, Oak chair, is not in the archive"): rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+
+
+def test_links_and_sizes_are_refused(furniture, tmp_path, monkeypatch):
+    link = zipfile.ZipInfo("lib/oakChair/link.png")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    library(furniture / "A.sh3f", [CHAIR])
+    with zipfile.ZipFile(furniture / "A.sh3f", "a") as archive: archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ValueError, match="link.png' is a link"): rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+    library(furniture / "A.sh3f", [CHAIR], {"lib/oakChair/zeros.png": bytes(5000)})
+    monkeypatch.setattr(rm, "LARGEST_FILE", 4000)
+    with pytest.raises(ValueError, match="zeros.png' has 5000 bytes; 4000 are allowed"): rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+    monkeypatch.setattr(rm, "LARGEST_FILE", 6000); monkeypatch.setattr(rm, "LARGEST_ARCHIVE", 5000)
+    with pytest.raises(ValueError, match="A.sh3f holds .* bytes; 5000 are allowed"): rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_libraries_are_named(furniture, tmp_path):
+    make = lambda: rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+    whole = (furniture / "A.sh3f").read_bytes()
+    (furniture / "A.sh3f").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="A.sh3f is no whole zip archive"): make()
+    library(furniture / "A.sh3f", [CHAIR])
+    flipped = bytearray((furniture / "A.sh3f").read_bytes())
+    with zipfile.ZipFile(furniture / "A.sh3f") as archive: at = archive.getinfo("lib/oakChair/oakChair.obj").header_offset
+    flipped[at + 80] ^= 255
+    (furniture / "A.sh3f").write_bytes(flipped)
+    with pytest.raises(ValueError, match="A.sh3f is no whole zip archive|A.sh3f: .*damaged"): make()
+    with zipfile.ZipFile(furniture / "A.sh3f", "w") as archive: archive.writestr("x", "y")
+    with pytest.raises(ValueError, match="A.sh3f is no furniture library"): make()
+    for changes, message in [({"modelRotation": "1 2 3"}, "piece 1: the rotation '1 2 3' is not of nine numbers"), ({"modelRotation": "2 0 0 0 1 0 0 0 1"}, "is not a rotation"), ({"name": ""}, "no name")]:
+        library(furniture / "A.sh3f", [CHAIR | changes])
+        with pytest.raises(ValueError, match=message): make()
+    library(furniture / "A.sh3f", [CHAIR], {CHAIR["model"].lstrip("/"): "v 1 two 3\n"})
+    with pytest.raises(ValueError, match="A.sh3f: lib/oakChair/oakChair.obj, line 1: 'v 1 two 3' has no three numbers"): make()
+    library(furniture / "A.sh3f", [CHAIR, CHAIR])
+    with pytest.raises(ValueError, match="lib/oakChair/oakChair.obj' is there twice"): make()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").touch()
+    with pytest.raises(FileExistsError, match="out exists already"): make()
+    for path in furniture.iterdir(): path.unlink()
+    with pytest.raises(FileNotFoundError, match="holds no furniture library"): make()
+
+
+def test_the_command_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(rm, "INSTALLED", tmp_path / "none")
+    for arguments, says in [([], "apt-get download"), (["--deb", str(tmp_path / "x.deb")], "x.deb does not exist"), (["--folder", str(tmp_path)], "holds no furniture library")]:
+        with pytest.raises(SystemExit) as stopped: rm.main([str(tmp_path / "out"), *arguments])
+        assert says in str(stopped.value)
+    if shutil.which("dpkg-deb"):
+        (tmp_path / "x.deb").write_text("no package")
+        with pytest.raises(SystemExit, match="x.deb cannot be unpacked"): rm.main([str(tmp_path / "out"), "--deb", str(tmp_path / "x.deb")])
+    else:
+        (tmp_path / "x.deb").write_text("no package")
+        with pytest.raises(SystemExit, match="dpkg-deb is not on this machine"): rm.main([str(tmp_path / "out"), "--deb", str(tmp_path / "x.deb")])
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="dpkg-deb is not there")
+def test_the_command_takes_a_package(furniture, tmp_path):
+    home = tmp_path / "package/usr/share/sweethome3d/furniture"
+    shutil.copytree(furniture, home)
+    (tmp_path / "package/DEBIAN").mkdir()
+    (tmp_path / "package/DEBIAN/control").write_text("Package: little\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n")
+    subprocess.run(["dpkg-deb", "-b", str(tmp_path / "package"), str(tmp_path / "little.deb")], check=True, capture_output=True)
+    rm.main([str(tmp_path / "out"), "--deb", str(tmp_path / "little.deb")])
+    assert len(mf.mesh_objects(tmp_path / "out")) == 4
