@@ -19,7 +19,7 @@ from .predictors import Hypernetwork, MLPPredictor
 from .rotations import transformation, transformation_norm, transformation_size
 
 # %% auto #0
-__all__ = ['Term', 'HEADS', 'METHODS', 'Outputs', 'Method', 'Model']
+__all__ = ['Term', 'HEADS', 'INVARIANT_SHARE', 'METHODS', 'Outputs', 'PartInvariance', 'Method', 'Model']
 
 # %% ../nbs/12_methods.ipynb #cell006
 @dataclass
@@ -57,6 +57,25 @@ Term = tuple[float, Callable[[Outputs], Float[Tensor, ""]]]  # weight, and the f
 
 
 @dataclass(frozen=True)
+class PartInvariance:
+    "The invariance term on the first dimensions of the embedding only. Raises `ValueError` for a share that is none."
+    share: float    # of the dimensions, above 0 and at most 1
+
+    def __post_init__(self):
+        if not 0 < self.share <= 1: raise ValueError(f"invariant_share is {self.share}; it must be above 0 and at most 1")
+
+    def size(self, dim: int) -> int:
+        "How many of so many dimensions it covers. Raises `ValueError` where that is none."
+        size = round(self.share * dim)
+        if size < 1: raise ValueError(f"invariant_share is {self.share}; of {dim} dimensions nothing is left")
+        return size
+
+    def __call__(self, o: Outputs) -> Float[Tensor, ""]:
+        size = self.size(o.u1.shape[1])
+        return attraction(o.u1[:, :size], o.u2[:, :size])
+
+
+@dataclass(frozen=True)
 class Method:
     "A method of representation learning as data."
     name: str
@@ -66,6 +85,7 @@ class Method:
     predictor: str | None = None              # None, "hypernetwork" or "mlp"
     form: str = "quaternion"                  # how the predictor (or the supervised head) is given the rotation
     colour: bool = False                      # whether the transformation includes the two hue differences
+    regressor_width: int | None = None        # of the two hidden layers of the head "regressor"; None: twice what it sees
     split: bool = field(init=False)           # whether the halves of the representation are treated differently
 
     def __post_init__(self):
@@ -92,6 +112,19 @@ class Method:
                 raise ValueError(f"method {self.name!r}: the term {name!r} fails ({error}); with the heads {', '.join(self.heads) or 'none'} there is no {', '.join(missing)}") from error
         return sum(self.weight(name, equivariance_weight) * value for name, value in values.items()), values
 
+    @property
+    def partly_invariant(self) -> bool:
+        "Whether the invariance term covers a part of the embedding only, whose share is a parameter."
+        return any(isinstance(function, PartInvariance) for _, function in self.terms.values())
+
+    def with_invariant_share(self, share: float) -> Method:
+        "The method with that share of the embedding in its invariance term, if its term covers a part only."
+        if not self.partly_invariant: return self
+        part = PartInvariance(share)
+        terms = {name: (weight, part if isinstance(function, PartInvariance) else function)
+                 for name, (weight, function) in self.terms.items()}
+        return replace(self, terms=terms)
+
     def weight(self, term: str, equivariance_weight: float = 1) -> float:
         "The weight of a term in the sum."
         return self.terms[term][0] * (equivariance_weight if term == "equivariance" else 1)
@@ -101,6 +134,8 @@ class Method:
 HEADS = ("invariant", "equivariant", "classifier", "regressor")
 
 # %% ../nbs/12_methods.ipynb #cell010
+INVARIANT_SHARE = .875   # of the embedding in the invariance term of vicreg_part_inv: 1,792 of 2,048 in the authors' code; half in the paper's text
+
 _REGULARISATION: dict[str, Term] = {
     "variance": (10, lambda o: variance(o.x1) + variance(o.x2)),
     "covariance": (1, lambda o: covariance(o.x1) + covariance(o.x2)),
@@ -113,7 +148,10 @@ _CONTRAST: dict[str, Term] = {"contrast": (1, lambda o: nt_xent(o.u1, o.u2))}
 _CONTRAST_OF_PREDICTION: dict[str, Term] = {"equivariance": (1, lambda o: nt_xent(o.predicted, o.z2))}
 
 
-def _vicreg(a: Tensor, b: Tensor) -> Tensor: return 10 * attraction(a, b) + 10 * (variance(a) + variance(b)) + covariance(a) + covariance(b)
+def _vicreg_of_prediction(o: Outputs) -> Tensor:
+    "VICReg between prediction and target, which regularises the embeddings of both views, not the prediction."
+    regularised = 10 * (variance(o.z1) + variance(o.z2)) + covariance(o.z1) + covariance(o.z2)
+    return 10 * attraction(o.predicted, o.z2) + regularised
 
 
 _SIE = Method("sie", "SIE (Garrido et al. 2023): quaternion conditioning",
@@ -132,26 +170,36 @@ _WITH_G = (
     replace(_SIMCLR, name="simclr_augself", description="SimCLR, and g regressed from both representations (AugSelf, Lee et al. 2021)",
         heads={"invariant": "all", "regressor": "all"}, terms=_CONTRAST | {"regression": (1, lambda o: attraction(o.regressed, o.g))}),
     Method("simclr_equimod", "SimCLR, and SimCLR between prediction and target (EquiMod, Devillers and Lefort 2023)", **_TWO_HEADS, terms=_CONTRAST | _CONTRAST_OF_PREDICTION),
-    Method("vicreg_equimod", "VICReg, and VICReg between prediction and target", **_TWO_HEADS, terms=_INVARIANCE | {
+    Method("vicreg_equimod", "VICReg, and VICReg with the prediction attracted to its target", **_TWO_HEADS, terms=_INVARIANCE | {
         "variance": (10, lambda o: variance(o.u1) + variance(o.u2)), "covariance": (1, lambda o: covariance(o.u1) + covariance(o.u2)),
-        "equivariance": (1, lambda o: _vicreg(o.predicted, o.z2))}),
+        "equivariance": (1, _vicreg_of_prediction)}),
     Method("equi_only", "SIE without invariance and without a split, the predictions' term at its full weight", **_ONE_HEAD, terms={"prediction": _EQUIVARIANCE["equivariance"]} | _REGULARISATION | _VARIANCE_OF_PREDICTION),
     Method("simclr_equi_only", "NT-Xent between prediction and target alone", **_ONE_HEAD, terms={"prediction": _CONTRAST_OF_PREDICTION["equivariance"]}),
-    Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, terms={
+    Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, regressor_width=1024, terms={
         "classification": (1, lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2),
         "regression": (10, lambda o: attraction(o.regressed, o.g))}),
 )
 
+def _with_colour(method: Method) -> Method:
+    "The same method with the two hue differences in g."
+    return replace(method, name=f"{method.name}_rotcolor", description=f"{method.description}; g with the two hue differences", colour=True)
+
+
 #: All methods by name. A method of one's own is added by `METHODS[m.name] = m`.
 METHODS: dict[str, Method] = {m.name: m for m in (
     *_WITH_G,
-    *(replace(m, name=f"{m.name}_rotcolor", description=f"{m.description}; g with the two hue differences", colour=True) for m in _WITH_G),
+    *map(_with_colour, _WITH_G),
     _VICREG,
-    replace(_VICREG, name="vicreg_part_inv", description="VICReg, invariant in the first half of the embedding only",
-        terms=_VICREG.terms | {"invariance": (10, lambda o: attraction(*(u[:, :u.shape[1] // 2] for u in (o.u1, o.u2))))}),
+    replace(_VICREG, name="vicreg_part_inv", description="VICReg, invariant in a first part of the embedding only",
+        terms=_VICREG.terms | {"invariance": (10, PartInvariance(INVARIANT_SHARE))}),
     _SIMCLR,
     Method("random", "untrained encoder: lower reference", heads={}, terms={}),
 )}
+
+# in the authors' code this one has no factor before the second term
+_EQUIMOD_ROTCOLOR = replace(METHODS["simclr_equimod_rotcolor"],
+    terms=_CONTRAST | {"prediction": _CONTRAST_OF_PREDICTION["equivariance"]})
+METHODS[_EQUIMOD_ROTCOLOR.name] = _EQUIMOD_ROTCOLOR
 
 # %% ../nbs/12_methods.ipynb #cell013
 class Model(nn.Module):
@@ -170,7 +218,10 @@ class Model(nn.Module):
         g, sizes = transformation_size(method.form, method.colour), {h: self.split.size(p) for h, p in method.heads.items()}
         self.heads = nn.ModuleDict({h: projector(size, widths, size / self.encoder.dim) for h, size in sizes.items() if h in ("invariant", "equivariant")})
         if "classifier" in sizes: self.heads["classifier"] = nn.Linear(sizes["classifier"], classes)
-        if "regressor" in sizes: self.heads["regressor"] = nn.Sequential(nn.Linear(2 * sizes["regressor"], 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, g))
+        if "regressor" in sizes:
+            both = 2 * sizes["regressor"]
+            width = method.regressor_width or both
+            self.heads["regressor"] = nn.Sequential(nn.Linear(both, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, g))
         self.predictor = None
         if method.predictor:
             dim = self.heads["equivariant"][-1].out_features

@@ -79,6 +79,7 @@ def _without_effect(method: Method, key: str, given: Pretrain) -> str | None:
     if not method.terms and key not in ("encoder", "equivariant", "crop"): return f"{method.name} is not trained"
     if (section == "predictor" or key == "conditioning") and not method.predictor: return f"{method.name} has no predictor"
     if key == "equivariance_weight" and "equivariance" not in method.terms: return f"{method.name} has no term of the name equivariance"
+    if key == "invariant_share" and not method.partly_invariant: return f"the invariance term of {method.name} is not of a part of the embedding"
     if section == "predictor" and name not in ("kind", "hidden") and given.predictor.kind == "mlp": return "of an mlp only hidden holds"
     if key in ("predictor.hidden_bias", "predictor.relu") and not given.predictor.hidden: return "the predictor has no hidden layers"
     if key == "predictor.gain" and given.predictor.init != "scaled": return "it is for predictor.init=scaled"
@@ -148,6 +149,7 @@ class Pretrain(_Section):
     predictor: Predictor
     conditioning: Literal[tuple(ROTATION_FORMS)] | None   # how the predictor is given the rotation; null: as the method declares
     equivariance_weight: NonNegative
+    invariant_share: Annotated[float, Field(gt=0, le=1)]   # of the embedding, its first part, in the invariance term of vicreg_part_inv
     epochs: Epochs
     pairs_per_object: _whole(*LIMITS["pairs_per_object"])
     batch_size: Batch

@@ -97,11 +97,11 @@ class MLPPredictor(nn.Module):
     def __init__(self,
         transformation: int,                    # entries of g
         dim: int,                               # dimensions of the embeddings, D
-        hidden: Sequence[int] | None = None,    # widths of the hidden layers; none given: one of D
+        hidden: Sequence[int] | None = None,    # widths of the hidden layers; None: one of D
     ):
         super().__init__()
         self.dim, self.transformation = dim, transformation
-        sizes = [dim + transformation, *(hidden or [dim]), dim]
+        sizes = [dim + transformation, *([dim] if hidden is None else hidden), dim]
         layers = [m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())]
         self.layers = nn.Sequential(*layers[:-1])
 

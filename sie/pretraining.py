@@ -33,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from .dataset import NEEDS_GUARD, PairLoader, ViewDataset, Views, another_view, cores, load_views, start_worker, worker_failure
-from .methods import METHODS, Method, Model, Outputs
+from .methods import INVARIANT_SHARE, METHODS, Method, Model, Outputs, PartInvariance
 from .predictors import Hypernetwork
 from .rotations import relative_rotation
 
@@ -63,6 +63,10 @@ LIMITS = {                  # least and largest value
 }
 
 
+def _is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Settings:
     "What a pretraining run depends on besides the data; the defaults are the paper's, but for the encoder, which is torchvision's."
@@ -71,9 +75,10 @@ class Settings:
     encoder: str = "resnet18"                   # a name in `sie.encoders.ENCODERS`
     widths: Sequence[int] = (2048, 2048, 2048)  # of a projector on the whole representation
     equivariant: int | None = None              # dimensions of the equivariant part; None: half
-    predictor: Mapping = field(default_factory=lambda: {"init": "default"})  # `kind` ("hypernetwork" or "mlp"; the method's if not given), and options of `sie.predictors.Hypernetwork`
+    predictor: Mapping = field(default_factory=lambda: {"init": "default"})  # `kind` ("hypernetwork" or "mlp"; the method's if not given), and options of `sie.predictors.Hypernetwork`; `linear`: an mlp without hidden layers
     conditioning: str | None = None             # how the predictor is given the rotation, a name in `sie.rotations.ROTATION_FORMS`; None: as the method declares
     equivariance_weight: float = 0.45           # factor of the equivariance term
+    invariant_share: float = INVARIANT_SHARE    # of the embedding in the invariance term of vicreg_part_inv: 0.875 in the authors' code, 0.5 in the paper's text
     epochs: int = 2000                          # passes over the training objects
     pairs_per_object: int = 1                   # random pairs of each object in an epoch
     batch_size: int = 1024                      # pairs
@@ -106,6 +111,11 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf or value == 0 and key == "lr":
                 raise ValueError(f"{key} is {value!r}; it must be a finite number, {'greater than' if key == 'lr' else 'at least'} 0")
 
+        if not _is_number(self.invariant_share):
+            raise ValueError(f"invariant_share is {self.invariant_share!r}; it must be a number above 0 and at most 1")
+        part = PartInvariance(self.invariant_share)
+        if METHODS[self.method].partly_invariant: part.size(self.widths[-1])
+
     @staticmethod
     def _kind(key: str) -> str:
         if key == "widths": return "a list of whole numbers"
@@ -123,9 +133,10 @@ class Settings:
 
     @property
     def declaration(self) -> Method:
-        "The method, with the predictor and the conditioning of these settings where it has a predictor."
-        method = METHODS[self.method]
-        return replace(method, predictor=self.predictor.get("kind", method.predictor), form=self.conditioning or method.form) if method.predictor else method
+        "The method, with these settings' invariant share, predictor and conditioning where it has such."
+        method = METHODS[self.method].with_invariant_share(self.invariant_share)
+        if not method.predictor: return method
+        return replace(method, predictor=self.predictor.get("kind", method.predictor), form=self.conditioning or method.form)
 
     def learning_rate(self, step: int, steps: int) -> float:
         "The learning rate at a step of a run of so many."
@@ -251,7 +262,9 @@ def new_model(settings: Settings) -> Model:
     "An untrained model, its weights a function of the settings' seed, to which torch's random numbers are set."
     torch.manual_seed(settings.seed)
     options = {k: v for k, v in settings.predictor.items() if k != "kind"}
-    if settings.declaration.predictor == "mlp": options = {"hidden": options.get("hidden")}
+    if settings.declaration.predictor == "mlp":   # no width given: one hidden layer; "linear": none at all
+        options = {"hidden": () if options.get("linear") else options.get("hidden") or None}
+    options.pop("linear", None)
     return Model(settings.declaration, settings.encoder, settings.widths, settings.equivariant, settings.classes, options)
 
 
@@ -290,10 +303,6 @@ class ImageFormat:
     def of(cls, dataset: ViewDataset) -> ImageFormat:
         "That of a data set, for a model that is trained on it."
         return cls(dataset.height, dataset.width, tuple(dataset.mean), tuple(dataset.std))
-
-
-def _is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def save_model(model: Model, settings: Settings, images: ImageFormat, folder: str | Path) -> None:
@@ -341,7 +350,7 @@ def _check_types(path: Path, values: Mapping[str, Any], declared: Mapping[str, A
 def _read_settings(path: Path) -> Settings:
     "Settings from a JSON file, those of the predictor too. Raises `ValueError` naming file and key."
     settings = _read_json(path, Settings)
-    declared = {**get_type_hints(Hypernetwork.__init__), "kind": Literal["hypernetwork", "mlp"]}
+    declared = {**get_type_hints(Hypernetwork.__init__), "kind": Literal["hypernetwork", "mlp"], "linear": bool}
     options = declared.keys() - {"transformation", "dim", "return"}
     if unknown := sorted(map(str, settings.predictor.keys() - options)):
         raise ValueError(f"{path}: unknown key predictor.{unknown[0]}; the keys are {', '.join(sorted(options))}")
@@ -510,7 +519,7 @@ def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> t
     "One step on a process's share of a batch of pairs: the whole batch's outputs, and its loss and terms as tensors."
     outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
     if fabric.world_size > 1: outputs = outputs.gathered()
-    loss, terms = METHODS[settings.method].loss(outputs, settings.equivariance_weight)
+    loss, terms = settings.declaration.loss(outputs, settings.equivariance_weight)
     optimiser.zero_grad()
     fabric.backward(loss)
     optimiser.step()
