@@ -148,7 +148,7 @@ def mesh_objects(
     if not found: raise ValueError(f"{folder} holds no models: {layout}")
     if notice := describe_classes(home.name for home in homes): print(f"{folder}: {notice}")
     if unread:
-        print("\n  ".join([f"{len(unread)} files in {folder} look like models of formats that are not read; they are left out:",
+        print("\n  ".join([f"{folder}: models of formats that are not read are left out, {len(unread)} in all:",
                            *_some([str(path.relative_to(folder)) for path in unread])]))
     return found
 
@@ -460,7 +460,12 @@ class MeshFileRenderer(ProceduralRenderer):
 
     def digest(self, synset: str, object_id: str) -> str:
         "Of the files that an object is made of."
-        return model_digest(self._file(synset, object_id))
+        file = self._file(synset, object_id)
+        try: return model_digest(file)
+        except ValueError:
+            if self.missing_textures == "refuse": raise
+        beside = [path for path in sorted(file.parent.iterdir()) if path.is_file() and not _is_model(path)]   # what is there of its materials and textures is among these
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in [file, *beside])).hexdigest()
 
     def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int,
                  translations: Float[np.ndarray, "views 3"] | None = None) -> UInt8[np.ndarray, "views height width 3"]:

@@ -127,6 +127,33 @@ def test_whatever_goes_wrong_names_the_model(tmp_path, monkeypatch, error):
         mf.MeshFileRenderer(folder=str(tmp_path), size=16, samples=2)("03001627", "a", np.zeros((1, 7), np.float32), 0)
 
 
+def test_missing_textures_are_refused_or_coloured_and_listed(tmp_path, monkeypatch, capsys):
+    "What the option does to the model is the reader's part; here: that it gets there, and that the models are listed."
+    fill(tmp_path, "chair/a/x.obj", "chair/b/y.obj", "chair/b/y.mtl")
+    asked = []
+    def load(path, up="y", detail=.02, missing_textures="refuse"):
+        asked.append((path.name, missing_textures))
+        if path.name == "y.obj" and missing_textures == "refuse": raise ValueError(f"{path} names the texture wood.png, which is missing")
+        return "mesh"
+    monkeypatch.setattr(mf, "load_model", load)
+    monkeypatch.setattr(mf, "missing_textures", lambda path: ["wood.png", "oak.png"] if path.name == "y.obj" else [], raising=False)
+    objects = mf.mesh_objects(tmp_path)
+    with pytest.raises(ValueError, match="1 of 2 models cannot be used:\n.*b/y.obj names the texture wood.png"): mf.usable_models(objects)
+    assert mf.usable_models(objects, missing="colour") == list(objects) and asked[-2:] == [("x.obj", "colour"), ("y.obj", "colour")]
+    assert capsys.readouterr().out.splitlines() == ["1 models have their material's colour where a texture is missing:", f"  {tmp_path}/chair/b/y.obj: wood.png, oak.png"]
+
+
+def test_the_digest_of_a_model_without_its_texture(tmp_path):
+    fill(tmp_path, "chair/a/x.obj", content="mtllib x.mtl\nusemtl m\n" + TETRAHEDRON)
+    fill(tmp_path, "chair/a/x.mtl", content="newmtl m\nmap_Kd gone.png\nKd 1 0 0\n")
+    digest = lambda: mf.MeshFileRenderer(folder=str(tmp_path), missing_textures="colour").digest("03001627", "a")
+    with pytest.raises(ValueError, match="gone.png"): mf.usable_models(mf.mesh_objects(tmp_path))
+    first = digest()
+    assert digest() == first
+    fill(tmp_path, "chair/a/x.mtl", content="newmtl m\nmap_Kd gone.png\nKd 0 0 1\n")
+    assert digest() != first
+
+
 # Classes
 
 
