@@ -28,7 +28,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .meshes import CLASS_BY_SYNSET, CLASSES
-from .rotations import LATENT_NAMES, LATENT_RANGES, Ranges, sample_latents, sample_translations
+from .rotations import (LATENT_NAMES, LATENT_RANGES, TRANSLATION_NAMES, TRANSLATIONS, Ranges, has_translations,
+                           sample_latents, sample_translations)
 
 def _progress(objects: Iterable | None, what: str, **options) -> tqdm:
     "A bar over objects, in a terminal or notebook; none in a log, or if the environment has TQDM_DISABLE."
@@ -90,7 +91,7 @@ class ObjectRow(NamedTuple):
     object_id: str                           # unique within the class
     latents: Float[np.ndarray, "views 7"]    # float32, `sie.rotations.LATENT_NAMES` for each view
     jpegs: list[bytes]                       # the encoded views
-    translations: Float[np.ndarray, "views 3"] | None = None   # float32, where the object's centre is moved to, bounding-box diagonals; none: in the origin
+    translations: Float[np.ndarray, "views 3"] | None = None   # float32, latents 8 to 10 of 3DIEBench-T: t, in the object's frame; none: the object is in the origin
 
 
 def _image_size(jpeg: bytes, where: str) -> tuple[int, int]:
@@ -118,8 +119,10 @@ def check_row(
     if (bad := np.argwhere(~np.isfinite(row.latents))).size:
         view, k = bad[0]
         raise ValueError(f"{name}: latent {LATENT_NAMES[k]!r} of view {view} is {row.latents[view, k]}; latents must be finite")
-    if row.translations is not None and (row.translations.shape != (views, 3) or not np.isfinite(row.translations).all()):
-        raise ValueError(f"{name}: translations have the shape {row.translations.shape}; they must be {(views, 3)} finite numbers")
+    if row.translations is not None:
+        if row.translations.shape != (views, 3): raise ValueError(f"{name}: translations have the shape {row.translations.shape}, not {(views, 3)}")
+        for view, axis in np.argwhere(~np.isfinite(row.translations)):
+            raise ValueError(f"{name}: latent {TRANSLATION_NAMES[axis]!r} of view {view} is {row.translations[view, axis]}; latents must be finite")
     for view, jpeg in enumerate(row.jpegs):
         found = _image_size(jpeg, f"{name}: image of view {view}")
         if size is None: size = found
@@ -343,7 +346,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
 class ViewDataset:
     """A data set on disk, memory-mapped.
 
-    `synsets`, `object_ids`, `labels`, `latents` have one entry per object, in the order of the rows; `views` is the number of views of each object,
+    `synsets`, `object_ids`, `labels`, `latents`, `translations` (none where objects are not moved) have one entry per object, in the order of the rows; `views` is the number of views of each object,
     `classes` has the classes' names by label, `height` and `width` the images' size in pixels, `mean` and `std` the statistics of training pixels in [0, 1] per channel,
     `fingerprint` identifies the content and `info` is all of `dataset.json`.
 
@@ -382,10 +385,19 @@ class ViewDataset:
 
     @cached_property
     def translations(self) -> Float[np.ndarray, "objects views 3"] | None:
-        "Where the objects' centres are moved to, bounding-box diagonals; none if they are not moved."
-        tables = [_read_table(self.path / shard["file"]) for shard in self.info["shards"]]
-        if "translations" not in tables[0].schema.names: return None
+        "Latents 8 to 10 of 3DIEBench-T: t, in the object's frame, bounding-box diagonals; none where objects are not moved. Raises `ValueError` naming a shard without them, if the first has them."
+        paths = [self.path / shard["file"] for shard in self.info["shards"]]
+        tables = [_read_table(path) for path in paths]
+        have = ["translations" in table.schema.names for table in tables]
+        if not have[0] and not any(have): return None
+        for path, has in zip(paths, have):
+            if has != have[0]: raise ValueError(f"{path} has {'' if has else 'no '}translations, unlike {paths[0].name}; it must be all shards or none")
         return np.concatenate([table.column("translations").flatten().flatten().to_numpy() for table in tables]).reshape(len(self), self.views, 3)
+
+    @property
+    def conditions(self) -> Float[np.ndarray, "objects views latents"]:
+        "All that is known of how views were made: the 7 latents, or 10 where there are translations. This is what batches have as latents."
+        return self.latents if self.translations is None else np.concatenate([self.latents, self.translations], -1)
 
     def split(self, name: str) -> Int[np.ndarray, "objects"]:
         "Ascending indices of the `train` or `val` objects."
@@ -775,10 +787,9 @@ class ProceduralRenderer:
         from sie.scene import Renderer
         return Renderer(size=self.size, samples=self.samples, scene=self.scene, crop=self.crop)
 
-    def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int,
-                 translations: Float[np.ndarray, "views 3"] | None = None) -> UInt8[np.ndarray, "views height width 3"]:
+    def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views latents"], seed: int) -> UInt8[np.ndarray, "views height width 3"]:
         from sie.objects import make_object
-        return self._renderer.render(make_object(synset, int(object_id)), latents, seed=seed, translations=translations)
+        return self._renderer.render(make_object(synset, int(object_id)), latents, seed=seed)
 
 
 def procedural_objects(
@@ -796,7 +807,7 @@ def _settings(render: Callable) -> dict[str, Any]:
 
 
 def render_object(
-    render: Callable[..., UInt8[np.ndarray, "views height width 3"]],  # (synset, object_id, latents, seed, and `translations=` if `ranges` has any) -> sRGB images
+    render: Callable[..., UInt8[np.ndarray, "views height width 3"]],  # (synset, object_id, latents, seed) -> sRGB images; latents have 10 columns, the last three translations, if `ranges` has any
     synset: str, object_id: str,                  # which object
     views: int,                                   # how many views
     ranges: Ranges,                               # of the latents, and of translations if there are to be any, as in `sie.rotations`
@@ -807,7 +818,7 @@ def render_object(
     rng = np.random.default_rng(np.frombuffer(_digest(str(seed), synset, object_id), "<u4"))
     latents = sample_latents(views, rng, ranges)
     noise, translations = int(rng.integers(2 ** 31)), sample_translations(views, rng, ranges)   # in this order: without translations all is as it would be
-    images = render(synset, object_id, latents, noise, **({} if translations is None else dict(translations=translations)))
+    images = render(synset, object_id, latents if translations is None else np.concatenate([latents, translations], -1), noise)
     return ObjectRow(synset, object_id, latents, [simplejpeg.encode_jpeg(np.ascontiguousarray(image), jpeg_quality, colorsubsampling="444") for image in images], translations)
 
 # %% ../nbs/08_dataset.ipynb #cell021
@@ -847,7 +858,7 @@ def _finished(out: Path, source: Mapping) -> ViewDataset | None:
 def render_dataset(
     out: str | Path,                              # folder to make, or to go on with
     objects: Sequence[tuple[str, str]],           # (synset, object id)
-    render: Callable,                             # dataclass, called with (synset, object_id, latents, seed) and `translations=` if there are any, returns sRGB images (views, height, width, 3) uint8
+    render: Callable,                             # dataclass, called with (synset, object_id, latents, seed), the latents with 10 columns if there are translations; returns sRGB images (views, height, width, 3) uint8
     views: int = 50,                              # of each object
     ranges: Ranges = LATENT_RANGES,               # of each latent: (low, high) or a union of such; with translation_x, _y, _z the objects are moved as well
     seed: int = 0,                                # latents, split
@@ -868,6 +879,7 @@ def render_dataset(
     classes = [synset for synset, _ in objects]
     val = split_objects(np.unique(classes, return_inverse=True)[1], val_fraction, seed)[1]   # as at the end, to say now what would be wrong then
     _check_split(classes, np.isin(np.arange(len(objects)), val), out)
+    if has_translations(ranges): content["translations"] = "object frame"   # shards made when they were the world's are made anew
     shards = [objects[k:k + objects_per_shard] for k in range(0, len(objects), objects_per_shard)]
     files = (lambda shard: [[render.digest(*o) for o in shard]]) if hasattr(render, "digest") else lambda shard: []   # of objects that are made of files
     made_with = {out / f"shard-{k:05d}.arrow": _digest(json.dumps([content, shard, *files(shard)], sort_keys=True)).hex() for k, shard in enumerate(shards)}
@@ -923,8 +935,8 @@ class Pairs(NamedTuple):
     "A batch of pairs of views, or one pair without the batch dimension."
     images_1: Float[Tensor, "batch 3 height width"]   # normalised, channels_last
     images_2: Float[Tensor, "batch 3 height width"]
-    latents_1: Float[Tensor, "batch 7"]
-    latents_2: Float[Tensor, "batch 7"]
+    latents_1: Float[Tensor, "batch latents"]         # 7, or 10 where there are translations
+    latents_2: Float[Tensor, "batch latents"]
     labels: Int[Tensor, "batch"]
     objects: Int[Tensor, "batch"]                     # index of the object in the data it was drawn from
 
@@ -932,7 +944,7 @@ class Pairs(NamedTuple):
 class SingleViews(NamedTuple):
     "A batch of views, or one view without the batch dimension."
     images: Float[Tensor, "batch 3 height width"]     # normalised, channels_last
-    latents: Float[Tensor, "batch 7"]
+    latents: Float[Tensor, "batch latents"]           # 7, or 10 where there are translations
     labels: Int[Tensor, "batch"]
     objects: Int[Tensor, "batch"]
     views: Int[Tensor, "batch"]
@@ -943,12 +955,12 @@ class _MapStyle(torch.utils.data.Dataset):
                  dataset: ViewDataset,
                  objects: Int[np.ndarray, "objects"] | None = None,   # which objects; all if not given
                  crop: int | None = None):                            # side of the central square to keep, pixels
-        self.dataset, self.crop = dataset, crop
+        self.dataset, self.crop, self.latents = dataset, crop, dataset.conditions
         self.objects = np.arange(len(dataset)) if objects is None else np.asarray(objects)
 
     def _get(self, object: int, views: Sequence[int]):
         images = self.dataset.decode([object] * len(views), views, self.crop)
-        return normalise(images, self.dataset.mean, self.dataset.std), torch.from_numpy(self.dataset.latents[object, views]), int(self.dataset.labels[object])
+        return normalise(images, self.dataset.mean, self.dataset.std), torch.from_numpy(self.latents[object, views]), int(self.dataset.labels[object])
 
 
 class PairDataset(_MapStyle):
@@ -1017,7 +1029,7 @@ _memory = _Memory()
 class Views:
     "Views of some objects with what is known about them. Indices of objects count these objects only."
     images: UInt8[Tensor, "objects views 3 height width"] | JpegViews   # each image channels_last
-    latents: Float[Tensor, "objects views 7"]
+    latents: Float[Tensor, "objects views latents"]   # 7, or 10 where there are translations
     labels: Int[Tensor, "objects"]
     mean: Sequence[float]    # per channel, of pixels in [0, 1]
     std: Sequence[float]
@@ -1059,7 +1071,7 @@ def load_views(
     lazy = JpegViews(dataset, crop, objects)
     if in_memory is None: in_memory = math.prod(lazy.shape) <= _free_memory(torch.device(device)) / 2
     images = dataset.decode_all(crop, objects) if in_memory else lazy
-    return Views(images, torch.from_numpy(dataset.latents[objects]), torch.from_numpy(dataset.labels[objects]), dataset.mean, dataset.std).to(device)
+    return Views(images, torch.from_numpy(dataset.conditions[objects]), torch.from_numpy(dataset.labels[objects]), dataset.mean, dataset.std).to(device)
 
 
 # %% ../nbs/08_dataset.ipynb #cell034
@@ -1113,9 +1125,11 @@ LIST_NAMES = ("train_images.npy", "val_images.npy", "train_labels.npy", "val_lab
 
 
 def _load_npy(data: bytes, where: str) -> np.ndarray:
-    "An array that is no pickle."
+    "The array of a `.npy` file, never unpickled. Raises `ValueError` naming it for anything else, such as a `.npz`."
+    if data[:2] == b"PK": raise ValueError(f"{where} is not a NumPy array but an archive, as of `np.savez` (.npz); it must be one array, as of `np.save` (.npy)")
     try: return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error: raise ValueError(f"{where} is not a NumPy array of numbers or strings: {error}") from None
+    except Exception as error:   # NumPy parses a header as Python's syntax: a broken one fails in many ways
+        raise ValueError(f"{where} is not a NumPy array of numbers or strings: {error or type(error).__name__}") from None
 
 
 @lru_cache(64)
@@ -1125,27 +1139,56 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _load_latent(data: bytes, where: str) -> Float[np.ndarray, "7"]:
-    "The first seven values of a latent file."
-    start = 10 + int.from_bytes(data[8:10], "little")
-    shape, dtype = _npy_header(data[:start]) if data.startswith(b"\x93NUMPY\x01\x00") and data[start - 1:start] == b"\n" else ((), np.dtype(object))
-    plain = dtype.kind in "fiu" and len(shape) == 1 and len(data) - start == shape[0] * dtype.itemsize
-    latent = np.frombuffer(data, dtype, offset=start) if plain else _load_npy(data, where)   # the latter tells what is wrong, or reads rarer versions
+def _load_latent(data: bytes, where: str) -> Float[np.ndarray, "latents"]:
+    """The 7 latents of a latent file, or 10 with translations, as it has them; whether they are finite is not checked.
+
+    Raises `ValueError` naming the file if it is no vector of at least 7 numbers."""
+    latent = _plain_vector(data)
+    if latent is None: latent = _load_npy(data, where)   # which tells what is wrong, or reads rarer versions
     if latent.ndim != 1 or len(latent) < LATENTS or latent.dtype.kind not in "fiu":
-        raise ValueError(f"{where} has the shape {latent.shape} and type {latent.dtype}; it must be a vector of at least {LATENTS} numbers")
-    if not np.isfinite(latent[:LATENTS]).all(): raise ValueError(f"{where} holds {latent[:LATENTS]}; the first {LATENTS} values must be finite")
-    return latent[:LATENTS]
+        raise ValueError(f"{where} has the shape {latent.shape} and type {latent.dtype}; it must be a vector of {LATENTS} numbers, "
+                         f"or {TRANSLATIONS.stop} with translations")
+    return latent if len(latent) == TRANSLATIONS.stop else latent[:LATENTS]
 
 
-def _load_latents(contents: list[bytes], names: list[str]) -> Float[np.ndarray, "views 7"]:
-    "Latent files of an object: all at once if they differ in nothing but their values, as they should, else one by one."
-    first = _load_latent(contents[0], names[0])
-    header, size = contents[0][:10 + int.from_bytes(contents[0][8:10], "little")], len(contents[0])
-    if header[6:8] == b"\x01\x00" and all(len(content) == size and content.startswith(header) for content in contents):
-        values = np.frombuffer(b"".join(contents), np.uint8).reshape(len(contents), size)[:, len(header):len(header) + first.nbytes]
+def _plain_vector(data: bytes) -> np.ndarray | None:
+    "The numbers of a version 1 NumPy file that holds a vector and nothing else; none for any other file."
+    start = _numbers_start(data)
+    if not start: return None
+    try: shape, dtype = _npy_header(data[:start])
+    except Exception: return None   # a broken header: `np.load` finds the same fault
+    if dtype.kind not in "fiu" or len(shape) != 1 or len(data) - start != shape[0] * dtype.itemsize: return None
+    return np.frombuffer(data, dtype, offset=start)
+
+
+def _numbers_start(data: bytes) -> int:
+    "Where the header of a version 1 NumPy file ends; 0 for any other file."
+    start = 10 + int.from_bytes(data[8:10], "little")
+    return start if data.startswith(b"\x93NUMPY\x01\x00") and data[start - 1:start] == b"\n" else 0
+
+
+def _load_latents(contents: list[bytes], names: list[str]) -> Float[np.ndarray, "views latents"]:
+    """Latent files of an object, 7 or 10 float32 numbers each: read all at once if they differ in nothing but their values, as they should, else one by one.
+
+    Raises `ValueError` naming the file that is wrong: as `_load_latent`, for a value that is not finite, and if only some have translations."""
+    first, start, size = _load_latent(contents[0], names[0]), _numbers_start(contents[0]), len(contents[0])
+    header = contents[0][:start]
+    if start and all(len(content) == size and content.startswith(header) for content in contents):
+        values = np.frombuffer(b"".join(contents), np.uint8).reshape(len(contents), size)[:, start:start + first.nbytes]
         latents = np.ascontiguousarray(values).view(first.dtype)
-        if np.isfinite(latents).all(): return latents.astype(np.float32)
-    return np.array([_load_latent(content, name) for content, name in zip(contents, names)], np.float32)
+    else:
+        vectors = [_load_latent(content, name) for content, name in zip(contents, names)]
+        for vector, name in zip(vectors, names):
+            if len(vector) != len(first):
+                raise ValueError(f"{name} has {'' if len(vector) > LATENTS else 'no '}translations, unlike {names[0]}: all latent files must have {TRANSLATIONS.stop} numbers, or none")
+        latents = np.array(vectors)
+    with np.errstate(over="ignore"): single = latents.astype(np.float32)
+    if not np.isfinite(single).all():
+        view, column = np.argwhere(~np.isfinite(single))[0]
+        name = (*LATENT_NAMES, *TRANSLATION_NAMES)[column]
+        raise ValueError(f"{names[view]} holds {latents[view, column]} for {name!r}; latents must be finite, as float32 too")
+    return single
+
 
 # %% ../nbs/08_dataset.ipynb #cell042
 @lru_cache(8)
@@ -1164,7 +1207,9 @@ def _row_from_files(synset: str, object_id: str, files: Mapping[str, bytes], vie
             for file in pair:
                 if file not in files: raise ValueError(f"{name}/{file} is missing: there must be an image and a latent for each of the {views} views")
         raise ValueError(f"{name}: {len(files)} files, not an image and a latent for each of {views or 'at least one'} views{f': {sorted(files)[-1]} is one too many' if files else ''}")
-    return ObjectRow(synset, object_id, _load_latents([files[file] for file in latents], [f"{name}/{file}" for file in latents]), [files[file] for file in images])
+    values = _load_latents([files[file] for file in latents], [f"{name}/{file}" for file in latents])
+    translations = values[:, TRANSLATIONS] if values.shape[1] == TRANSLATIONS.stop else None
+    return ObjectRow(synset, object_id, values[:, :LATENTS], [files[file] for file in images], translations)
 
 # %% ../nbs/08_dataset.ipynb #cell044
 def write_split_lists(folder: Path, dataset: ViewDataset) -> None:
@@ -1208,12 +1253,12 @@ def export_layout(
     dataset: ViewDataset,
     folder: str | Path,     # made; must not exist yet
 ) -> None:
-    "Write a data set in the authors' layout with its split lists; translations are values 8 to 10 of a latent file. The folder gets its name when it is complete."
+    "Write a data set in the authors' layout with its split lists, as 3DIEBench-T if it has translations: values 8 to 10 of a latent file. The folder gets its name when it is complete."
     folder = Path(folder)
     if folder.exists(): raise FileExistsError(f"{folder} exists already; export makes a new folder")
     temporary = folder.with_name(folder.name + ".tmp")
     if temporary.exists(): shutil.rmtree(temporary)
-    rows = dataset.latents if dataset.translations is None else np.concatenate([dataset.latents, dataset.translations], -1)
+    rows = dataset.conditions
     for k, (synset, object_id) in enumerate(zip(_progress(dataset.synsets, "exporting"), dataset.object_ids)):
         (home := temporary / synset / object_id).mkdir(parents=True)
         for view in range(dataset.views):
@@ -1367,7 +1412,7 @@ def import_layout(
     """Make a data set of released or exported views. Finished shards made from the same files are kept.
 
     Raises `ValueError` naming the object, file or member that is wrong and what would be right: a name that no class can have, a missing or additional file, a truncated image,
-    images of different size, a latent with less than 7 or non-finite values, an object that is not listed, or listed and not there. There is no `dataset.json` then."""
+    images of different size, a latent with less than 7 or non-finite values, translations of only some objects (`latent_<i>.npy` with 10 values), an object that is not listed, or listed and not there. There is no `dataset.json` then."""
     source, out = Path(source), Path(out)
     _check_part(part)
     archives = [path for path in _inside(source) if path.name.endswith((".tar.gz", ".tgz"))] if source.is_dir() else []
@@ -1408,6 +1453,7 @@ def _files_digest(shard: Sequence[Files]) -> str:
 def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: int | None, part: tuple[int, int] | None) -> tuple[dict[tuple[str, str], None], list[Path]]:
     "Write a part of the shards of a stream of objects, if they are not there; the names of all objects, in order, and the paths of all shards."
     seen, paths, size, (mine, parts) = {}, [], None, part or (0, 1)
+    moved: tuple[str, bool] | None = None    # the first object, and whether it has translations
     for k, shard in enumerate(_shards(_progress(objects, "packing"))):
         for synset, object_id, _ in shard:
             name = f"{synset}/{object_id}"
@@ -1421,6 +1467,10 @@ def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: in
         for files in shard if write else shard[:1]:    # all objects of a finished shard are like its first
             rows.append(row := _row_from_files(*files, views))
             views, size = check_row(row, views, size)
+            name, has = f"{row.synset}/{row.object_id}", row.translations is not None
+            if moved is None: moved = name, has
+            if has != moved[1]:
+                raise ValueError(f"{name}/latent_0.npy has {'' if has else 'no '}translations, unlike those of {moved[0]}: all latent files must have {TRANSLATIONS.stop} numbers, or none")
         if write: write_shard(path, rows, made_with)
     if notice := describe_classes(synset for synset, _ in seen):
         print(notice)
