@@ -83,7 +83,7 @@ class Method:
     heads: Mapping[str, str]                  # head -> part of the representation that it sees
     terms: Mapping[str, Term]                 # name -> (weight, function); a term named equivariance is also multiplied by the run's equivariance weight
     predictor: str | None = None              # None, "hypernetwork" or "mlp"
-    form: str = "quaternion"                  # how the predictor (or the supervised head) is given the rotation
+    form: str = "quaternion"                  # how the predictor (or the supervised head) is given the transformation, a name in `sie.rotations.FORMS`
     colour: bool = False                      # whether the transformation includes the two hue differences
     regressor_width: int | None = None        # of the two hidden layers of the head "regressor"; None: twice what it sees
     split: bool = field(init=False)           # whether the halves of the representation are treated differently
@@ -239,8 +239,8 @@ class Model(nn.Module):
     def forward(self,
         images1: Float[Tensor, "batch 3 height width"],     # the first views, normalised
         images2: Float[Tensor, "batch 3 height width"],     # the second
-        latents1: Float[Tensor, "batch 7"],                 # of the first views
-        latents2: Float[Tensor, "batch 7"],                 # of the second
+        latents1: Float[Tensor, "batch latents"],           # of the first views, 7 or 10
+        latents2: Float[Tensor, "batch latents"],           # of the second
         labels: Int[Tensor, "batch"],                       # classes, only for the supervised reference
     ) -> Outputs:
         "Representations, embeddings and prediction of a batch of pairs."

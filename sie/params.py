@@ -33,7 +33,7 @@ from .mesh_files import MeshFileRenderer, mesh_objects, usable_models
 from .meshes import CLASSES
 from .methods import METHODS, Method
 from .pretraining import LARGEST_SEED, LIMITS, Settings, _whole_folder, pretrain
-from .rotations import LATENT_NAMES, LATENT_RANGES, ROTATION_FORMS, TRANSLATION_NAMES, sample_latents
+from .rotations import FORMS, LATENT_NAMES, LATENT_RANGES, TRANSLATION_FORMS, TRANSLATION_NAMES, has_translations, sample_latents
 
 # %% auto #0
 __all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor',
@@ -147,7 +147,7 @@ class Pretrain(_Section):
     widths: Annotated[list[Width], Field(min_length=1, max_length=16)]
     equivariant: _whole(*LIMITS["equivariant"]) | None   # dimensions of the equivariant part; null: half
     predictor: Predictor
-    conditioning: Literal[tuple(ROTATION_FORMS)] | None   # how the predictor is given the rotation; null: as the method declares
+    conditioning: Literal[tuple(FORMS)] | None  # how the predictor is given the transformation; null: as the method declares
     equivariance_weight: NonNegative
     invariant_share: Annotated[float, Field(gt=0, le=1)]   # of the embedding, its first part, in the invariance term of vicreg_part_inv
     epochs: Epochs
@@ -190,6 +190,7 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _fit(self) -> Params:
+        self._have_translations()
         image = None if self.data.source == "3diebench" else self.data.crop or self.data.size
         if image and self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
             raise ValueError(f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is")
@@ -211,6 +212,16 @@ class Params(_Section):
             other = same.setdefault((method, section.model_dump_json()), name)
             if other != name: raise ValueError(f"methods: {name!r} is the same as {other!r}")
         return self
+
+    def _have_translations(self) -> None:
+        "Raises `ValueError` where a method is conditioned on translations and rendered objects do not move. What imported data has shows when it is opened."
+        if self.data.source == "3diebench" or has_translations(self.data.ranges): return
+        for name in self.methods:
+            form = self.method(name).form
+            if form not in TRANSLATION_FORMS: continue
+            key = "pretrain.conditioning" if form == self.pretrain.conditioning else f"methods: {name!r}: conditioning"
+            raise ValueError(f"{key} is {form}, which needs translations, but data.ranges has none; "
+                             f"add {', '.join(TRANSLATION_NAMES)}, such as [-0.5, 0.5], or choose another conditioning")
 
     def sections(self) -> Iterator[tuple[str, Pretrain]]:
         "The section `pretrain` of the file, and as each variant changes it, with what a message about it begins with."

@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 from .dataset import NEEDS_GUARD, PairLoader, ViewDataset, Views, another_view, cores, load_views, start_worker, worker_failure
 from .methods import INVARIANT_SHARE, METHODS, Method, Model, Outputs, PartInvariance
 from .predictors import Hypernetwork
-from .rotations import relative_rotation
+from .rotations import TRANSLATION_FORMS, relative_rotation
 
 if TYPE_CHECKING: from lightning_fabric import Fabric
 
@@ -76,7 +76,7 @@ class Settings:
     widths: Sequence[int] = (2048, 2048, 2048)  # of a projector on the whole representation
     equivariant: int | None = None              # dimensions of the equivariant part; None: half
     predictor: Mapping = field(default_factory=lambda: {"init": "default"})  # `kind` ("hypernetwork" or "mlp"; the method's if not given), and options of `sie.predictors.Hypernetwork`; `linear`: an mlp without hidden layers
-    conditioning: str | None = None             # how the predictor is given the rotation, a name in `sie.rotations.ROTATION_FORMS`; None: as the method declares
+    conditioning: str | None = None             # how the predictor is given the transformation, a name in `sie.rotations.FORMS`; None: as the method declares
     equivariance_weight: float = 0.45           # factor of the equivariance term
     invariant_share: float = INVARIANT_SHARE    # of the embedding in the invariance term of vicreg_part_inv: 0.875 in the authors' code, 0.5 in the paper's text
     epochs: int = 2000                          # passes over the training objects
@@ -137,6 +137,12 @@ class Settings:
         method = METHODS[self.method].with_invariant_share(self.invariant_share)
         if not method.predictor: return method
         return replace(method, predictor=self.predictor.get("kind", method.predictor), form=self.conditioning or method.form)
+
+    def check_translations(self, dataset: ViewDataset) -> None:
+        "Raises `ValueError` where the predictor is conditioned on translations and the data has none."
+        form = self.declaration.form
+        if form in TRANSLATION_FORMS and dataset.translations is None:
+            raise ValueError(f"conditioning is {form!r}, which needs translations, but the data in {dataset.path} has none")
 
     def learning_rate(self, step: int, steps: int) -> float:
         "The learning rate at a step of a run of so many."
@@ -585,6 +591,7 @@ def pretrain(
     settings = _with_classes(settings, dataset)
     checkpoint = checkpoint_path(checkpoints or Path(out).parent / "checkpoints", dataset, settings)
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
+    settings.check_translations(dataset)
     if METHODS[settings.method].terms:
         settings.steps(len(dataset.split("train")))
         fabric = fabric or make_fabric(settings.precision)
@@ -670,6 +677,7 @@ def pretrain_all(
         _retire(paths)
         return [read_curves(Path(logs) / name) for name in runs]
     workers = workers or (1 if torch.cuda.is_available() else cores())
+    for settings in runs.values(): settings.check_translations(dataset)   # before any process is started
     workers = min(workers, len(runs))
     waiting, running, failed = list(enumerate(runs.items())), {}, {}
     steps = mp.get_context("spawn").Array("q", 2 * len(runs), lock=False)
