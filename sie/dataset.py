@@ -52,15 +52,19 @@ def check_class_name(
     name: str,
     where: str = "",   # for the message, such as the object or the folder
 ) -> None:
-    "Raises `ValueError` for a name that cannot be that of a class: it becomes the name of a folder, and part of a path in the split lists."
+    """Raises `ValueError` for a name that cannot be that of a class: it becomes the name of a folder, and part of a
+    path in the split lists."""
     if not name or not name.isprintable() or name[0] in ". " or name[-1] in ". " or set(name) & set("/\\:"):
-        raise ValueError(f"{where}{': ' if where else ''}{name!r} cannot be the name of a class: it must be printable, without '/', '\\' and ':', and must not begin or end with a dot or a space")
+        raise ValueError(
+            f"{where}{': ' if where else ''}{name!r} cannot be the name of a class: it must be printable, without '/', "
+            "'\\' and ':', and must not begin or end with a dot or a space")
 
 
 def label_classes(
     names: Iterable[str],                        # of the classes that are there, as their folders are named
 ) -> tuple[dict[str, int], tuple[str, ...]]:     # the label of each, and the readable names of all classes, by label
-    "ShapeNetCore's 55 labels where all names are ShapeNetCore's, as synset or in words; else the classes that are there, in sorted order."
+    """ShapeNetCore's 55 labels where all names are ShapeNetCore's, as synset or in words; else the classes that are
+    there, in sorted order."""
     names = set(names)
     if names <= SHAPENET_LABELS.keys():
         return {name: SHAPENET_LABELS[name] for name in sorted(names)}, tuple(c.name for c in CLASSES)
@@ -79,7 +83,8 @@ def describe_classes(names: Iterable[str]) -> str:
         return f"{name} (did you mean {near[0]}?)" if near else name
     which = "All" if len(others) == len(labels) else f"{len(others)} of {len(labels)}"
     return (f"{len(classes)} classes, labels in this order: {', '.join(classes)}.\n"
-            f"{which} are none of ShapeNetCore's 55, so the labels are not ShapeNetCore's: {', '.join(map(meant, others))}")
+            f"{which} are none of ShapeNetCore's 55, so the labels are not ShapeNetCore's: "
+            f"{', '.join(map(meant, others))}")
 
 # %% ../nbs/08_dataset.ipynb #cell006
 LATENTS = len(LATENT_NAMES)

@@ -35,9 +35,12 @@ __all__ = ['SUFFIXES', 'SHAPENET', 'MODEL_FORMATS', 'COMPRESSED', 'SHARED_FOLDER
 SUFFIXES = (".obj", ".ply", ".glb", ".stl")
 SHAPENET = Path("models/model_normalized.obj")   # in the folder of an object
 #: How names of models end that are not read (and of some that `SUFFIXES` may have).
-MODEL_FORMATS = (".3dm", ".3ds", ".3mf", ".abc", ".ac", ".blend", ".c4d", ".dae", ".dwg", ".dxf", ".fbx", ".glb", ".gltf", ".ifc",
-                 ".iges", ".igs", ".lwo", ".lxo", ".ma", ".max", ".mb", ".md5mesh", ".ms3d", ".nff", ".obj", ".off", ".pcd", ".ply",
-                 ".skp", ".step", ".stl", ".stp", ".usd", ".usda", ".usdc", ".usdz", ".vrml", ".wrl", ".x", ".x3d", ".xyz")
+MODEL_FORMATS = (
+    ".3dm", ".3ds", ".3mf", ".abc", ".ac", ".blend", ".c4d", ".dae", ".dwg", ".dxf", ".fbx", ".glb", ".gltf",
+    ".ifc", ".iges", ".igs", ".lwo", ".lxo", ".ma", ".max", ".mb", ".md5mesh", ".ms3d", ".nff", ".obj", ".off",
+    ".pcd", ".ply", ".skp", ".step", ".stl", ".stp", ".usd", ".usda", ".usdc", ".usdz", ".vrml", ".wrl", ".x",
+    ".x3d", ".xyz",
+)
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 #: Folders in that of a class which hold what models share, and are no objects.
 SHARED_FOLDERS = ("images", "maps", "materials", "texture", "textures")
@@ -85,7 +88,8 @@ def _model_in(
 def _class_objects(
     home: Path,                                    # the folder of a class
 ) -> tuple[list[tuple[str, Path]], list[str]]:     # (object id, model) of each, and what is wrong
-    "The objects of one class. Those without a model have their folder in its place, or the file that ShapeNetCore would have."
+    """The objects of one class. Those without a model have their folder in its place, or the file that ShapeNetCore
+    would have."""
     inside = [path for path in sorted(home.iterdir()) if not _is_hidden(path)]
     files = [(path.stem, path) for path in inside if _is_model(path)]
     objects, faults = [], []
@@ -96,7 +100,8 @@ def _class_objects(
     there = [(name, path) for name, path in objects if not path.is_dir()]
     if files and (there or faults):
         example = there[0][1] if there else faults[0].partition(" holds")[0]
-        return [], [f"{home} holds models in both layouts, such as {files[0][1].name} and {example}; keep to one in a class"]
+        both = f"{files[0][1].name} and {example}"
+        return [], [f"{home} holds models in both layouts, such as {both}; keep to one in a class"]
     if files: return files, []
     if not there and not faults: return [], []     # whatever these folders are, they are no objects
     if any(path.is_relative_to(home / name / SHAPENET) for name, path in there):
@@ -107,7 +112,8 @@ def _class_objects(
 def unread_models(
     folder: str | Path,   # holds a folder for each class
 ) -> list[Path]:          # sorted
-    "The files in a folder, and below it, that are models by their names, but of formats that are not read; not in objects of ShapeNetCore, which are known."
+    """The files in a folder, and below it, that are models by their names, but of formats that are not read; not in
+    objects of ShapeNetCore, which are known."""
     unread = []
     for path in sorted(Path(folder).iterdir()):
         if _is_unread(path): unread.append(path)
@@ -122,13 +128,17 @@ def _some(lines: list[str], most: int = 20) -> list[str]:
 
 def mesh_objects(
     folder: str | Path,   # holds a folder for each class
-) -> dict[tuple[str, str], Path]:   # (class, object id) -> the model's file; the class is the synset, or the folder's name where not all classes are ShapeNetCore's
-    """The models in a folder. They are not opened, and one that an object's folder should hold may turn out to be missing. Prints the classes if they are not ShapeNetCore's, and lists models of formats that are not read.
+) -> dict[tuple[str, str], Path]:   # (class, object id) -> the model's file
+    """The models in a folder. They are not opened, and one that an object's folder should hold may turn out to be
+    missing. A class is its synset, or the folder's
+    name where not all classes are ShapeNetCore's. Prints the classes if they are not ShapeNetCore's, and lists models of formats that are not read.
 
-    Raises `ValueError` naming a class without models, several models in an object's folder, a model that lies elsewhere, and ids that are taken already or that a data set cannot store; `FileNotFoundError` if there is no such folder."""
+    Raises `ValueError` naming a class without models, several models in an object's folder, a model that lies
+    elsewhere, and ids that are taken already or that a data set cannot store; `FileNotFoundError` if there is no
+    such folder."""
     folder = Path(folder)
-    layout = (f"there should be <class>/<object id>/{SHAPENET} (ShapeNetCore v2), <class>/<object id>/ with one model in it, "
-              f"or <class>/<object id> with one of {', '.join(SUFFIXES)}")
+    layout = (f"there should be <class>/<object id>/{SHAPENET} (ShapeNetCore v2), "
+              f"<class>/<object id>/ with one model in it, or <class>/<object id> with one of {', '.join(SUFFIXES)}")
     if not folder.is_dir(): raise FileNotFoundError(f"{folder} is not a folder; {layout}")
     homes, objects, faults = [], {}, []
     for home in sorted(folder.iterdir()):
@@ -154,14 +164,18 @@ def mesh_objects(
 
 
 def _named_objects(objects: Mapping[Path, list[tuple[str, Path]]]) -> dict[tuple[str, str], Path]:
-    "Models by class and object id, from those of each class's folder. Raises `ValueError` for an id that is taken or cannot be stored."
+    """Models by class and object id, from those of each class's folder. Raises `ValueError` for an id that is taken or
+    cannot be stored."""
     shapenet, found = all(home.name in SHAPENET_LABELS for home in objects), {}
     for home, models in objects.items():
         name = CLASSES[SHAPENET_LABELS[home.name]].synset if shapenet else home.name
         for object_id, path in sorted(models):
-            if not re.fullmatch(r"[\w.-]*\w[\w.-]*", object_id): raise ValueError(f"{path}: an object's id must be made of letters, digits, '_', '-' and '.'; rename it")
+            if not re.fullmatch(r"[\w.-]*\w[\w.-]*", object_id):
+                raise ValueError(f"{path}: an object's id must be made of letters, digits, '_', '-' and '.'; rename it")
             if (name, object_id) in found:
-                raise ValueError(f"{path} and {found[name, object_id]} are both object {object_id} of class {CLASS_BY_SYNSET[name].name if shapenet else name}; rename one of them")
+                raise ValueError(
+                    f"{path} and {found[name, object_id]} are both object {object_id} of class "
+                    f"{CLASS_BY_SYNSET[name].name if shapenet else name}; rename one of them")
             found[name, object_id] = path
     return dict(sorted(found.items()))
 
@@ -366,10 +380,12 @@ def _read(path: Path, up: str, detail: float, missing: str) -> trimesh.Trimesh:
     "Read a model. Raises `ValueError` with the model's name whatever goes wrong."
     options = {} if missing == "refuse" else {"missing_textures": missing}
     try: return load_model(path, up, detail, **options)
-    except ValueError as error: raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except MemoryError as error: raise ValueError(f"{path} needs more memory than there is") from error
     except RecursionError as error: raise ValueError(f"{path} is nested too deeply to be read") from error
-    except Exception as error: raise ValueError(f"{path} is damaged, or not of the format that its name says: {error!r}") from error
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or not of the format that its name says: {error!r}") from error
 
 
 def _fault(path: Path, up: str, missing: str = "refuse") -> str | None:
@@ -417,12 +433,14 @@ def usable_models(
     skip_broken: bool = False,                 # leave broken ones out, instead of stopping
     up: str = "y",                             # as for `load_model`
     workers: int | None = None,                # processes, 0 for this one; as many as the machine has cores if not given
-    missing: str = "refuse",                   # what to do about missing textures, as `missing_textures` of `load_model`; with "colour" the models are listed
+    missing: str = "refuse",                   # as `missing_textures` of `load_model`; with "colour" the models are listed
 ) -> list[tuple[str, str]]:                    # (class, object id) of those that can be used
-    """Open every model. Raises `ValueError` listing each that cannot be used with the reason, or prints that list if they are to be skipped; in any case if none is left.
+    """Open every model. Raises `ValueError` listing each that cannot be used with the reason, or prints that list if
+    they are to be skipped; in any case if none is left.
 
     A model that ends the process which reads it is listed as well, except with `workers=0`."""
-    workers = min(cores() if workers is None else workers, len(objects) // 8)   # a process takes as long to start as a few models
+    # a process takes as long to start as a few models
+    workers = min(cores() if workers is None else workers, len(objects) // 8)
     paths, check = list(objects.values()), partial(_fault, up=up, missing=missing)
     faults = _in_processes(check, paths, workers) if workers else list(map(check, paths))
     report = "\n  ".join([f"{len(objects) - faults.count(None)} of {len(objects)} models cannot be used:", *filter(None, faults)])
@@ -434,7 +452,8 @@ def usable_models(
     if missing == "colour":
         without = {objects[name]: _without_textures(objects[name]) for name in usable}
         lines = [f"{path}: {', '.join(names)}" for path, names in without.items() if names]
-        if lines: print("\n  ".join([f"{len(lines)} models have their material's colour where a texture is missing:", *lines]))
+        if lines:
+            print("\n  ".join([f"{len(lines)} models have their material's colour where a texture is missing:", *lines]))
     return usable
 
 # %% ../nbs/18_mesh_files.ipynb #cell024
@@ -464,8 +483,10 @@ class MeshFileRenderer(ProceduralRenderer):
         try: return model_digest(file)
         except ValueError:
             if self.missing_textures == "refuse": raise
-        beside = [path for path in sorted(file.parent.iterdir()) if path.is_file() and not _is_model(path)]   # what is there of its materials and textures is among these
-        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in [file, *beside])).hexdigest()
+        # what is there of its materials and textures is among these
+        beside = [path for path in sorted(file.parent.iterdir()) if path.is_file() and not _is_model(path)]
+        digests = [hashlib.sha256(path.read_bytes()).digest() for path in [file, *beside]]
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int,
                  translations: Float[np.ndarray, "views 3"] | None = None) -> UInt8[np.ndarray, "views height width 3"]:
