@@ -4,10 +4,13 @@
 
 # %% ../nbs/20_weights.ipynb #cell003
 from __future__ import annotations
+import json
 import pickle
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,13 +21,14 @@ from torch import Tensor, nn
 
 from .dataset import _central, _rename_when_whole, normalise
 from .encoders import ReleaseResNet, Split
-from .methods import Model
-from .predictors import Hypernetwork
-from .pretraining import MODEL_FILES, ImageFormat, Settings, load_model, new_model, save_model
+from .methods import METHODS, Method, Model, PartInvariance
+from .predictors import Hypernetwork, MLPPredictor
+from .pretraining import MODEL_FILES, ImageFormat, Settings, load_model, save_model
+from .pretraining import _check_crop, _check_numbers, _check_types, _model_without_numbers
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'SIE', 'Images', 'load_release', 'save_release', 'load_release_backbone',
-           'save_release_backbone']
+__all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'SIE', 'Images', 'load_release', 'save_release',
+           'load_release_backbone', 'save_release_backbone']
 
 # %% ../nbs/20_weights.ipynb #cell006
 class SIE(nn.Module):
@@ -118,36 +122,220 @@ class Images(torch.utils.data.Dataset):
 # %% ../nbs/20_weights.ipynb #cell015
 #: What the authors' models are trained on: 3DIEBench, and the statistics they normalise by (Garrido et al. 2023, their public release).
 RELEASE_IMAGES = ImageFormat(256, 256, (.5016, .5037, .5060), (.1030, .0999, .0969))
-_PREFIXES = {"encoder.": "module.backbone.", "heads.invariant.": "module.projector_inv.", "heads.equivariant.": "module.projector_equi."}
-_HYPERNET, _H = "module.predictor.hypernet.net.0.", "predictor.layers.0.H"
+
+#: Methods of the authors' release (`experience` in their params.json), and ours.
+EXPERIENCES: Mapping[str, str] = {
+    "SIE": "sie", "SIENoVar": "sie_no_var", "SIERotColor": "sie_rotcolor", "SIEOnlyEqui": "equi_only",
+    "VICReg": "vicreg", "VICRegPartInv": "vicreg_part_inv", "VICRegEquiMod": "vicreg_equimod",
+    "SimCLR": "simclr", "SimCLRAugSelf": "simclr_augself", "SimCLRAugSelfRotColor": "simclr_augself_rotcolor",
+    "SimCLREquiMod": "simclr_equimod", "SimCLREquiModRotColor": "simclr_equimod_rotcolor",
+    "SimCLROnlyEqui": "simclr_equi_only", "SimCLROnlyEquiRotColor": "simclr_equi_only_rotcolor",
+}
+EVALUATOR = "module.evaluator."   # beginning of the names of their online evaluator
+_HYPERNET, _MLP = "module.predictor.hypernet.net.", "module.predictor.pred."
+
+# the keys of their params.json that are used, with their types
+_PARAMS: Mapping[str, Any] = {
+    "experience": Literal[tuple(EXPERIENCES)], "arch": Literal["resnet18"], "resolution": int, "mlp": str, "equi": int,
+    "predictor_type": Literal["hypernetwork", "mlp"], "hypernetwork": Literal["linear", "deep"], "bias_hypernet": bool,
+    "predictor": str, "predictor_relu": bool, "bias_pred": bool, "tf_num_layers": int,
+    "images": dict, "crop": int | None,   # ours: `save_release` writes them
+    "equi_factor": float, "epochs": int, "batch_size": int, "base_lr": float, "wd": float,
+}
+
+# %% ../nbs/20_weights.ipynb #cell015b
+def _read_params(path: Path, params: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+    """What is known of a checkpoint's training, and where from: `params`, or the file params.json beside it.
+
+    Raises `ValueError` naming file and key for what is not as their program writes it."""
+    file = path.with_name("params.json")
+    if params is None and not file.is_file(): return {}, str(path)
+    where = "params" if params is not None else str(file)
+    if params is None:
+        try: params = json.loads(file.read_text())
+        except (ValueError, RecursionError) as error: raise ValueError(f"{file} is not JSON: {error}") from None
+        if not isinstance(params, dict): raise ValueError(f"{file} holds a {type(params).__name__}; it must be an object with keys")
+    known = {key: value for key, value in params.items() if key in _PARAMS}
+    _check_types(where, known, _PARAMS)
+    for key, count in {"mlp": 1, "predictor": 0}.items():
+        if key in known: known[key] = _widths(where, key, known[key], count)
+    return known, where
 
 
-def _to_release(model: Model) -> dict[str, tuple[str, Tensor]]:
+def _widths(where: str, key: str, text: str, least: int) -> list[int]:
+    "The widths in a text such as 2048-2048-2048. Raises `ValueError` for anything else."
+    parts = text.split("-") if text else []
+    if len(parts) < least or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"{where}: {key} is {text!r}; it must be widths such as 2048-2048-2048")
+    return [int(part) for part in parts]
+
+
+def _candidates(state: Mapping[str, Tensor]) -> list[str]:
+    "The authors' methods that have such tensors, by their names."
+    def has(name: str) -> bool: return any(k.startswith(f"module.{name}.") for k in state)
+    def columns(name: str) -> int: return state[name].shape[-1] if name in state and state[name].ndim == 2 else 0
+    colour = "RotColor" if _size_of_g(state) == 6 else ""
+    if has("projector") and has("predictor"): return [f"SimCLRAugSelf{colour}"]
+    if has("projector"): return ["VICReg", "SimCLR", "VICRegPartInv"]
+    if has("projector_inv") and columns("module.projector_inv.0.weight") == ReleaseResNet.dim:
+        return ["SimCLREquiModRotColor"] if colour else ["SimCLREquiMod", "VICRegEquiMod"]
+    if has("projector_inv"): return ["SIERotColor"] if colour else ["SIE", "SIENoVar"]
+    if has("projector_equi"): return ["SimCLROnlyEquiRotColor"] if colour else ["SIEOnlyEqui", "SimCLROnlyEqui"]
+    return []
+
+
+def _size_of_g(state: Mapping[str, Tensor]) -> int:
+    "How many numbers the transformation has, by the tensors; 4 where they do not say."
+    def shape(name: str) -> tuple[int, ...]: return tuple(state[name].shape) if name in state else ()
+    first, embedding = shape(f"{_MLP}0.weight"), _last_projector(state)
+    if len(first) == 2: return first[1] - embedding
+    if len(first := shape(f"{_HYPERNET}0.weight")) == 2: return first[1]
+    return (shape("module.predictor.4.weight") or (4,))[0]
+
+
+def _last_projector(state: Mapping[str, Tensor]) -> int:
+    "Dimensions of the equivariant embedding, or of the only one; 0 where there is none."
+    for head in ("projector_equi", "projector"):
+        layers = [int(m[1]) for k in state if (m := re.fullmatch(rf"module\.{head}\.(\d+)\.weight", k)) and state[k].ndim == 2]
+        if layers: return state[f"module.{head}.{max(layers)}.weight"].shape[0]
+    return 0
+
+# %% ../nbs/20_weights.ipynb #cell015c
+def _release_settings(path: Path, state: Mapping[str, Tensor], params: Mapping[str, Any], where: str) -> Settings:
+    """Settings of a model for such a state: what `params` says, then what the shapes say, then the paper's.
+
+    Raises `ValueError` listing what neither says."""
+    candidates, unknown = _candidates(state), []
+    if "experience" not in params and len(candidates) > 1:
+        unknown.append(f"experience, which is {' or '.join(candidates)}: these have the same tensors")
+    experience = params.get("experience") or (candidates or ["SIE"])[0]
+    method = METHODS[EXPERIENCES[experience]]
+    widths, equivariant = _sizes(state, params, method)
+    predictor, missing = _predictor(state, params, where) if method.predictor else ({"init": "default"}, [])
+    unknown += missing
+    given = {ours: params[theirs] for theirs, ours in
+             {"equi_factor": "equivariance_weight", "epochs": "epochs", "batch_size": "batch_size", "base_lr": "lr", "wd": "weight_decay", "crop": "crop"}.items()
+             if theirs in params}
+    if experience == "VICRegPartInv":
+        if "equi" not in params: unknown.append("equi, the number of dimensions of the embedding that may vary")
+        elif not 0 <= params["equi"] < widths[-1]:
+            raise ValueError(f"{where}: equi is {params['equi']}; it must be less than the {widths[-1]} dimensions of the embedding")
+        else: given["invariant_share"] = 1 - params["equi"] / widths[-1]
+    if unknown and candidates:
+        source = f"{where} does not say" if params else "no params.json lies beside it, and its tensors do not say"
+        raise ValueError("\n".join([f"{path} is ambiguous: {source}", *(f"- {what}" for what in unknown),
+                                    "Put the params.json of its training beside it, or pass these keys as `params`."]))
+    try:
+        return Settings(method=method.name, encoder="resnet18_release", widths=widths, equivariant=equivariant, predictor=predictor, **given)
+    except ValueError as error: raise ValueError(f"{where}: {error}") from None
+
+
+def _sizes(state: Mapping[str, Tensor], params: Mapping[str, Any], method: Method) -> tuple[list[int], int | None]:
+    "Widths of a projector on the whole representation, and the equivariant dimensions where the method has a split."
+    dim, heads = ReleaseResNet.dim, ("projector_inv", "projector_equi") if "equivariant" in method.heads else ("projector",)
+    sizes = {(m[1], int(m[2])): v.shape for k, v in state.items() if v.ndim == 2 and (m := re.fullmatch(r"module\.(projector\w*)\.(\d+)\.weight", k))}
+    inputs = {head: sizes[head, 0][1] for head in heads if (head, 0) in sizes}
+    equivariant = params.get("equi") or inputs.get("projector_equi", dim - inputs.get("projector_inv", dim // 2))
+    if not 0 < equivariant < dim: equivariant = dim // 2
+    share = {head: 1. for head in heads}
+    if method.split: share = {"projector_inv": 1 - equivariant / dim, "projector_equi": equivariant / dim}
+    if "mlp" in params: return params["mlp"], equivariant if method.split else None
+    names = " ".join(state)
+    hidden = max(len(re.findall(rf"module\.{head}\.\d+\.running_mean", names)) for head in heads) if sizes else 2   # layers before the last: those with a normalisation
+    widths = []
+    for layer in range(0, 3 * hidden + 1, 3):
+        there = [head for head in heads if (head, layer) in sizes]
+        widths.append(max(1, round(sum(sizes[head, layer][0] for head in there) / sum(share[head] for head in there))) if there else 2048)
+    return widths, equivariant if method.split else None
+
+
+def _predictor(state: Mapping[str, Tensor], params: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    "Options of the predictor, and what of them is not known. Raises `ValueError` where params.json has another number of layers."
+    layers = sorted(int(m[1]) for k in state if (m := re.fullmatch(re.escape(_MLP) + r"(\d+)\.weight", k)))
+    kind = params.get("predictor_type", "mlp" if layers else "hypernetwork")
+    dim = _last_projector(state)
+    if kind == "mlp":
+        count = len(layers) or 1
+        if (said := params.get("tf_num_layers", count)) != count:
+            raise ValueError(f"{where}: tf_num_layers is {said}; the MLP in the checkpoint has {len(layers)} layers")
+        return {"kind": "mlp", "init": "default"} | ({"hidden": [dim] * (count - 1)} if count > 1 else {"linear": True}), []
+    deep = params.get("hypernetwork", "deep" if f"{_HYPERNET}2.weight" in state else "linear") == "deep"
+    last = f"{_HYPERNET}{4 if deep else 0}."
+    options = {"init": "default", "depth": 2 if deep else 0, "bias": params.get("bias_hypernet", f"{last}bias" in state)}
+    if "predictor" not in params:
+        return options, [f"predictor, the widths of the predictor's hidden layers (\"\" for none): one of {dim // 2} makes as many numbers as none"]
+    sizes = [dim, *params["predictor"], dim]
+    numbers = sum(i * o for i, o in zip(sizes, sizes[1:]))
+    has_bias = f"{last}weight" in state and len(state[f"{last}weight"]) == numbers + sum(sizes[1:])
+    options |= {"hidden": params["predictor"], "hidden_bias": params.get("bias_pred", has_bias), "relu": params.get("predictor_relu", True)}
+    missing = ["predictor_relu, whether there is a ReLU between the predictor's layers"] if params["predictor"] and "predictor_relu" not in params else []
+    return options, missing
+
+# %% ../nbs/20_weights.ipynb #cell015d
+def _prefixes(model: Model) -> dict[str, str]:
+    "Beginnings of names whose tensors are the same in both: ours, and theirs."
+    invariant = "projector_inv" if "equivariant" in model.heads else "projector"
+    pairs = {"encoder.": "backbone", "heads.invariant.": invariant, "heads.equivariant.": "projector_equi", "heads.regressor.": "predictor"}
+    if isinstance(model.predictor, MLPPredictor): pairs["predictor.layers."] = "predictor.pred"
+    if isinstance(model.predictor, Hypernetwork): pairs["predictor.trunk."] = "predictor.hypernet.net"
+    return {ours: f"module.{theirs}." for ours, theirs in pairs.items()}
+
+
+def _to_release(model: Model) -> dict[str, tuple[tuple[str, ...], Tensor]]:
     "For each of the authors' names ours, and the tensor as they have it."
-    state, tensors = model.state_dict(), {}
-    for prefix, theirs in _PREFIXES.items(): tensors |= {theirs + k.removeprefix(prefix): (k, v) for k, v in state.items() if k.startswith(prefix)}
-    weight, *bias = state[_H].flatten(1).split([state[_H].shape[0] - model.predictor.bias] + [1] * model.predictor.bias)
-    tensors[_HYPERNET + "weight"] = _H, weight.T
-    if bias: tensors[_HYPERNET + "bias"] = _H, bias[0][0]
+    state, predictor, tensors = model.state_dict(), model.predictor, {}
+    for prefix, theirs in _prefixes(model).items():
+        tensors |= {theirs + k.removeprefix(prefix): ((k,), v) for k, v in state.items() if k.startswith(prefix)}
+    if isinstance(predictor, MLPPredictor):
+        name, dim = f"{_MLP}0.weight", predictor.dim
+        ours, weight = tensors[name]
+        tensors[name] = ours, torch.cat([weight[:, dim:], weight[:, :dim]], 1)       # theirs takes [g, z]
+    if isinstance(predictor, Hypernetwork):
+        names = _hyper_names(predictor)
+        rows = torch.cat([state[name].flatten(1) for name in names], 1)              # a row for each entry of the features
+        features, last = len(rows) - predictor.bias, f"{_HYPERNET}{len(predictor.trunk)}."
+        tensors[f"{last}weight"] = names, rows[:features].T
+        if predictor.bias: tensors[f"{last}bias"] = names, rows[features]
     return tensors
 
 
-def _release_settings(state: Mapping[str, Tensor]) -> Settings:
-    "Settings of a model for such a state: widths and split as the shapes say, the paper's where they say nothing or the impossible; then the model will not fit."
-    sizes = {(m[1], int(m[2])): v.shape for k, v in state.items() if v.ndim == 2 and (m := re.fullmatch(r"module\.projector_(inv|equi)\.(\d+)\.weight", k))}
-    inputs, dim = {half: shape[1] for (half, layer), shape in sizes.items() if layer == 0}, ReleaseResNet.dim
-    equivariant = inputs.get("equi", dim - inputs.get("inv", dim // 2))
-    if not 0 < equivariant < dim: equivariant = dim // 2
-    share = {"inv": 1 - equivariant / dim, "equi": equivariant / dim}
-    hidden = max(len(re.findall(rf"module\.projector_{half}\.\d+\.running_mean", " ".join(state))) for half in share) if sizes else 2   # layers before the last: those with a normalisation
-    widths = []
-    for layer in range(0, 3 * hidden + 1, 3):
-        there = [half for half in share if (half, layer) in sizes]
-        widths.append(round(sum(sizes[half, layer][0] for half in there) / sum(share[half] for half in there)) if there else 2048)
-    weight, bias = (_HYPERNET + name in state for name in ("weight", "bias"))
-    return Settings(method="sie_rotcolor" if weight and state[_HYPERNET + "weight"].shape[-1:] == (6,) else "sie", encoder="resnet18_release", widths=widths, equivariant=equivariant, predictor={"init": "default", "bias": bias})
+def _hyper_names(predictor: Hypernetwork) -> tuple[str, ...]:
+    "The names of what the last layer of H makes, in the order in which theirs makes it."
+    return tuple(f"predictor.layers.{k}.{name}" for k, layer in enumerate(predictor.layers) for name, _ in layer.named_parameters())
 
 
+def _from_release(state: Mapping[str, Tensor], model: Model, negate_h: bool) -> dict[str, Tensor]:
+    "The state of a model from the authors' tensors, which fit it."
+    ours, predictor, loaded = model.state_dict(), model.predictor, {}
+    for prefix, theirs in _prefixes(model).items():
+        loaded |= {k: state[theirs + k.removeprefix(prefix)] for k in ours if k.startswith(prefix)}
+    if isinstance(predictor, MLPPredictor):
+        weight, g = loaded["predictor.layers.0.weight"], predictor.transformation
+        loaded["predictor.layers.0.weight"] = torch.cat([weight[:, g:], weight[:, :g]], 1)
+    if isinstance(predictor, Hypernetwork):
+        last, names = f"{_HYPERNET}{len(predictor.trunk)}.", _hyper_names(predictor)
+        rows = torch.cat([state[f"{last}weight"].T, *([state[f"{last}bias"][None]] if predictor.bias else [])])
+        parts = rows.split([ours[name][0].numel() for name in names], 1)
+        loaded |= {name: part.reshape(ours[name].shape) for name, part in zip(names, parts)}
+    if negate_h: _negate(loaded, model)
+    return {k: v.contiguous() for k, v in loaded.items()}
+
+
+def _negate(state: dict[str, Tensor], model: Model) -> None:
+    "Change the sign of the quaternion, the first 4 numbers of g, wherever it enters the predictor or leaves the regressor."
+    def negated(name: str, *index) -> None:
+        state[name] = state[name].clone()
+        state[name][index] *= -1
+    predictor = model.predictor
+    if isinstance(predictor, MLPPredictor): negated("predictor.layers.0.weight", slice(None), slice(predictor.dim, predictor.dim + 4))
+    elif isinstance(predictor, Hypernetwork) and len(predictor.trunk): negated("predictor.trunk.0.weight", slice(None), slice(4))
+    elif isinstance(predictor, Hypernetwork):
+        for name in _hyper_names(predictor): negated(name, slice(4))
+    elif "regressor" in model.heads:
+        for name in ("weight", "bias"): negated(f"heads.regressor.4.{name}", slice(4))
+    else: raise ValueError(f"negate_h changes nothing in {model.method.name}, which is not given g")
+
+# %% ../nbs/20_weights.ipynb #cell015e
 def _read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     "The tensors of a file by name, and what else is in it. A training checkpoint has them under `model` or `state_dict`."
     if not path.is_file(): raise FileNotFoundError(f"{path} does not exist")
@@ -163,50 +351,116 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     return dict(state), [str(k) for k in found if inner is not None and k != inner]
 
 
-def _account(path: Path, state: Mapping[str, Tensor], places: Mapping[str, tuple[str, Tensor]], shapes: Mapping[str, Tensor], left_out: Sequence[str], aside: Sequence[str]) -> pd.DataFrame:
-    "What goes where. Raises `ValueError` naming all that is missing, unexpected or of another shape or type."
-    kind = lambda v: f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}"
+def _account(
+    path: Path,
+    state: Mapping[str, Tensor],                            # of the file
+    places: Mapping[str, tuple[tuple[str, ...], Tensor]],   # of each name that is expected ours, and a tensor of its shape and type
+    shapes: Mapping[str, Tensor],                           # our state
+    left_out: Sequence[str],                                # beginnings of names that are left out
+    aside: Sequence[str],                                   # what else the file holds
+) -> pd.DataFrame:
+    """What goes where. Raises `ValueError` naming all that is missing, unexpected or of another shape or type, and a tensor
+    with numbers that are not finite."""
+    def kind(v: Tensor) -> str: return f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}"
+    def joined(values: Sequence) -> Any: return values[0] if len(values) == 1 else values
     unknown = [k for k in state if k not in places]
     kept_out = [k for k in unknown if any(k.startswith(prefix) for prefix in left_out)]
+    misfits = [f"{k} is {kind(state[k])}, not {kind(v)}" for k, (_, v) in places.items() if k in state and kind(state[k]) != kind(v)]
     wrong = {"missing": [k for k in places if k not in state], "unexpected": [k for k in unknown if k not in kept_out],
-             "of another shape or type": [f"{k} is {kind(state[k])}, not {kind(v)}" for k, (_, v) in places.items() if k in state and kind(state[k]) != kind(v)]}
-    if any(wrong.values()): raise ValueError("\n".join([f"{path} does not fit:", *(f"{len(keys)} {what}: {'; '.join(keys)}" for what, keys in wrong.items() if keys)]))
-    rows = [(k, tuple(state[k].shape), ours, tuple(shapes[ours].shape)) for k, (ours, _) in places.items()]
+             "of another shape or type": misfits}
+    if any(wrong.values()):
+        lists = [f"{len(keys)} {what}: {'; '.join(keys)}" for what, keys in wrong.items() if keys]
+        raise ValueError("\n".join([f"{path} does not fit:", *lists]))
+    for name in places: _check_numbers(path, name, state[name])
+    rows = [(k, tuple(state[k].shape), ", ".join(ours), joined([tuple(shapes[o].shape) for o in ours])) for k, (ours, _) in places.items()]
     rows += [(k, tuple(state[k].shape), None, None) for k in kept_out] + [(k, None, None, None) for k in aside]
     return pd.DataFrame(rows, columns=["theirs", "their shape", "ours", "our shape"])
 
 # %% ../nbs/20_weights.ipynb #cell016
 def load_release(
-    path: str | Path,               # the authors' `model.pth`
-    leave_out: Sequence[str] = (),  # beginnings of names in it that are not part of the model
-) -> tuple[SIE, pd.DataFrame]:      # and the account: which tensor went where; those that were left out went nowhere
-    """A whole model of the authors, with quaternions (4 numbers) or rotation and colour (6) as transformation. Nothing but tensors is read. What the file does not tell, how it was trained, is the paper's in the settings.
+    path: str | Path,                           # the authors' `model.pth`
+    leave_out: Sequence[str] = (),              # beginnings of names in it that are not part of the model, beside their online evaluator's
+    params: Mapping[str, Any] | None = None,    # what params.json says; None: that file beside the checkpoint, if it is there
+    negate_h: bool = False,                     # for weights trained with scipy before 1.11, whose g has the opposite sign
+) -> tuple[SIE, pd.DataFrame]:                  # and the account: which tensor went where; those that were left out went nowhere
+    """A whole model of the authors, of any method of their release. Nothing but tensors is read from the checkpoint.
+    What neither it nor params.json tells, how it was trained, is the paper's in the settings.
 
-    Raises `FileNotFoundError`, and `ValueError` naming every tensor that is missing, unexpected or of another shape or type, and for files of anything else."""
+    Raises `FileNotFoundError`, and `ValueError` naming every tensor that is missing, unexpected or of another shape or type,
+    tensors that are not finite, what is ambiguous, what is wrong in params.json, and files of anything else."""
     state, aside = _read_state(path := Path(path))
-    settings = _release_settings(state)
-    with torch.random.fork_rng(devices=[]), torch.device("meta"): model = new_model(settings)      # shapes without numbers
-    ours, places = model.state_dict(), _to_release(model)
-    account = _account(path, state, places, ours, leave_out, aside)
-    loaded = {name: state[k] for k, (name, _) in places.items() if name != _H}
-    loaded[_H] = torch.cat([state[k].reshape(ours[_H][0].numel(), -1).T for k in places if k.startswith(_HYPERNET)]).view_as(ours[_H])
-    model.load_state_dict({k: v.contiguous() for k, v in loaded.items()}, assign=True)
-    return SIE(model, settings, RELEASE_IMAGES), account
+    known, where = _read_params(path, params)
+    settings = _release_settings(path, state, known, where)
+    try: model = _model_without_numbers(settings)
+    except (ValueError, RuntimeError, OverflowError) as error: raise ValueError(f"{where}: {error}") from None
+    account = _account(path, state, _to_release(model), model.state_dict(), [EVALUATOR, *leave_out], aside)
+    model.load_state_dict(_from_release(state, model, negate_h), assign=True)
+    images = _release_images(known, where)
+    _check_crop(where, settings, images)
+    return SIE(model, settings, images), account
 
 
+def _release_images(params: Mapping[str, Any], where: str) -> ImageFormat:
+    "What the images are: 3DIEBench's, of the resolution that params.json gives, or what `save_release` wrote. Raises `ValueError`."
+    size = params.get("resolution", RELEASE_IMAGES.height)
+    try:
+        if "images" not in params: return replace(RELEASE_IMAGES, height=size, width=size)
+        images = ImageFormat(**params["images"])
+        return replace(images, mean=tuple(images.mean), std=tuple(images.std))
+    except (ValueError, TypeError) as error: raise ValueError(f"{where}: images: {error}") from None
+
+# %% ../nbs/20_weights.ipynb #cell016b
 def save_release(
-    model: SIE,         # SIE with the encoder `resnet18_release`, of any widths, as the paper has it
+    model: SIE,         # of a method of their release, with the encoder `resnet18_release` and of any widths
     path: str | Path,   # the file, replaced when the new one is whole
 ) -> None:
-    "Write a model as the authors' `model.pth`. Raises `ValueError` saying what of it theirs cannot hold."
-    m, p = model.model, model.model.predictor
+    """Write a model as the authors' `model.pth`, and what its tensors do not say as `params.json` beside it.
+
+    The keys `images` and `crop` of that file are ours. The authors' code does not know them: it normalises by the
+    statistics of 3DIEBench.
+
+    Raises `ValueError` saying what of it theirs cannot hold, and `FileExistsError` where another params.json is there."""
+    path, params = Path(path), _release_params(model)
+    file, text = path.with_name("params.json"), json.dumps(params, indent=1)
+    if file.exists() and file.read_text() != text:
+        raise FileExistsError(f"{file} is there and says something else; a checkpoint needs a folder of its own")
+    _write_state(path, {k: v for k, (_, v) in _to_release(model.model).items()})
+    _rename_when_whole(file, lambda part: part.write(text.encode()))
+
+
+def _release_params(model: SIE) -> dict[str, Any]:
+    "What their params.json says of such a model. Raises `ValueError` saying what of it theirs cannot hold."
+    m, s, predictor = model.model, model.settings, model.model.predictor
     _check_encoder(m.encoder)
-    if dict(m.method.heads) != {"invariant": "invariant", "equivariant": "equivariant"}: raise ValueError(f"the method {m.method.name} has other projectors than SIE; the authors' file has one for each half")
-    if m.method.form != "quaternion": raise ValueError(f"the predictor is conditioned on the rotation as {m.method.form}; the authors' on the quaternion")
-    if not isinstance(p, Hypernetwork) or len(p.trunk) or len(p.layers) > 1 or p.layers[0].B is not None: raise ValueError("the predictor is not a hypernetwork of one linear layer that makes one matrix; the authors' file holds such a one")
-    _write_state(path, {k: v for k, (_, v) in _to_release(m).items()})
+    experience = {ours: theirs for theirs, ours in EXPERIENCES.items()}.get(m.method.name)
+    uses_g = predictor is not None or "regressor" in m.heads
+    if uses_g and m.method.form != "quaternion":
+        raise ValueError(f"{m.method.name} is given the rotation as {m.method.form}; the authors' methods have the quaternion")
+    if experience is None: raise ValueError(f"the authors' release has no method {m.method.name}; there are {', '.join(EXPERIENCES.values())}")
+    params = {"experience": experience, "arch": "resnet18", "mlp": "-".join(map(str, s.widths)),
+              "equi": m.split.equivariant, "equi_factor": float(s.equivariance_weight), "epochs": s.epochs,
+              "batch_size": s.batch_size, "base_lr": float(s.lr), "wd": float(s.weight_decay), "images": asdict(model.images), "crop": s.crop}
+    if m.method.partly_invariant: params["equi"] = s.widths[-1] - PartInvariance(s.invariant_share).size(s.widths[-1])
+    if isinstance(predictor, MLPPredictor): params |= _mlp_params(predictor, experience)
+    if isinstance(predictor, Hypernetwork): params |= _hyper_params(predictor)
+    return params
 
 
+def _mlp_params(predictor: MLPPredictor, experience: str) -> dict[str, Any]:
+    widths = [layer.out_features for layer in predictor.layers if isinstance(layer, nn.Linear)]
+    if set(widths) != {predictor.dim}: raise ValueError(f"the MLP has hidden layers of {widths[:-1]}; all layers of the authors' have {predictor.dim}")
+    if experience == "SIERotColor": raise ValueError("the authors' SIE with rotation and colour has no MLP as predictor")
+    return {"predictor_type": "mlp", "tf_num_layers": len(widths)}
+
+
+def _hyper_params(predictor: Hypernetwork) -> dict[str, Any]:
+    depth = len(predictor.trunk) // 2
+    if depth not in (0, 2): raise ValueError(f"H has {depth} hidden layers; the authors' has none or 2")
+    hidden = [layer.H.shape[1] for layer in predictor.layers][:-1]
+    return {"predictor_type": "hypernetwork", "hypernetwork": "deep" if depth else "linear", "bias_hypernet": predictor.bias,
+            "predictor": "-".join(map(str, hidden)), "predictor_relu": predictor.relu, "bias_pred": predictor.layers[0].B is not None}
+
+# %% ../nbs/20_weights.ipynb #cell016c
 def load_release_backbone(
     path: str | Path,                       # the authors' `final_weights.pth`
     leave_out: Sequence[str] = (),          # beginnings of names in it that are not part of the backbone
@@ -215,7 +469,7 @@ def load_release_backbone(
     state, aside = _read_state(path := Path(path))
     with torch.device("meta"): encoder = ReleaseResNet()
     ours = encoder.state_dict()
-    account = _account(path, state, {k: (k, v) for k, v in ours.items()}, ours, leave_out, aside)
+    account = _account(path, state, {k: ((k,), v) for k, v in ours.items()}, ours, leave_out, aside)
     encoder.load_state_dict({k: state[k] for k in ours}, assign=True)
     return encoder.eval(), account
 

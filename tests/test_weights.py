@@ -235,11 +235,32 @@ def norm(name: str, n: int, draw) -> dict[str, torch.Tensor]:
     return {f"{name}.weight": 1 + .2 * draw(n), f"{name}.bias": .2 * draw(n), f"{name}.running_mean": .2 * draw(n), f"{name}.running_var": draw(n).square() + .5, f"{name}.num_batches_tracked": torch.tensor(9)}
 
 
-def authors_state(widths=(24, 20, 28), halves=(256, 256), g=4, bias=False, seed=0) -> dict[str, torch.Tensor]:
-    "A whole model under the authors' names, of random numbers; `widths` of a projector on a half."
+# the authors' methods: heads with the share of the representation that each sees, entries of g, and whether there is a predictor of z
+SPLIT, WHOLE, ONE, EQUIVARIANT = {"projector_inv": .5, "projector_equi": .5}, {"projector_inv": 1, "projector_equi": 1}, {"projector": 1}, {"projector_equi": 1}
+AUTHORS = {
+    "SIE": (SPLIT, 4, "sie"), "SIENoVar": (SPLIT, 4, "sie_no_var"), "SIERotColor": (SPLIT, 6, "sie_rotcolor"), "SIEOnlyEqui": (EQUIVARIANT, 4, "equi_only"),
+    "VICReg": (ONE, 4, "vicreg"), "VICRegPartInv": (ONE, 4, "vicreg_part_inv"), "VICRegEquiMod": (WHOLE, 4, "vicreg_equimod"),
+    "SimCLR": (ONE, 4, "simclr"), "SimCLRAugSelf": (ONE, 4, "simclr_augself"), "SimCLRAugSelfRotColor": (ONE, 6, "simclr_augself_rotcolor"),
+    "SimCLREquiMod": (WHOLE, 4, "simclr_equimod"), "SimCLREquiModRotColor": (WHOLE, 6, "simclr_equimod_rotcolor"),
+    "SimCLROnlyEqui": (EQUIVARIANT, 4, "simclr_equi_only"), "SimCLROnlyEquiRotColor": (EQUIVARIANT, 6, "simclr_equi_only_rotcolor"),
+}
+PARAMS = {  # what their program writes beside a checkpoint, where nothing else is asked for; paths and the like left out
+    "arch": "resnet18", "equi": 256, "experience": "SIE", "hypernetwork": "linear", "mlp": "48-40-56", "predictor": "", "pred_size_in": 10, "predictor_relu": False,
+    "predictor_type": "hypernetwork", "bias_pred": False, "bias_hypernet": False, "simclr_temp": .1, "ec_weight": 1, "tf_num_layers": 1, "epochs": 2000, "batch_size": 1024,
+    "base_lr": 1e-3, "wd": 1e-6, "resolution": 256, "sim_coeff": 10., "equi_factor": .45, "std_coeff": 10., "cov_coeff": 1., "no_amp": False, "exp_dir": "/checkpoint/sie", "port": 52472,
+}
+
+
+def authors_state(seed: int = 0, evaluator: bool = False, **changed) -> tuple[dict[str, torch.Tensor], dict]:
+    "A whole model under the authors' names, of random numbers, and its params.json with some keys changed."
+    params = PARAMS | changed
+    heads, g, _ = AUTHORS[params["experience"]]
     rng, state = torch.Generator().manual_seed(seed), {}
     draw = lambda *shape: torch.randn(*shape, generator=rng)
     kernel = lambda o, i, k: draw(o, i, k, k) * (2 / (i * k * k)) ** .5
+    def linear(name, o, i, bias=True):
+        state[f"module.{name}.weight"] = draw(o, i) / i ** .5
+        if bias: state[f"module.{name}.bias"] = draw(o)
     state |= {"module.backbone.conv1.weight": kernel(64, 3, 7)} | norm("module.backbone.bn1", 64, draw)
     for stage, (i, o) in enumerate([(64, 64), (64, 128), (128, 256), (256, 512)], 1):
         for block in (0, 1):
@@ -247,15 +268,35 @@ def authors_state(widths=(24, 20, 28), halves=(256, 256), g=4, bias=False, seed=
             state |= {f"{name}.conv1.weight": kernel(o, o if block else i, 3)} | norm(f"{name}.bn1", o, draw)
             state |= {f"{name}.conv2.weight": kernel(o, o, 3)} | norm(f"{name}.bn2", o, draw)
             if not block: state |= {f"{name}.downsample.0.weight": kernel(o, i, 1)} | norm(f"{name}.downsample.1", o, draw)
-    for head, inputs, share in (("inv", halves[0], halves[0] / 256), ("equi", halves[1], halves[1] / 256)):
-        a, b, c = (round(w * share) for w in widths)
-        name = f"module.projector_{head}"
-        state |= {f"{name}.0.weight": draw(a, inputs) / 16, f"{name}.0.bias": draw(a)} | norm(f"{name}.1", a, draw)
-        state |= {f"{name}.3.weight": draw(b, a) / 4, f"{name}.3.bias": draw(b)} | norm(f"{name}.4", b, draw)
-        state[f"{name}.6.weight"] = draw(c, b) / 4
-    state["module.predictor.hypernet.net.0.weight"] = draw(c * c, g)
-    if bias: state["module.predictor.hypernet.net.0.bias"] = draw(c * c)
-    return state
+    for head, share in heads.items():
+        if heads is SPLIT: share = params["equi"] / 512 if head == "projector_equi" else 1 - params["equi"] / 512
+        sizes = [round(512 * share), *(round(int(w) * share) for w in params["mlp"].split("-"))]
+        for k, (i, o) in enumerate(zip(sizes[:-2], sizes[1:-1])):
+            linear(f"{head}.{3 * k}", o, i)
+            state |= norm(f"module.{head}.{3 * k + 1}", o, draw)
+        linear(f"{head}.{3 * len(sizes) - 6}", sizes[-1], sizes[-2], bias=False)
+    D = sizes[-1]
+    if "AugSelf" in params["experience"]:
+        for k, (o, i) in {0: (1024, 1024), 2: (1024, 1024), 4: (g, 1024)}.items(): linear(f"predictor.{k}", o, i)
+    elif "projector_equi" in heads and params["predictor_type"] == "mlp":
+        for k in range(params["tf_num_layers"]): linear(f"predictor.pred.{2 * k}", D, D if k else D + g)
+    elif "projector_equi" in heads:
+        widths = [D, *(int(w) for w in params["predictor"].split("-") if w), D]
+        numbers = sum(i * o for i, o in zip(widths, widths[1:])) + params["bias_pred"] * sum(widths[1:])
+        layers = [(g, g), (g, g), (numbers, g)] if params["hypernetwork"] == "deep" else [(numbers, g)]
+        for k, (o, i) in enumerate(layers): linear(f"predictor.hypernet.net.{2 * k}", o, i, params["bias_hypernet"])
+    if evaluator:
+        linear("evaluator.classifier_repr", 55, 512)
+        for k, (o, i) in {0: (1024, 1024), 2: (1024, 1024), 4: (4, 1024)}.items(): linear(f"evaluator.predictor_angles_repr.{k}", o, i)
+    return state, params
+
+
+def written(folder: Path, state: dict[str, torch.Tensor], params: dict | None) -> Path:
+    "A checkpoint as their training leaves it, in a folder of its own."
+    folder.mkdir(exist_ok=True)
+    torch.save({"epoch": 2000, "model": state, "optimizer": {"state": {}}}, folder / "model.pth")
+    if params is not None: (folder / "params.json").write_text(json.dumps(params))
+    return folder / "model.pth"
 
 
 def described_norm(x, state, name): return F.batch_norm(x, *(state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")))
@@ -278,47 +319,190 @@ def described_backbone(x: torch.Tensor, state: dict[str, torch.Tensor], prefix: 
     return x.mean((2, 3))
 
 
-def described_projector(x, state, head):
-    name = f"module.projector_{head}"
-    for k in (0, 3): x = described_norm(F.linear(x, state[f"{name}.{k}.weight"], state[f"{name}.{k}.bias"]), state, f"{name}.{k + 1}").relu()
-    return F.linear(x, state[f"{name}.6.weight"])
+def described_projector(x: torch.Tensor, state: dict[str, torch.Tensor], head: str) -> torch.Tensor:
+    k = 0
+    while f"module.{head}.{k}.bias" in state:
+        x = F.linear(x, state[f"module.{head}.{k}.weight"], state[f"module.{head}.{k}.bias"])
+        x = described_norm(x, state, f"module.{head}.{k + 1}").relu()
+        k += 3
+    return F.linear(x, state[f"module.{head}.{k}.weight"])
+
+
+def described_predictor(z: torch.Tensor, g: torch.Tensor, state: dict[str, torch.Tensor], params: dict) -> torch.Tensor:
+    "The prediction, sample by sample, from the raw tensors."
+    def linear(x, name): return F.linear(x, state[f"module.predictor.{name}.weight"], state.get(f"module.predictor.{name}.bias"))
+    if params["predictor_type"] == "mlp":
+        x = torch.cat([g, z], 1)
+        for k in range(params["tf_num_layers"]): x = linear(x.relu() if k else x, f"pred.{2 * k}")
+        return x
+    D, predictions = z.shape[1], []
+    widths = [D, *(int(w) for w in params["predictor"].split("-") if w), D]
+    for x, gi in zip(z, g):
+        if params["hypernetwork"] == "deep": numbers = linear(linear(linear(gi, "hypernet.net.0").relu(), "hypernet.net.2").relu(), "hypernet.net.4")
+        else: numbers = linear(gi, "hypernet.net.0")
+        for layer, (i, o) in enumerate(zip(widths, widths[1:])):
+            if layer and params["predictor_relu"]: x = x.relu()
+            x, numbers = numbers[:i * o].view(o, i) @ x, numbers[i * o:]
+            if params["bias_pred"]: x, numbers = x + numbers[:o], numbers[o:]
+        assert len(numbers) == 0
+        predictions.append(x)
+    return torch.stack(predictions)
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("release") / "model.pth"
-    torch.save(authors_state(), path)
-    return path
+    state, params = authors_state()
+    return written(tmp_path_factory.mktemp("release"), state, params)
 
 
-@pytest.mark.parametrize("made", [{}, {"g": 6}, {"bias": True}, {"g": 6, "bias": True, "halves": (384, 128)}], ids=str)
+def whole(path: Path) -> dict[str, torch.Tensor]: return torch.load(path, weights_only=True)["model"]
+
+
+CHECKPOINTS = [{"experience": name} for name in AUTHORS if name != "VICRegPartInv"] + [   # whose equi is of the embedding: below
+    {"equi": 128}, {"mlp": "64"}, {"mlp": "24-32-40-48"}, {"bias_hypernet": True}, {"hypernetwork": "deep"}, {"hypernetwork": "deep", "bias_hypernet": True},
+    {"predictor": "14"}, {"predictor": "14", "predictor_relu": True}, {"predictor": "6-10", "predictor_relu": True, "bias_pred": True, "bias_hypernet": True},
+    {"bias_pred": True}, {"bias_pred": True, "hypernetwork": "deep", "predictor": "9"},
+    *({"predictor_type": "mlp", "tf_num_layers": layers} for layers in (1, 2, 4)), {"experience": "VICRegPartInv", "equi": 14},
+    {"experience": "SIERotColor", "hypernetwork": "deep"}, {"experience": "VICRegEquiMod", "bias_hypernet": True, "predictor": "28"},
+    {"experience": "SimCLREquiModRotColor", "predictor_type": "mlp", "tf_num_layers": 2}, {"experience": "SIEOnlyEqui", "predictor_type": "mlp"}, {"resolution": 128},
+]
+
+
+@pytest.mark.parametrize("changed", CHECKPOINTS, ids=str)
 @torch.no_grad()
-def test_the_described_network(tmp_path, made):
-    state = authors_state(**made)
-    torch.save(state, tmp_path / "model.pth")
-    model, account = load_release(tmp_path / "model.pth")
-    assert sorted(account["theirs"]) == sorted(state) and set(account["ours"]) == set(model.model.state_dict())
-    assert all(a == tuple(state[k].shape) for k, a in zip(account["theirs"], account["their shape"]))
-    equivariant, entries = made.get("halves", (256, 256))[1], made.get("g", 4)
-    assert model.split.equivariant == equivariant and model.settings.method == ("sie_rotcolor" if entries == 6 else "sie") and model.size == (256, 256)
-    pixels = torch.randint(0, 256, (3, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    expected = described_backbone((pixels / 255 - torch.tensor((.5016, .5037, .5060))[:, None, None]) / torch.tensor((.1030, .0999, .0969))[:, None, None], state)
-    torch.testing.assert_close(model.embed(pixels), expected, rtol=1e-3, atol=1e-4)
-    assert expected.std(0).mean() > .01                                                              # not all the same by construction
-    u, z = described_projector(expected[:, :-equivariant], state, "inv"), described_projector(expected[:, -equivariant:], state, "equi")
-    torch.testing.assert_close(model.model.embed("invariant", expected), u, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(model.project(expected), z, rtol=1e-3, atol=1e-4)
-    g = torch.randn(3, entries)
-    D, H = z.shape[1], "module.predictor.hypernet.net.0."
-    W = F.linear(g, state[H + "weight"], state.get(H + "bias")).view(3, D, D)
-    torch.testing.assert_close(model.predict(expected, g), torch.bmm(W, z[..., None])[..., 0], rtol=1e-3, atol=1e-3)
+def test_checkpoints_of_every_method(tmp_path, changed):
+    "What a model gives that was loaded, against the tensors of the file."
+    state, params = authors_state(evaluator=True, **changed)
+    heads, entries, method = AUTHORS[params["experience"]]
+    path = written(tmp_path / "theirs", state, params)
+    model, account = load_release(path)
+    part_of_model = {k: v for k, v in state.items() if not k.startswith("module.evaluator.")}
+    placed = account[account["ours"].notna()]
+    assert sorted(placed["theirs"]) == sorted(part_of_model) and set(", ".join(placed["ours"]).split(", ")) == set(model.model.state_dict())
+    assert set(account["theirs"]) - set(placed["theirs"]) == {k for k in state if k not in part_of_model} | {"epoch", "optimizer"}
+    assert model.settings.method == method and model.settings.epochs == 2000 and model.size == (params["resolution"],) * 2
 
-    save_release(model, tmp_path / "back.pth")                                                       # to the bit
-    back = torch.load(tmp_path / "back.pth", weights_only=True)
-    assert set(back) == set(state) and all(torch.equal(back[k], v) and back[k].dtype == v.dtype for k, v in state.items())
+    pixels = torch.randint(0, 256, (3, 3, params["resolution"], params["resolution"]), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((.5016, .5037, .5060), (.1030, .0999, .0969)))
+    h = described_backbone((pixels / 255 - mean) / std, state)
+    torch.testing.assert_close(model.embed(pixels), h, rtol=1e-3, atol=1e-4)
+    assert h.std(0).mean() > .01                                                    # not all the same by construction
+    cut = 512 - params["equi"] if heads is SPLIT else 0
+    if heads is SPLIT: assert model.split.equivariant == params["equi"]
+    for head, name in {"projector": "invariant", "projector_inv": "invariant", "projector_equi": "equivariant"}.items():
+        if head not in heads: continue
+        seen = h if heads is not SPLIT else h[:, :cut] if head == "projector_inv" else h[:, cut:]
+        torch.testing.assert_close(model.model.embed(name, h), described_projector(seen, state, head), rtol=1e-3, atol=1e-4)
+    g = torch.randn(3, entries)
+    turned = torch.cat([-g[:, :4], g[:, 4:]], 1)
+    if "projector_equi" in heads:
+        expected = described_predictor(model.project(h), g, state, params)
+        torch.testing.assert_close(model.predict(h, g), expected, rtol=1e-3, atol=1e-3)
+        old, _ = load_release(path, negate_h=True)
+        torch.testing.assert_close(old.predict(h, turned), expected, rtol=1e-3, atol=1e-3)
+        even = params["predictor"] == "14" and not params["predictor_relu"]             # W2(g) W1(g) z is the same for g and -g
+        assert torch.allclose(old.predict(h, g), expected, rtol=1e-2, atol=1e-2) == even
+    elif "AugSelf" in params["experience"]:
+        x = torch.cat([h, h.flip(0)], 1)
+        for k in (0, 2, 4): x = F.linear(x.relu() if k else x, state[f"module.predictor.{k}.weight"], state[f"module.predictor.{k}.bias"])
+        for negate in (False, True):
+            regressed = load_release(path, negate_h=negate)[0].model.heads["regressor"](torch.cat([h, h.flip(0)], 1))
+            torch.testing.assert_close(regressed, torch.cat([-x[:, :4], x[:, 4:]], 1) if negate else x, rtol=1e-3, atol=1e-4)
+    else:
+        with pytest.raises(ValueError, match=f"negate_h changes nothing in {method}"): load_release(path, negate_h=True)
+    if method == "vicreg_part_inv": assert round(model.settings.invariant_share * 56) == 56 - params["equi"]
+
+    (tmp_path / "back").mkdir()
+    save_release(model, tmp_path / "back/model.pth")                                # to the bit
+    back = torch.load(tmp_path / "back/model.pth", weights_only=True)
+    assert set(back) == set(part_of_model) and all(torch.equal(back[k], v) and back[k].dtype == v.dtype for k, v in part_of_model.items())
+    said = json.loads((tmp_path / "back/params.json").read_text())
+    used = {"experience", "arch", "mlp", "equi_factor", "epochs", "batch_size", "base_lr", "wd"}
+    if "projector_equi" in heads: used |= {"predictor_type", "tf_num_layers"} if params["predictor_type"] == "mlp" else {"predictor_type", "hypernetwork", "bias_hypernet", "predictor", "predictor_relu", "bias_pred"}
+    if heads is SPLIT or method == "vicreg_part_inv": used |= {"equi"}
+    assert {k: said[k] for k in used} == {k: params[k] for k in used}
+    again, _ = load_release(tmp_path / "back/model.pth")
+    assert again.settings == model.settings and again.images == model.images
+    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in model.model.state_dict().items())
     model.save_pretrained(tmp_path / "carried")
-    assert torch.equal(SIE.from_pretrained(tmp_path / "carried").embed(pixels), model.embed(pixels))
-    assert not list(tmp_path.glob("*.tmp"))
+    carried = SIE.from_pretrained(tmp_path / "carried")
+    assert torch.equal(carried.embed(pixels), model.embed(pixels)) and not list(tmp_path.rglob("*.tmp"))
+    if "projector_equi" in heads: assert torch.equal(carried.predict(h, g), model.predict(h, g))
+
+
+# without params.json: what the message must name as unknown, and what has to be said to load it
+AMBIGUOUS = {
+    "SIE": (["experience, which is SIE or SIENoVar", "predictor, the widths .* one of 14 makes as many numbers"], {"predictor": ""}),
+    "SIERotColor": (["predictor, the widths"], {"predictor": ""}),
+    "VICReg": (["experience, which is VICReg or SimCLR or VICRegPartInv"], {}),
+    "SimCLR": (["experience, which is VICReg or SimCLR"], {}),
+    "SimCLREquiMod": (["experience, which is SimCLREquiMod or VICRegEquiMod", "predictor, the widths .* one of 28 "], {"predictor": ""}),
+    "SIEOnlyEqui": (["experience, which is SIEOnlyEqui or SimCLROnlyEqui", "predictor, the widths"], {"predictor": ""}),
+    "SimCLRAugSelf": ([], {}),
+    "SimCLRAugSelfRotColor": ([], {}),
+}
+
+
+@pytest.mark.parametrize("experience", AMBIGUOUS)
+def test_what_the_tensors_do_not_say_is_asked_for(tmp_path, experience):
+    messages, needed = AMBIGUOUS[experience]
+    state, params = authors_state(experience=experience)
+    path = written(tmp_path / "alone", state, None)
+    if messages:
+        with pytest.raises(ValueError, match=f"(?s)model.pth is ambiguous: no params.json.*{'.*'.join(messages)}"): load_release(path)
+    said, _ = load_release(path, params={"experience": experience, **needed} if messages else None)
+    whole, _ = load_release(written(tmp_path / "whole", state, params))
+    assert said.settings.method == whole.settings.method and said.settings.widths == whole.settings.widths
+    assert all(torch.equal(v, whole.model.state_dict()[k]) for k, v in said.model.state_dict().items())
+
+
+def test_a_predictor_of_half_the_width_is_no_predictor_of_the_full_width(tmp_path):
+    "The tensors have the same names and shapes; only params.json tells them apart."
+    state, params = authors_state(predictor="14")
+    straight, other = authors_state()
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in straight.items()}
+    path = written(tmp_path / "half", state, params)
+    z, g = torch.randn(3, 28), torch.randn(3, 4)
+    predict = lambda options: load_release(path, params=options)[0].model.predictor(z, g).detach()
+    torch.testing.assert_close(predict(None), described_predictor(z, g, state, params), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(predict(other), described_predictor(z, g, state, other), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(predict(None), predict(other), atol=.1)
+    with pytest.raises(ValueError, match="- predictor_relu"): predict({"experience": "SIE", "predictor": "14"})
+    with pytest.raises(ValueError, match="- equi, the number"): load_release(written(tmp_path / "part", authors_state(experience="VICRegPartInv")[0], None), params={"experience": "VICRegPartInv"})
+
+
+BAD_PARAMS = {  # params.json -> what the message must say
+    '{"experience": "SIE"': "params.json is not JSON",
+    "[]": "params.json holds a list",
+    '{"experience": "BYOL"}': "params.json: experience is 'BYOL'",
+    '{"experience": 3}': "params.json: experience is 3",
+    '{"experience": "SIE", "mlp": "2048-x"}': "params.json: mlp is '2048-x'",
+    '{"experience": "SIE", "mlp": ""}': "params.json: mlp is ''",
+    '{"experience": "SIE", "mlp": 2048}': "params.json: mlp is 2048",
+    '{"experience": "SIE", "predictor": "14-"}': "params.json: predictor is '14-'",
+    '{"experience": "SIE", "predictor": "0"}': "params.json: predictor is '0'",
+    '{"experience": "SIE", "predictor": "", "predictor_relu": "no"}': "params.json: predictor_relu is 'no'",
+    '{"experience": "SIE", "predictor": "13", "predictor_relu": false}': r"net.0.weight is \(784, 4\) float32, not \(728, 4\)",
+    '{"experience": "SIE", "predictor": "", "bias_pred": true}': r"net.0.weight is \(784, 4\) float32, not \(812, 4\)",
+    '{"experience": "SIE", "predictor": "", "bias_hypernet": true}': "1 missing: module.predictor.hypernet.net.0.bias",
+    '{"experience": "SIE", "predictor": "", "hypernetwork": "deep"}': "missing: module.predictor.hypernet.net.2.weight",
+    '{"experience": "SIE", "predictor": "", "equi": 128}': "projector_equi.0.weight is .*, not ",
+    '{"experience": "SIE", "predictor": "", "mlp": "48-40-48"}': r"projector_inv.6.weight is \(28, 20\) float32, not \(24, 20\)",
+    '{"experience": "SIE", "predictor": "", "mlp": "99999999-40-48"}': "params.json: widths is",
+    '{"experience": "SIE", "predictor": "", "epochs": 0}': "params.json: epochs is 0",
+    '{"experience": "SIE", "predictor": "", "base_lr": NaN}': "params.json: base_lr is nan",
+    '{"experience": "SIE", "predictor": "", "resolution": 0}': "params.json: images: height is 0",
+    '{"experience": "SIE", "predictor": "", "arch": "resnet50"}': "params.json: arch is 'resnet50'",
+    '{"experience": "VICReg"}': "missing: module.projector.0.weight.*unexpected: module.projector_inv.0.weight",
+    '{"experience": "SIE", "predictor_type": "mlp"}': "missing: module.predictor.pred.0.weight",
+}
+
+
+@pytest.mark.parametrize("text", BAD_PARAMS)
+def test_bad_params_are_refused(release, tmp_path, text):
+    path = written(tmp_path / "m", whole(release), None)
+    path.with_name("params.json").write_text(text)
+    with pytest.raises(ValueError, match=f"(?s)m/.*{BAD_PARAMS[text]}"): load_release(path)
 
 
 REFERENCE = np.load(Path(__file__).with_name("resnet18_release.npz"))   # what the authors' network gives for the weights and images below
@@ -377,7 +561,7 @@ def test_sizes_that_the_authors_network_takes():
 
 @torch.no_grad()
 def test_the_backbone_alone(release, tmp_path):
-    state = {k.removeprefix("module.backbone."): v for k, v in torch.load(release, weights_only=True).items() if k.startswith("module.backbone.")}
+    state = {k.removeprefix("module.backbone."): v for k, v in whole(release).items() if k.startswith("module.backbone.")}
     torch.save(state, tmp_path / "final_weights.pth")
     encoder, account = load_release_backbone(tmp_path / "final_weights.pth")
     assert list(account["theirs"]) == list(account["ours"]) and set(account["ours"]) == set(state) and not encoder.training
@@ -390,14 +574,17 @@ def test_the_backbone_alone(release, tmp_path):
     with pytest.raises(ValueError, match="(?s)missing: module.backbone.conv1.weight.*unexpected: conv1.weight"): load_release(tmp_path / "final_weights.pth")
 
 
-def test_training_checkpoints_and_parts_left_out(release, tmp_path):
-    state = torch.load(release, weights_only=True)
-    torch.save({"epoch": 3, "model": {**state, "module.online.weight": torch.zeros(2, 2)}, "optimizer": {"state": {0: {"step": torch.tensor(3.)}}}}, tmp_path / "m.pth")
-    with pytest.raises(ValueError, match="1 unexpected: module.online.weight"): load_release(tmp_path / "m.pth")
-    _, account = load_release(tmp_path / "m.pth", leave_out=["module.online."])
-    assert list(account["theirs"][account["ours"].isna()]) == ["module.online.weight", "epoch", "optimizer"] and len(account) == len(state) + 3
-    with pytest.raises(ValueError, match="1 missing: module.backbone.bn1.bias"):                      # leaving out never excuses what is missing
-        torch.save({k: v for k, v in state.items() if k != "module.backbone.bn1.bias"}, tmp_path / "m.pth"); load_release(tmp_path / "m.pth", leave_out=["module."])
+def test_the_evaluator_and_other_parts_are_left_out_and_reported(tmp_path):
+    state, params = authors_state(evaluator=True)
+    evaluator = [k for k in state if k.startswith("module.evaluator.")]
+    _, account = load_release(written(tmp_path / "theirs", state, params))
+    assert list(account["theirs"][account["ours"].isna()]) == [*evaluator, "epoch", "optimizer"] and len(account) == len(state) + 2
+    path = written(tmp_path / "more", state | {"module.online.weight": torch.zeros(2, 2)}, params)
+    with pytest.raises(ValueError, match="1 unexpected: module.online.weight"): load_release(path)
+    _, account = load_release(path, leave_out=["module.online."])
+    assert list(account["theirs"][account["ours"].isna()]) == [*evaluator, "module.online.weight", "epoch", "optimizer"]
+    less = written(tmp_path / "less", {k: v for k, v in state.items() if k != "module.backbone.bn1.bias"}, params)
+    with pytest.raises(ValueError, match="1 missing: module.backbone.bn1.bias"): load_release(less, leave_out=["module."])   # leaving out never excuses what is missing
 
 
 MISFITS = {  # change of the state -> what the message must say
@@ -412,6 +599,10 @@ MISFITS = {  # change of the state -> what the message must say
     "transposed": (lambda s: s.update({"module.predictor.hypernet.net.0.weight": s["module.predictor.hypernet.net.0.weight"].T}), r"net.0.weight is \(4, 784\)"),
     "five numbers": (lambda s: s.update({"module.predictor.hypernet.net.0.weight": torch.zeros(784, 5)}), r"net.0.weight is \(784, 5\) float32, not \(784, 4\)"),
     "too many inputs": (lambda s: s.update({"module.projector_equi.0.weight": torch.zeros(24, 512)}), r"projector_equi.0.weight is \(24, 512\)"),
+    "not a number": (lambda s: s["module.backbone.bn1.bias"].fill_(torch.nan), "module.backbone.bn1.bias has 64 numbers of 64 that are not finite"),
+    "infinite": (lambda s: s["module.predictor.hypernet.net.0.weight"][5].fill_(torch.inf), "net.0.weight has 4 numbers"),
+    "negative variance": (lambda s: s["module.projector_inv.1.running_var"].neg_(), "projector_inv.1.running_var is negative"),
+    "integers": (lambda s: s.update({"module.backbone.bn1.bias": torch.zeros(64, dtype=torch.int64)}), "bn1.bias is .* int64, not .* float32"),
     "type": (lambda s: s.update({"module.backbone.bn1.bias": torch.zeros(64, dtype=torch.float16)}), "bn1.bias is .* float16, not .* float32"),
     "no tensor": (lambda s: s.update({"module.backbone.bn1.bias": [0.] * 64}), "'module.backbone.bn1.bias' is a list"),
 }
@@ -420,9 +611,10 @@ MISFITS = {  # change of the state -> what the message must say
 @pytest.mark.parametrize("fault", MISFITS)
 def test_misfits_are_errors(release, tmp_path, fault):
     change, message = MISFITS[fault]
-    state = torch.load(release, weights_only=True)
+    state = whole(release)
     change(state)
     torch.save(state, tmp_path / "m.pth")
+    shutil.copy(release.with_name("params.json"), tmp_path)
     with pytest.raises(ValueError, match=f"(?s)m.pth.*{message}"): load_release(tmp_path / "m.pth")
 
 
@@ -458,22 +650,36 @@ def test_models_that_theirs_cannot_hold(tmp_path):
         with pytest.raises(ValueError, match=message): save_release(SIE(new_model(settings), settings, RELEASE_IMAGES), tmp_path / "m.pth")
     refused("layer1.0.downsample", encoder="resnet18")
     refused("layer1.0.downsample", encoder="small")
-    refused("vicreg has other projectors", method="vicreg")
-    refused("sie_matrix|as matrix", method="sie_matrix")
+    for method in ("random", "supervised", "vicreg_equimod_rotcolor", "equi_only_rotcolor", "sie_no_var_rotcolor"): refused(f"no method {method}; there are sie, ", method=method)
+    refused("sie_matrix is given the rotation as matrix", method="sie_matrix")
     refused("as euler", conditioning="euler")
-    refused("not a hypernetwork of one", predictor={"kind": "mlp"})
-    for options in ({"depth": 2}, {"hidden": [8]}, {"hidden_bias": True}): refused("not a hypernetwork of one", predictor=options)
+    for depth in (1, 3): refused(f"H has {depth} hidden layers", predictor={"depth": depth})
+    refused("hidden layers of .5.", predictor={"kind": "mlp", "hidden": [5]})
+    refused("rotation and colour has no MLP", "sie_rotcolor", predictor={"kind": "mlp", "hidden": [8]})
     with pytest.raises(ValueError, match="layer1.0.downsample"): save_release_backbone(new_model(Settings(encoder="resnet18", widths=(16, 16, 16))).encoder, tmp_path / "m.pth")
     assert not list(tmp_path.iterdir())
 
 
-def test_our_own_model_goes_out_and_comes_back(dataset, tmp_path):
-    "Trained here, exported, imported: the same embeddings and predictions."
-    settings = Settings("sie", encoder="resnet18_release", widths=(16, 16, 16), predictor={"init": "scaled", "bias": True}, epochs=1, batch_size=4, precision="32-true", probe_views=0)
-    pretrain(dataset, settings, tmp_path / "models/sie")
-    ours = SIE.from_pretrained(tmp_path / "models/sie")
+def test_the_params_of_another_checkpoint_are_not_written_over(release, tmp_path):
+    model, _ = load_release(release)
+    (tmp_path / "params.json").write_text(json.dumps(PARAMS))
+    with pytest.raises(FileExistsError, match="params.json is there and says something else"): save_release(model, tmp_path / "m.pth")
+    assert [p.name for p in tmp_path.iterdir()] == ["params.json"]
+    (tmp_path / "params.json").unlink()
+    for _ in range(2): save_release(model, tmp_path / "m.pth")      # the same model again
+
+
+@pytest.mark.parametrize("method", ["sie", "vicreg_part_inv"])
+def test_our_own_model_goes_out_and_comes_back(dataset, tmp_path, method):
+    "Trained here on other images, exported, imported: the same representations and predictions."
+    settings = Settings(method, encoder="resnet18_release", widths=(16, 16, 16), predictor={"init": "scaled", "bias": True}, invariant_share=.5, epochs=1, batch_size=4, crop=32, precision="32-true", probe_views=0)
+    pretrain(dataset, settings, tmp_path / "models/run")
+    ours = SIE.from_pretrained(tmp_path / "models/run")
     save_release(ours, tmp_path / "model.pth")
     theirs, _ = load_release(tmp_path / "model.pth")
     assert all(torch.equal(v, theirs.model.state_dict()[k]) for k, v in ours.model.state_dict().items())
+    pixels = dataset.decode([0, 1], [0, 0])
+    assert torch.equal(theirs.embed(pixels), ours.embed(pixels)) and theirs.settings.widths == [16, 16, 16]
+    assert theirs.settings.invariant_share == (.5 if method == "vicreg_part_inv" else .875)      # which their params.json has for no other method
     h, g = torch.randn(3, 512), torch.randn(3, 4)
-    assert torch.equal(theirs.predict(h, g), ours.predict(h, g)) and theirs.settings.widths == [16, 16, 16]
+    if method == "sie": assert torch.equal(theirs.predict(h, g), ours.predict(h, g))
