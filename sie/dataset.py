@@ -1343,6 +1343,14 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not _LEFT_BY_SYSTEMS.search(path.name))
 
 
+def _classes_in(folder: Path) -> Path:
+    "Where the classes' folders are: in this folder, or in the only one in it, as an archive with a top folder is unpacked."
+    inside = [path for path in _inside(folder) if not _BESIDE.fullmatch(path.name)]
+    if len(inside) != 1 or not inside[0].is_dir(): return folder
+    homes = [home for synset in _inside(inside[0]) if synset.is_dir() for home in _inside(synset)]
+    return inside[0] if any(home.is_dir() for home in homes) else folder
+
+
 def _folder_objects(folder: Path) -> Iterator[Files]:
     for synset in _inside(folder):
         if not synset.is_dir():
@@ -1425,11 +1433,11 @@ def import_layout(
         if len(archives) > 1: raise ValueError(f"{source} holds {len(archives)} archives, {archives[0].name} and {archives[1].name}; there must be one")
         source = archives[0]
     if not source.exists(): raise FileNotFoundError(f"{source} does not exist; it should be a folder or a .tar.gz with <synset>/<object id>/image_<i>.jpg")
-    beside = source if source.is_dir() else source.parent
-    if lists is None and any((beside / name).exists() for name in LIST_NAMES): lists = beside
+    beside = [source, _classes_in(source)] if source.is_dir() else [source.parent]
+    if lists is None: lists = next((folder for folder in beside if any((folder / name).exists() for name in LIST_NAMES)), None)
     is_val = None if lists is None else read_split_lists(lists)
     if is_val is not None: _check_split([synset for synset, _ in is_val], list(is_val.values()), lists)
-    objects = _folder_objects(source) if source.is_dir() else _archive_objects(source)
+    objects = _folder_objects(beside[-1]) if source.is_dir() else _archive_objects(source)
     _start(out)
     seen, paths = _pack(out, objects, is_val, views, part)
     if not seen: raise ValueError(f"{source}: there are no objects; there should be <synset>/<object id>/image_<i>.jpg")

@@ -255,6 +255,10 @@ def test_unusual_folders(exported, fingerprint, tmp_path, row):
     unusual(layout, row)
     if "remove" in row:
         for name in sd.LIST_NAMES: (layout / name).unlink()
+    if "top" in row:
+        (tmp_path / row["top"]).mkdir()
+        layout = layout.rename(tmp_path / row["top"] / "3DIEBench").parent
+        for name in row.get("beside", []): (layout / name).write_bytes(b"x")
     call = lambda: sd.import_layout(layout, tmp_path / "set")
     if "says" in row:
         with pytest.raises(ValueError) as error: call()

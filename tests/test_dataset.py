@@ -112,6 +112,14 @@ def test_statistics_are_exact(dataset, monkeypatch):
         assert np.allclose(np.square(found["std"]), [float(Fraction(n * q - s * s, (255 * n) ** 2)) for s, q in zip(sums, squares)], rtol=1e-14, atol=0)
 
 
+def test_statistics_of_evenly_spread_images(dataset, monkeypatch):
+    monkeypatch.setattr(sd, "STATISTICS_IMAGES", 7)
+    found, train = sd._channel_statistics(dataset), dataset.split("train")
+    spread = [round(k * (4 * len(train) - 1) / 6) for k in range(7)]              # the first and the last, and five between
+    pixels = np.stack([simplejpeg.decode_jpeg(bytes(dataset.jpeg(train[k // 4], k % 4))) for k in spread]).reshape(-1, 3).astype(object)
+    assert found["statistics_images"] == 7 and found["mean"] == [float(Fraction(s, 255 * len(pixels))) for s in pixels.sum(0)]
+
+
 @pytest.fixture
 def threads(monkeypatch):
     "Four threads, each for at least three images; the thread of each part, of which a quick one may do two."
