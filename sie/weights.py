@@ -154,7 +154,8 @@ def _read_params(path: Path, params: Mapping[str, Any] | None) -> tuple[dict[str
     if params is None:
         try: params = json.loads(file.read_text())
         except (ValueError, RecursionError) as error: raise ValueError(f"{file} is not JSON: {error}") from None
-        if not isinstance(params, dict): raise ValueError(f"{file} holds a {type(params).__name__}; it must be an object with keys")
+        if not isinstance(params, dict):
+            raise ValueError(f"{file} holds a {type(params).__name__}; it must be an object with keys")
     known = {key: value for key, value in params.items() if key in _PARAMS}
     _check_types(where, known, _PARAMS)
     for key, count in {"mlp": 1, "predictor": 0}.items():
@@ -193,11 +194,20 @@ def _size_of_g(state: Mapping[str, Tensor]) -> int:
     return (shape("module.predictor.4.weight") or (4,))[0]
 
 
+def _linear_layers(state: Mapping[str, Tensor], prefix: str) -> dict[int, tuple[int, int]]:
+    "Outputs and inputs of the linear layers whose names begin so, by their numbers, in order."
+    pattern, found = re.compile(re.escape(prefix) + r"(\d+)\.weight"), {}
+    for name, tensor in state.items():
+        match = pattern.fullmatch(name)
+        if match and tensor.ndim == 2: found[int(match[1])] = tuple(tensor.shape)
+    return dict(sorted(found.items()))
+
+
 def _last_projector(state: Mapping[str, Tensor]) -> int:
     "Dimensions of the equivariant embedding, or of the only one; 0 where there is none."
     for head in ("projector_equi", "projector"):
-        layers = [int(m[1]) for k in state if (m := re.fullmatch(rf"module\.{head}\.(\d+)\.weight", k)) and state[k].ndim == 2]
-        if layers: return state[f"module.{head}.{max(layers)}.weight"].shape[0]
+        layers = _linear_layers(state, f"module.{head}.")
+        if layers: return layers[max(layers)][0]
     return 0
 
 # %% ../nbs/20_weights.ipynb #cell015c
@@ -213,69 +223,80 @@ def _release_settings(path: Path, state: Mapping[str, Tensor], params: Mapping[s
     widths, equivariant = _sizes(state, params, method)
     predictor, missing = _predictor(state, params, where) if method.predictor else ({"init": "default"}, [])
     unknown += missing
-    given = {ours: params[theirs] for theirs, ours in
-             {"equi_factor": "equivariance_weight", "epochs": "epochs", "batch_size": "batch_size", "base_lr": "lr", "wd": "weight_decay", "crop": "crop"}.items()
-             if theirs in params}
+    ours = {"equi_factor": "equivariance_weight", "epochs": "epochs", "batch_size": "batch_size", "base_lr": "lr",
+            "wd": "weight_decay", "crop": "crop"}
+    given = {ours[key]: value for key, value in params.items() if key in ours}
     if experience == "VICRegPartInv":
         if "equi" not in params: unknown.append("equi, the number of dimensions of the embedding that may vary")
         elif not 0 <= params["equi"] < widths[-1]:
-            raise ValueError(f"{where}: equi is {params['equi']}; it must be less than the {widths[-1]} dimensions of the embedding")
+            limit = f"it must be less than the {widths[-1]} dimensions of the embedding"
+            raise ValueError(f"{where}: equi is {params['equi']}; {limit}")
         else: given["invariant_share"] = 1 - params["equi"] / widths[-1]
     if unknown and candidates:
         source = f"{where} does not say" if params else "no params.json lies beside it, and its tensors do not say"
         raise ValueError("\n".join([f"{path} is ambiguous: {source}", *(f"- {what}" for what in unknown),
                                     "Put the params.json of its training beside it, or pass these keys as `params`."]))
-    try:
-        return Settings(method=method.name, encoder="resnet18_release", widths=widths, equivariant=equivariant, predictor=predictor, **given)
+    given |= {"widths": widths, "equivariant": equivariant, "predictor": predictor}
+    try: return Settings(method=method.name, encoder="resnet18_release", **given)
     except ValueError as error: raise ValueError(f"{where}: {error}") from None
 
 
 def _sizes(state: Mapping[str, Tensor], params: Mapping[str, Any], method: Method) -> tuple[list[int], int | None]:
     "Widths of a projector on the whole representation, and the equivariant dimensions where the method has a split."
-    dim, heads = ReleaseResNet.dim, ("projector_inv", "projector_equi") if "equivariant" in method.heads else ("projector",)
-    sizes = {(m[1], int(m[2])): v.shape for k, v in state.items() if v.ndim == 2 and (m := re.fullmatch(r"module\.(projector\w*)\.(\d+)\.weight", k))}
-    inputs = {head: sizes[head, 0][1] for head in heads if (head, 0) in sizes}
+    dim = ReleaseResNet.dim
+    heads = ("projector_inv", "projector_equi") if "equivariant" in method.heads else ("projector",)
+    layers = {head: _linear_layers(state, f"module.{head}.") for head in heads}
+    inputs = {head: layers[head][0][1] for head in heads if 0 in layers[head]}
     equivariant = params.get("equi") or inputs.get("projector_equi", dim - inputs.get("projector_inv", dim // 2))
     if not 0 < equivariant < dim: equivariant = dim // 2
     share = {head: 1. for head in heads}
     if method.split: share = {"projector_inv": 1 - equivariant / dim, "projector_equi": equivariant / dim}
     if "mlp" in params: return params["mlp"], equivariant if method.split else None
-    names = " ".join(state)
-    hidden = max(len(re.findall(rf"module\.{head}\.\d+\.running_mean", names)) for head in heads) if sizes else 2   # layers before the last: those with a normalisation
+    names, hidden = " ".join(state), 2
+    if any(layers.values()):    # layers before the last are those with a normalisation
+        hidden = max(len(re.findall(rf"module\.{head}\.\d+\.running_mean", names)) for head in heads)
     widths = []
     for layer in range(0, 3 * hidden + 1, 3):
-        there = [head for head in heads if (head, layer) in sizes]
-        widths.append(max(1, round(sum(sizes[head, layer][0] for head in there) / sum(share[head] for head in there))) if there else 2048)
+        there = [head for head in heads if layer in layers[head]]
+        outputs = sum(layers[head][layer][0] for head in there)
+        widths.append(max(1, round(outputs / sum(share[head] for head in there))) if there else 2048)
     return widths, equivariant if method.split else None
 
 
 def _predictor(state: Mapping[str, Tensor], params: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
-    "Options of the predictor, and what of them is not known. Raises `ValueError` where params.json has another number of layers."
-    layers = sorted(int(m[1]) for k in state if (m := re.fullmatch(re.escape(_MLP) + r"(\d+)\.weight", k)))
+    """Options of the predictor, and what of them is not known.
+
+    Raises `ValueError` where params.json has another number of layers."""
+    layers = _linear_layers(state, _MLP)
     kind = params.get("predictor_type", "mlp" if layers else "hypernetwork")
     dim = _last_projector(state)
     if kind == "mlp":
         count = len(layers) or 1
         if (said := params.get("tf_num_layers", count)) != count:
             raise ValueError(f"{where}: tf_num_layers is {said}; the MLP in the checkpoint has {len(layers)} layers")
-        return {"kind": "mlp", "init": "default"} | ({"hidden": [dim] * (count - 1)} if count > 1 else {"linear": True}), []
+        sizes = {"hidden": [dim] * (count - 1)} if count > 1 else {"linear": True}
+        return {"kind": "mlp", "init": "default"} | sizes, []
     deep = params.get("hypernetwork", "deep" if f"{_HYPERNET}2.weight" in state else "linear") == "deep"
     last = f"{_HYPERNET}{4 if deep else 0}."
-    options = {"init": "default", "depth": 2 if deep else 0, "bias": params.get("bias_hypernet", f"{last}bias" in state)}
+    bias = params.get("bias_hypernet", f"{last}bias" in state)
+    options = {"init": "default", "depth": 2 if deep else 0, "bias": bias}
     if "predictor" not in params:
-        return options, [f"predictor, the widths of the predictor's hidden layers (\"\" for none): one of {dim // 2} makes as many numbers as none"]
+        alike = f"one of {dim // 2} makes as many numbers as none"
+        return options, [f"predictor, the widths of the predictor's hidden layers (\"\" for none): {alike}"]
     sizes = [dim, *params["predictor"], dim]
     numbers = sum(i * o for i, o in zip(sizes, sizes[1:]))
     has_bias = f"{last}weight" in state and len(state[f"{last}weight"]) == numbers + sum(sizes[1:])
-    options |= {"hidden": params["predictor"], "hidden_bias": params.get("bias_pred", has_bias), "relu": params.get("predictor_relu", True)}
-    missing = ["predictor_relu, whether there is a ReLU between the predictor's layers"] if params["predictor"] and "predictor_relu" not in params else []
-    return options, missing
+    options |= {"hidden": params["predictor"], "hidden_bias": params.get("bias_pred", has_bias),
+                "relu": params.get("predictor_relu", True)}
+    if not params["predictor"] or "predictor_relu" in params: return options, []
+    return options, ["predictor_relu, whether there is a ReLU between the predictor's layers"]
 
 # %% ../nbs/20_weights.ipynb #cell015d
 def _prefixes(model: Model) -> dict[str, str]:
     "Beginnings of names whose tensors are the same in both: ours, and theirs."
     invariant = "projector_inv" if "equivariant" in model.heads else "projector"
-    pairs = {"encoder.": "backbone", "heads.invariant.": invariant, "heads.equivariant.": "projector_equi", "heads.regressor.": "predictor"}
+    pairs = {"encoder.": "backbone", "heads.invariant.": invariant, "heads.equivariant.": "projector_equi",
+             "heads.regressor.": "predictor"}
     if isinstance(model.predictor, MLPPredictor): pairs["predictor.layers."] = "predictor.pred"
     if isinstance(model.predictor, Hypernetwork): pairs["predictor.trunk."] = "predictor.hypernet.net"
     return {ours: f"module.{theirs}." for ours, theirs in pairs.items()}
@@ -301,7 +322,7 @@ def _to_release(model: Model) -> dict[str, tuple[tuple[str, ...], Tensor]]:
 
 def _hyper_names(predictor: Hypernetwork) -> tuple[str, ...]:
     "The names of what the last layer of H makes, in the order in which theirs makes it."
-    return tuple(f"predictor.layers.{k}.{name}" for k, layer in enumerate(predictor.layers) for name, _ in layer.named_parameters())
+    return tuple(f"predictor.{name}" for name, _ in predictor.named_parameters() if name.startswith("layers."))
 
 
 def _from_release(state: Mapping[str, Tensor], model: Model, negate_h: bool) -> dict[str, Tensor]:
@@ -327,8 +348,10 @@ def _negate(state: dict[str, Tensor], model: Model) -> None:
         state[name] = state[name].clone()
         state[name][index] *= -1
     predictor = model.predictor
-    if isinstance(predictor, MLPPredictor): negated("predictor.layers.0.weight", slice(None), slice(predictor.dim, predictor.dim + 4))
-    elif isinstance(predictor, Hypernetwork) and len(predictor.trunk): negated("predictor.trunk.0.weight", slice(None), slice(4))
+    if isinstance(predictor, MLPPredictor):
+        negated("predictor.layers.0.weight", slice(None), slice(predictor.dim, predictor.dim + 4))
+    elif isinstance(predictor, Hypernetwork) and len(predictor.trunk):
+        negated("predictor.trunk.0.weight", slice(None), slice(4))
     elif isinstance(predictor, Hypernetwork):
         for name in _hyper_names(predictor): negated(name, slice(4))
     elif "regressor" in model.heads:
@@ -365,14 +388,16 @@ def _account(
     def joined(values: Sequence) -> Any: return values[0] if len(values) == 1 else values
     unknown = [k for k in state if k not in places]
     kept_out = [k for k in unknown if any(k.startswith(prefix) for prefix in left_out)]
-    misfits = [f"{k} is {kind(state[k])}, not {kind(v)}" for k, (_, v) in places.items() if k in state and kind(state[k]) != kind(v)]
+    there = {k: (kind(state[k]), kind(v)) for k, (_, v) in places.items() if k in state}
+    misfits = [f"{k} is {given}, not {expected}" for k, (given, expected) in there.items() if given != expected]
     wrong = {"missing": [k for k in places if k not in state], "unexpected": [k for k in unknown if k not in kept_out],
              "of another shape or type": misfits}
     if any(wrong.values()):
         lists = [f"{len(keys)} {what}: {'; '.join(keys)}" for what, keys in wrong.items() if keys]
         raise ValueError("\n".join([f"{path} does not fit:", *lists]))
     for name in places: _check_numbers(path, name, state[name])
-    rows = [(k, tuple(state[k].shape), ", ".join(ours), joined([tuple(shapes[o].shape) for o in ours])) for k, (ours, _) in places.items()]
+    rows = [(k, tuple(state[k].shape), ", ".join(ours), joined([tuple(shapes[name].shape) for name in ours]))
+            for k, (ours, _) in places.items()]
     rows += [(k, tuple(state[k].shape), None, None) for k in kept_out] + [(k, None, None, None) for k in aside]
     return pd.DataFrame(rows, columns=["theirs", "their shape", "ours", "our shape"])
 
@@ -436,10 +461,12 @@ def _release_params(model: SIE) -> dict[str, Any]:
     uses_g = predictor is not None or "regressor" in m.heads
     if uses_g and m.method.form != "quaternion":
         raise ValueError(f"{m.method.name} is given the rotation as {m.method.form}; the authors' methods have the quaternion")
-    if experience is None: raise ValueError(f"the authors' release has no method {m.method.name}; there are {', '.join(EXPERIENCES.values())}")
+    if experience is None:
+        raise ValueError(f"the authors' release has no method {m.method.name}; there are {', '.join(EXPERIENCES.values())}")
     params = {"experience": experience, "arch": "resnet18", "mlp": "-".join(map(str, s.widths)),
               "equi": m.split.equivariant, "equi_factor": float(s.equivariance_weight), "epochs": s.epochs,
-              "batch_size": s.batch_size, "base_lr": float(s.lr), "wd": float(s.weight_decay), "images": asdict(model.images), "crop": s.crop}
+              "batch_size": s.batch_size, "base_lr": float(s.lr), "wd": float(s.weight_decay),
+              "images": asdict(model.images), "crop": s.crop}
     if m.method.partly_invariant: params["equi"] = s.widths[-1] - PartInvariance(s.invariant_share).size(s.widths[-1])
     if isinstance(predictor, MLPPredictor): params |= _mlp_params(predictor, experience)
     if isinstance(predictor, Hypernetwork): params |= _hyper_params(predictor)
@@ -448,8 +475,10 @@ def _release_params(model: SIE) -> dict[str, Any]:
 
 def _mlp_params(predictor: MLPPredictor, experience: str) -> dict[str, Any]:
     widths = [layer.out_features for layer in predictor.layers if isinstance(layer, nn.Linear)]
-    if set(widths) != {predictor.dim}: raise ValueError(f"the MLP has hidden layers of {widths[:-1]}; all layers of the authors' have {predictor.dim}")
-    if experience == "SIERotColor": raise ValueError("the authors' SIE with rotation and colour has no MLP as predictor")
+    if set(widths) != {predictor.dim}:
+        raise ValueError(f"the MLP has hidden layers of {widths[:-1]}; all layers of the authors' have {predictor.dim}")
+    if experience == "SIERotColor":
+        raise ValueError("the authors' SIE with rotation and colour has no MLP as predictor")
     return {"predictor_type": "mlp", "tf_num_layers": len(widths)}
 
 
@@ -457,8 +486,9 @@ def _hyper_params(predictor: Hypernetwork) -> dict[str, Any]:
     depth = len(predictor.trunk) // 2
     if depth not in (0, 2): raise ValueError(f"H has {depth} hidden layers; the authors' has none or 2")
     hidden = [layer.H.shape[1] for layer in predictor.layers][:-1]
-    return {"predictor_type": "hypernetwork", "hypernetwork": "deep" if depth else "linear", "bias_hypernet": predictor.bias,
-            "predictor": "-".join(map(str, hidden)), "predictor_relu": predictor.relu, "bias_pred": predictor.layers[0].B is not None}
+    return {"predictor_type": "hypernetwork", "hypernetwork": "deep" if depth else "linear",
+            "bias_hypernet": predictor.bias, "predictor": "-".join(map(str, hidden)),
+            "predictor_relu": predictor.relu, "bias_pred": predictor.layers[0].B is not None}
 
 # %% ../nbs/20_weights.ipynb #cell016c
 def load_release_backbone(
