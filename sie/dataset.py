@@ -1345,17 +1345,19 @@ def _inside(folder: Path) -> list[Path]:
 
 def _classes_in(folder: Path) -> Path:
     "Where the classes' folders are: in this folder, or in the only one in it, as an archive with a top folder is unpacked."
-    inside = [path for path in _inside(folder) if not _BESIDE.fullmatch(path.name)]
-    if len(inside) != 1 or not inside[0].is_dir(): return folder
-    homes = [home for synset in _inside(inside[0]) if synset.is_dir() for home in _inside(synset)]
-    return inside[0] if any(home.is_dir() for home in homes) else folder
+    folders = [path for path in _inside(folder) if path.is_dir()]
+    if len(folders) != 1: return folder
+    homes = [home for synset in _inside(folders[0]) if synset.is_dir() for home in _inside(synset) if home.is_dir()]
+    return folders[0] if homes and all(path.is_dir() for path in _inside(folders[0]) if not _BESIDE.fullmatch(path.name)) else folder
 
 
 def _folder_objects(folder: Path) -> Iterator[Files]:
-    for synset in _inside(folder):
-        if not synset.is_dir():
-            if not _BESIDE.fullmatch(synset.name): raise ValueError(f"{synset}: unexpected file; beside the synsets' folders there may be LICENSE, README and split lists")
-            continue
+    classes = _classes_in(folder)
+    for file in {*_inside(folder), *_inside(classes)}:
+        if not file.is_dir() and not _BESIDE.fullmatch(file.name):
+            raise ValueError(f"{file}: unexpected file; beside the synsets' folders there may be LICENSE, README and split lists")
+    for synset in _inside(classes):
+        if not synset.is_dir(): continue
         for home in _inside(synset):
             if not home.is_dir(): raise ValueError(f"{home}: unexpected file; a synset's folder holds a folder for each object")
             files = _inside(home)
@@ -1437,7 +1439,7 @@ def import_layout(
     if lists is None: lists = next((folder for folder in beside if any((folder / name).exists() for name in LIST_NAMES)), None)
     is_val = None if lists is None else read_split_lists(lists)
     if is_val is not None: _check_split([synset for synset, _ in is_val], list(is_val.values()), lists)
-    objects = _folder_objects(beside[-1]) if source.is_dir() else _archive_objects(source)
+    objects = _folder_objects(source) if source.is_dir() else _archive_objects(source)
     _start(out)
     seen, paths = _pack(out, objects, is_val, views, part)
     if not seen: raise ValueError(f"{source}: there are no objects; there should be <synset>/<object id>/image_<i>.jpg")
