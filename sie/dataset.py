@@ -58,6 +58,10 @@ def check_class_name(
         raise ValueError(
             f"{where}{': ' if where else ''}{name!r} cannot be the name of a class: it must be printable, without '/', "
             "'\\' and ':', and must not begin or end with a dot or a space")
+    if re.fullmatch(r"\d{8}", name) and name not in SHAPENET_LABELS:     # a synset's form: a wrong digit, not a name
+        near = get_close_matches(name, [c.synset for c in CLASSES], 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{where}{': ' if where else ''}unknown synset {name!r}: it is none of ShapeNetCore's 55{meant}")
 
 
 def label_classes(
@@ -161,7 +165,9 @@ def _read_table(path: Path) -> pa.RecordBatch:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         if reader.num_record_batches != 1: raise pa.ArrowInvalid(f"it has {reader.num_record_batches} record batches, not one")
-        return reader.get_batch(0)
+        batch = reader.get_batch(0)
+        str(batch.schema)     # decodes its names, which a damaged byte makes no text
+        return batch
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, f"cannot be read as an Arrow file: {error}") from None
 
@@ -305,7 +311,17 @@ class _Stored(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-_Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1, lt=2 ** 40)]
+_Side = Annotated[int, Field(ge=1, le=2 ** 16)]     # JPEG's largest
+_KEY = "digest"     # of dataset.json, in it
+
+
+def _info_digest(info: Mapping[str, Any]) -> str:
+    "SHA-256 of what `dataset.json` says, but for this digest itself."
+    rest = {key: value for key, value in info.items() if key != _KEY}
+    return _digest(json.dumps(rest, sort_keys=True)).hex()
+
+
 _Mean, _Std = Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(gt=0, le=1)]
 
 
@@ -319,8 +335,8 @@ class _StoredInfo(_Stored):
     "What `dataset.json` must hold; there may be more."
     version: Literal[VERSION]
     views: _Count
-    height: _Count
-    width: _Count
+    height: _Side
+    width: _Side
     objects: _Count
     train: _Count
     val: _Count
@@ -373,6 +389,8 @@ class ViewDataset:
         self.labels = index.column("label").to_numpy()
         sizes = [shard["objects"] for shard in info["shards"]]
         self._shard, self._row = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(n) for n in sizes])
+        if info.get(_KEY, _info_digest(info)) != _info_digest(info):     # data sets of earlier versions have none
+            raise _damaged(self.path / "dataset.json", "is damaged: what it says is not what was written (SHA-256)")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -427,7 +445,11 @@ class ViewDataset:
         rows, columns, pixels = _central(self.height, height), _central(self.width, width), np.empty((self.height, self.width, 3), np.uint8)
         def read(object, view):
             try: simplejpeg.decode_jpeg(self.jpeg(object, view), buffer=pixels)
-            except ValueError as error: raise ValueError(f"{self.path}: image of {self.synsets[object]}/{self.object_ids[object]}, view {view}, is damaged: {error}") from None
+            except ValueError as error:
+                shard = self.path / self.info["shards"][self._shard[object]]["file"]
+                raise ValueError(
+                    f"{shard}: image of {self.synsets[object]}/{self.object_ids[object]}, view {view}, is damaged: {error}; "
+                    f"`python -m sie.dataset verify {self.path}` says what else is, and what to do") from None
             return pixels[rows, columns]
         return read
 
@@ -588,6 +610,7 @@ def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.nda
                 shards=[dict(file=p.name, objects=s.num_rows, bytes=p.stat().st_size) for p, s in zip(paths, shards)], source=dict(source),
                 fingerprint=_fingerprint(keys, split.tolist(), digests))
     info |= _channel_statistics(_OnePass(out, info))
+    info[_KEY] = _info_digest(json.loads(json.dumps(info)))
     _rename_when_whole(out / "dataset.json", lambda file: file.write(json.dumps(info, indent=1).encode()))
     return ViewDataset(out)
 
@@ -1211,7 +1234,9 @@ def _row_from_files(synset: str, object_id: str, files: Mapping[str, bytes], vie
         for pair in zip(images, latents):
             for file in pair:
                 if file not in files: raise ValueError(f"{name}/{file} is missing: there must be an image and a latent for each of the {views} views")
-        raise ValueError(f"{name}: {len(files)} files, not an image and a latent for each of {views or 'at least one'} views{f': {sorted(files)[-1]} is one too many' if files else ''}")
+        surplus = sorted(files.keys() - {*images, *latents})
+        more = f": {surplus[0]} is one too many" if surplus else ""
+        raise ValueError(f"{name}: {len(files)} files, not an image and a latent for each of {views or 'at least one'} views{more}")
     values = _load_latents([files[file] for file in latents], [f"{name}/{file}" for file in latents])
     translations = values[:, TRANSLATIONS] if values.shape[1] == TRANSLATIONS.stop else None
     return ObjectRow(synset, object_id, values[:, :LATENTS], [files[file] for file in images], translations)

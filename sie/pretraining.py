@@ -35,15 +35,15 @@ from tqdm.auto import tqdm
 from .dataset import NEEDS_GUARD, PairLoader, ViewDataset, Views, another_view, cores, load_views, start_worker, worker_failure
 from .methods import INVARIANT_SHARE, METHODS, Method, Model, Outputs, PartInvariance
 from .predictors import Hypernetwork
-from .rotations import TRANSLATION_FORMS, relative_rotation
+from .rotations import FORMS, TRANSLATION_FORMS, relative_rotation
 
 if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'OPTIMISERS', 'MODEL_FILES', 'SLURM_SPECIAL_STEPS', 'COMPILED_FROM',
-           'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes', 'checkpoint_path', 'new_model',
-           'ImageFormat', 'save_model', 'load_model', 'launched', 'make_fabric', 'train_step', 'pretrain',
-           'write_curves', 'read_curves', 'pretrain_all', 'main']
+__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'PRECISIONS', 'OPTIMISERS', 'MODEL_FILES', 'SLURM_SPECIAL_STEPS',
+           'COMPILED_FROM', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes',
+           'checkpoint_path', 'new_model', 'ImageFormat', 'save_model', 'load_model', 'launched', 'make_fabric',
+           'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
 
 # %% ../nbs/13_pretraining.ipynb #cell006
 LARGEST_SEED = 2 ** 32 - 1
@@ -94,7 +94,9 @@ class Settings:
     classes: int = 55                           # outputs of the supervised reference's classifier; `pretrain` takes as many as the data set has, if it has more
 
     def __post_init__(self):
-        choices = {"method": METHODS, "optimiser": OPTIMISERS, "schedule": ("constant", "cosine")}
+        choices = {"method": METHODS, "optimiser": OPTIMISERS, "schedule": ("constant", "cosine"),
+                   "precision": PRECISIONS}
+        if self.conditioning is not None: choices["conditioning"] = FORMS
         for key, allowed in choices.items():
             value = getattr(self, key)
             if value not in tuple(allowed): raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
@@ -150,6 +152,7 @@ class Settings:
         return rate if self.schedule == "constant" else rate * (1 + np.cos(np.pi * step / steps)) / 2
 
 
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 OPTIMISERS = {"adam": partial(torch.optim.Adam, fused=True), "adamw": partial(torch.optim.AdamW, fused=True)}
 
 

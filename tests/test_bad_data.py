@@ -97,6 +97,7 @@ def damage(folder, dataset, row):
         path.write_bytes(whole[:where] + bytes([whole[where] ^ 1]) + whole[where + 1:])
     elif path.suffix == ".json":
         info = json.loads(whole)
+        info.pop("digest")     # or it would be all that is said; it has a test of its own
         for key, value in row.get("set", {}).items():
             inner, last = at(info, key)
             inner[last] = value
@@ -107,6 +108,7 @@ def damage(folder, dataset, row):
     else:
         sd._write_table(path, changed(sd._read_table(path), row))
         info = json.loads((folder / "dataset.json").read_text())
+        info.pop("digest")
         for shard in info["shards"]: shard["bytes"] = (folder / shard["file"]).stat().st_size
         (folder / "dataset.json").write_text(json.dumps(info))
 
@@ -277,3 +279,16 @@ def test_what_cannot_be_split_is_refused_before_it_is_rendered(tmp_path):
     with pytest.raises(ValueError, match="there are no objects"): sd.render_dataset(tmp_path / "set", [], Never(), workers=0)
     with pytest.warns(UserWarning, match=r"1 of 2 classes have no validation object: 02747177 \(trash bin\)"):
         with pytest.raises(AssertionError, match="was rendered"): sd.render_dataset(tmp_path / "set", OBJECTS[:6], Never(), workers=0)
+
+
+@pytest.mark.parametrize(("key", "value"), [("mean", [.25, .5, .5]), ("std", [.1, .1, .1]), ("train", 7), ("classes", ["a"])])
+def test_a_number_that_is_changed_in_dataset_json_is_noticed_on_opening(dataset, tmp_path, key, value):
+    shutil.copytree(dataset.path, tmp_path / "set")
+    path = tmp_path / "set/dataset.json"
+    info = json.loads(path.read_text())
+    assert info[key] != value
+    path.write_text(json.dumps(info | {key: value}))
+    with pytest.raises(ValueError, match="dataset.json is damaged: what it says is not what was written"):
+        sd.ViewDataset(path.parent)
+    path.write_text(json.dumps({name: value for name, value in info.items() if name != "digest"}))
+    sd.ViewDataset(path.parent)     # made before there was a digest

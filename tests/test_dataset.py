@@ -393,7 +393,7 @@ def test_rendering_refuses(tmp_path):
     render = lambda objects=OBJECTS, render=Stripes(), **options: sd.render_dataset(tmp_path / "x", objects, render, **dict(dict(views=2, workers=0), **options))
     with pytest.raises(ValueError, match="02691156/000000 is given more than once"): render(OBJECTS[:2] + OBJECTS[:1])
     with pytest.raises(TypeError, match="must be a dataclass"): render(render=lambda *_: None)
-    with pytest.raises(ValueError, match=r"\.00/a: '\.00' cannot be the name of a class"): render([(".00", "a")])
+    with pytest.raises(ValueError, match=r"\.00/a: '\.00' cannot be the name of a class"): render([(".00", k) for k in "abcde"])
     with pytest.raises(ValueError, match="unknown latent 'hue'"): render(ranges={"hue": (0, 1)})
     with pytest.raises(FileNotFoundError): sd.ViewDataset(tmp_path / "x")
 
