@@ -4,6 +4,8 @@
 
 # %% ../nbs/18_mesh_files.ipynb #cell003
 from __future__ import annotations
+import base64
+import codecs
 import hashlib
 import io
 import json
@@ -11,28 +13,37 @@ import math
 import os
 import re
 import struct
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from warnings import catch_warnings, simplefilter
+from xml.etree import ElementTree
 
+import manifold3d
 import numpy as np
 import trimesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
-from trimesh.resolvers import FilePathResolver
-from trimesh.visual import TextureVisuals
+from scipy.spatial.transform import Rotation
 
 from .dataset import (GUARD_MESSAGE, SHAPENET_LABELS, ProceduralRenderer, check_class_name, cores, describe_classes,
                          map_in_workers)
-from .meshes import CLASS_BY_SYNSET, CLASSES, normalise
+from .meshes import CLASS_BY_SYNSET, CLASSES
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'SHAPENET', 'MODEL_FORMATS', 'COMPRESSED', 'SHARED_FOLDERS', 'GREY', 'MOST_FACES', 'unread_models',
-           'mesh_objects', 'model_files', 'model_digest', 'load_model', 'usable_models', 'MeshFileRenderer']
+__all__ = ['SUFFIXES', 'SHAPENET', 'MODEL_FORMATS', 'COMPRESSED', 'SHARED_FOLDERS', 'ENCODINGS', 'OPTIONS', 'NUMBER', 'GREY',
+           'TYPES', 'PLACES', 'COMPONENTS', 'COLUMNS', 'WRAPS', 'SUPPORTED', 'READERS', 'NAMES', 'MOST_FACES',
+           'MOST_PAIRS', 'unread_models', 'mesh_objects', 'model_files', 'missing_textures', 'model_digest',
+           'load_model', 'usable_models', 'MeshFileRenderer']
 
 # %% ../nbs/18_mesh_files.ipynb #cell006
-SUFFIXES = (".obj", ".ply", ".glb", ".stl")
+SUFFIXES = (".obj", ".ply", ".glb", ".gltf", ".stl", ".off", ".dae")
 SHAPENET = Path("models/model_normalized.obj")   # in the folder of an object
 #: How names of models end that are not read (and of some that `SUFFIXES` may have).
 MODEL_FORMATS = (
@@ -179,34 +190,322 @@ def _named_objects(objects: Mapping[Path, list[tuple[str, Path]]]) -> dict[tuple
             found[name, object_id] = path
     return dict(sorted(found.items()))
 
+# %% ../nbs/18_mesh_files.ipynb #cell030
+ENCODINGS = ("utf-8", "gbk", "shift_jis", "cp1252")   # of names in OBJ, MTL and PLY files, which do not say theirs
+
+
+def _spellings(name: bytes) -> list[str]:
+    "What a name in a text may mean: with and without quotes and a comment behind, in the file system's own and in other encodings."
+    bare = re.sub(rb"[ \t]+#.*", b"", name)
+    forms = [form for raw in (name, bare) for form in (raw.strip(), raw.strip().strip(b"\"'"))]
+    spelled = [os.fsdecode(form) for form in forms]
+    for form, encoding in product(forms, ENCODINGS):
+        with suppress(UnicodeDecodeError):
+            spelled.append(form.decode(encoding))
+    return list(dict.fromkeys(filter(None, spelled)))
+
+
+def _folded(name: str) -> str:
+    "For comparing names without regard to upper case and to how accents are composed."
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    "The file of that name, from a folder; upper and lower case count only where both exist."
+    if "\0" in name or len(name) > 4096:
+        return None
+    if (folder / name).is_file():
+        return folder / name
+    place = folder
+    for step in Path(name).parts:
+        if step in (".", "..") or (place / step).exists():
+            place = place / step
+            continue
+        same = [other for other in place.iterdir() if _folded(other.name) == _folded(step)] if place.is_dir() else []
+        if len(same) != 1:
+            return None
+        place = same[0]
+    return place if place.is_file() else None
+
+
+def _found(path: Path, name: bytes) -> Path | None:
+    "The file that is named in a model's text: as it stands, with backslashes as Windows writes them, or, as Blender does, by its last part beside the model."
+    spelled = _spellings(name)
+    written = [*spelled, *(name.replace("\\", "/") for name in spelled)]
+    for file in [*written, *(re.split(r"[/\\]", name)[-1] for name in spelled)]:
+        if file and (place := _beside(path.parent, file)):
+            return place
+    return None
+
+
+def _text(path: Path) -> bytes:
+    "A text with Unix's line ends, without a byte order mark, and with continued lines joined."
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is damaged, or not a text: it begins as UTF-16 and goes on otherwise") from None
+    data = data.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return re.sub(rb"(?<![\x80-\xff])\\[ \t]*\n", b" ", data)   # after a byte above 127 a backslash may be half of a Japanese letter
+
+
+@dataclass
+class _Map:
+    "A texture that a model names."
+    name: bytes
+    file: Path | None                        # None: it is missing
+    scale: tuple[float, float] = (1, 1)      # of its coordinates, then
+    offset: tuple[float, float] = (0, 0)     # what is added to them
+    clamp: bool = False                      # coordinates end at 0 and 1, instead of repeating the image
+    range: tuple[float, float] = (0, 1)      # values that black and white stand for
+
+
+OPTIONS = {b"-blendu": 1, b"-blendv": 1, b"-cc": 1, b"-clamp": 1, b"-imfchan": 1, b"-texres": 1, b"-bm": 1, b"-boost": 1, b"-type": 1, b"-mm": 2,
+           b"-o": 3, b"-s": 3, b"-t": 3}   # of map_Kd, and how many values follow at most
+
+
+def _map(path: Path, statement: bytes) -> _Map | None:
+    "What `map_Kd` names, seen from a library; None if nothing. Raises `ValueError` for options that cannot be understood."
+    rest, options = statement.strip(), {}
+    while (word := re.match(rb"-\w+(?=[ \t]|$)", rest)) and (option := word[0].lower()) in OPTIONS and not _found(path, rest):
+        most, rest, values = OPTIONS[option], rest[word.end():].strip(), []
+        numeric = option in (b"-o", b"-s", b"-t", b"-mm")
+        while len(values) < most and (word := re.match(NUMBER + rb"(?=[ \t]|$)" if numeric else rb"\S+", rest)):
+            values.append(word[0])
+            rest = rest[word.end():].strip()
+        if not values:
+            raise ValueError(f"{path}: map_Kd {_shown(statement)} has no value after {_shown(option)}")
+        options[option] = values
+    if not _spellings(rest):
+        return None
+
+    def two(option, default):
+        values = [float(value) for value in options.get(option, [])][:2]
+        return (*values, *(default,) * (2 - len(values)))
+    found = _Map(rest, _found(path, rest), two(b"-s", 1), two(b"-o", 0), options.get(b"-clamp", [b""])[0].lower() == b"on")
+    low, gain = two(b"-mm", 0) if b"-mm" in options else (0, 1)
+    found.range = low, low + gain
+    return found
+
+
+def _shown(name: bytes) -> str:
+    "A name of any encoding, for a message."
+    return next(iter(_spellings(name)), "").encode(errors="backslashreplace").decode()
+
 # %% ../nbs/18_mesh_files.ipynb #cell010
-def _named(path: Path, key: bytes, size: int = -1) -> list[str]:
-    "The names of files that follow a key in a text, each once."
-    with open(path, "rb") as file: names = re.findall(rb"^[ \t]*" + key + rb"[ \t]+(.*?)[ \t\r]*$", file.read(size), re.IGNORECASE | re.MULTILINE)
-    return [os.fsdecode(name) for name in dict.fromkeys(names)]
+NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
+
+def _commands(text: bytes, *keys: bytes) -> list[tuple[bytes, bytes]]:
+    "Key and rest of the lines that begin with one of some keys."
+    return re.findall(rb"^[ \t]*(" + b"|".join(keys) + rb")(?:[ \t]+(.*?))?[ \t]*$", text, re.MULTILINE | re.IGNORECASE)
+
+
+def _libraries(path: Path, text: bytes) -> list[Path]:
+    "The material libraries of an OBJ. A line may name several, or one with spaces in its name."
+    libraries = []
+    for _, names in _commands(text, b"mtllib"):
+        bare = re.sub(rb"(^|[ \t]+)#.*", b"", names)
+        if not bare and not _found(path, names):
+            continue
+        if whole := _found(path, names):
+            libraries.append(whole)
+            continue
+        for name in re.findall(rb"\"[^\"]+\"|\S+", bare):
+            if not (library := _found(path, name)):
+                raise ValueError(f"{path} names the material library {_shown(name)}, which is missing")
+            libraries.append(library)
+    return list(dict.fromkeys(libraries))
+
+
+@dataclass
+class _Material:
+    "An entry of a library, as it stands there."
+    library: Path
+    colour: bytes | None = None     # what follows Kd
+    image: bytes | None = None      # what follows map_Kd
+
+    def linear(self) -> Float[np.ndarray, "3"]:
+        "Its own colour. Raises `ValueError` if that is not one number or three from 0 to 1."
+        if self.colour is None:
+            return np.full(3, GREY)
+        words = re.sub(rb"#.*", b"", self.colour).split()
+        plain = len(words) in (1, 3) and all(re.fullmatch(NUMBER, word) for word in words)
+        if not plain or not all(0 <= float(word) <= 1.001 for word in words):
+            raise ValueError(f"{self.library}: Kd {_shown(self.colour)} is not a colour; it must be one number or three, from 0 to 1")
+        return np.clip(np.array([float(word) for word in words]), 0, 1) * np.ones(3)
+
+    def map(self) -> _Map | None:
+        return None if self.image is None else _map(self.library, self.image)
+
+
+def _materials(libraries: list[Path]) -> dict[bytes, _Material]:
+    "Materials by name; the first library that has a name counts."
+    materials: dict[bytes, _Material] = {}
+    for library in libraries:
+        own, current = {}, None
+        for key, rest in _commands(_text(library), b"newmtl", b"kd", b"map_kd"):
+            if key.lower() == b"newmtl":
+                current = own[rest] = _Material(library)
+            elif current and key.lower() == b"kd":
+                current.colour = rest
+            elif current:
+                current.image = rest
+        materials = {**own, **materials}
+    return materials
+
+
+def _material(materials: dict[bytes, _Material], name: bytes) -> _Material | None:
+    "That which `usemtl` means: the very name, else the name in another spelling, else without regard to upper case and double spaces."
+    if name in materials:
+        return materials[name]
+    for same in (lambda text: text, lambda text: " ".join(_folded(text).split())):
+        wanted = {same(text) for text in _spellings(name)}
+        for other, material in materials.items():
+            if wanted & {same(text) for text in _spellings(other)}:
+                return material
+    return None
+
+
+def _used(materials: dict[bytes, _Material], text: bytes) -> dict[bytes, _Material | None]:
+    "The materials of an OBJ's faces, by the name that it uses."
+    commands = _commands(text, b"usemtl", b"f")
+    names = [name for (key, name), (following, _) in zip(commands, commands[1:]) if key.lower() == b"usemtl" and following.lower() == b"f"]
+    return {name: _material(materials, name) for name in dict.fromkeys(names)}
+
+
+def _gltf(path: Path) -> tuple[dict, bytes | None]:
+    "The JSON of a glTF, and the buffer that a GLB holds."
+    data, blob = path.read_bytes(), None
+    if path.suffix.lower() == ".glb" or data[:4] == b"glTF":
+        magic, _, length, size, kind = struct.unpack_from("<4sIII4s", data.ljust(20, b"\0"))
+        if magic != b"glTF" or kind != b"JSON" or length > len(data) or 20 + size > length:
+            raise ValueError(f"{path} is not a whole GLB file")
+        data, rest = data[20:20 + size], data[20 + size:length]
+        if rest:
+            size, kind = struct.unpack_from("<I4s", rest.ljust(8, b"\0"))
+            if 8 + size > len(rest):
+                raise ValueError(f"{path} is not a whole GLB file")
+            blob = rest[8:8 + size] if kind == b"BIN\0" else None
+    try:
+        header = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole glTF file: {error}") from None
+    if not isinstance(header, dict) or "asset" not in header:
+        raise ValueError(f"{path} is not a glTF file: it has no asset")
+    if not str(header["asset"].get("version", "")).startswith("2"):
+        raise ValueError(f"{path} is glTF {header['asset'].get('version')}; export it as glTF 2.0")
+    return header, blob
+
+
+def _uri(path: Path, uri: str) -> Path | None:
+    "The file that a glTF or COLLADA names; None if it is missing."
+    return _found(path, os.fsencode(unquote(re.sub(r"^file:(//)?", "", uri)))) or _found(path, os.fsencode(uri))
+
+
+def _base(material: dict) -> tuple[list[float], dict | None]:
+    "Factor and texture that colour a glTF's material: those of metal and roughness where it has them, else of specular and glossiness."
+    metal = material.get("pbrMetallicRoughness", {})
+    gloss = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {})
+    if gloss and not {"baseColorFactor", "baseColorTexture"} & set(metal):
+        return gloss.get("diffuseFactor", [1, 1, 1, 1]), gloss.get("diffuseTexture")
+    return metal.get("baseColorFactor", [1, 1, 1, 1]), metal.get("baseColorTexture")
+
+
+def _gltf_image(header: dict, texture: dict) -> dict:
+    "The image of a glTF's texture, which may be of a kind that an extension adds."
+    found = header["textures"][texture["index"]]
+    source = found.get("extensions", {}).get("EXT_texture_webp", {}).get("source", found.get("source"))
+    if source is None:
+        raise ValueError(f"texture {texture['index']} has no image of a kind that can be read (PNG, JPEG or WebP)")
+    return header["images"][source]
+
+
+def _dae_images(path: Path) -> list[str]:
+    "The images of a COLLADA file that are the diffuse colour of an effect."
+    root = ElementTree.parse(path).getroot()
+    for item in root.iter():
+        item.tag = item.tag.rpartition("}")[2]
+    images = {item.get("id"): "".join(item.find("init_from").itertext()).strip() for item in root.iter("image") if item.find("init_from") is not None}
+    names = []
+    for effect in root.iter("effect"):
+        params = {item.get("sid"): item for item in effect.iter("newparam")}
+        for texture in effect.findall(".//diffuse/texture"):
+            name = texture.get("texture")
+            while name in params:      # a sampler, which names a surface, which names an image
+                inner = next((item for item in params[name].iter() if item.tag in ("source", "init_from", "instance_image")), None)
+                params.pop(name)
+                name = inner is not None and (inner.get("url", "").lstrip("#") or (inner.text or "").strip())
+            if name in images:
+                names.append(images[name])
+    return list(dict.fromkeys(names))
+
+
+def _references(path: Path) -> tuple[list[Path], dict[str, Path | None]]:
+    "The files that a model needs, and the textures among them by name, None where missing."
+    needed, textures, suffix = [], {}, path.suffix.lower()
+    if suffix == ".obj":
+        text = _text(path)
+        needed = _libraries(path, text)
+        for material in _used(_materials(needed), text).values():
+            if material and (image := material.map()):
+                textures[_shown(image.name)] = image.file
+    if suffix == ".ply":
+        head = _ply_head(path)[0]
+        textures = {_shown(name): _found(path, name) for name in head.textures} if head.placed else {}
+    if suffix in (".glb", ".gltf"):
+        header, _ = _gltf(path)
+        for buffer in header.get("buffers", []):
+            uri = buffer.get("uri", "data:")
+            if not uri.startswith("data:"):
+                if not (file := _uri(path, uri)):
+                    raise ValueError(f"{path} names the buffer {uri}, which is missing")
+                needed.append(file)
+        used = {p.get("material") for mesh in header.get("meshes", []) for p in mesh["primitives"]}
+        for k in used - {None}:
+            if texture := _base(header["materials"][k])[1]:
+                uri = _gltf_image(header, texture).get("uri", "data:")
+                if not uri.startswith("data:"):
+                    textures[uri] = _uri(path, uri)
+    if suffix == ".dae":
+        textures = {name: _uri(path, name) for name in _dae_images(path)}
+    return needed, textures
+
+
+def _checked_references(path: str | Path) -> tuple[list[Path], dict[str, Path | None]]:
+    "The same, or a `ValueError` that names the model."
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    try:
+        return _references(path)
+    except ValueError as error:
+        raise error if str(path.parent) in str(error) else ValueError(f"{path}: {error}") from None
+    except Exception as error:   # what comes of a damaged file
+        raise ValueError(f"{path} cannot be read: {error!r}") from error
 
 
 def model_files(
     path: str | Path,   # of the model
 ) -> list[Path]:        # the model's own file first
-    "A model's file and those that it names: material libraries and textures. Raises `ValueError` naming a missing one."
-    path, libraries, images = Path(path), [], []
-    if not path.is_file(): raise ValueError(f"{path} is missing")
-    if path.suffix.lower() == ".obj": libraries = _named(path, b"mtllib")
-    if path.suffix.lower() == ".ply": images = _named(path, rb"comment[ \t]+TextureFile", 2 ** 16)
-    if len(libraries) > 1: raise ValueError(f"{path} names {len(libraries)} material libraries, {', '.join(libraries)}; join them in one")
-    for library in libraries:
-        if not (path.parent / library).is_file(): raise ValueError(f"{path} names the material library {library}, which is missing")
-        images += _named(path.parent / library, b"map_Kd")
-    for image in images:
-        if not (path.parent / image).is_file(): raise ValueError(f"{path} names the texture {image}, which is missing")
-    return [path, *(path.parent / name for name in [*libraries, *dict.fromkeys(images)])]
+    """A model's file and those that it needs and that are there: material libraries, buffers and the textures of its used materials.
+
+    Raises `ValueError` naming a missing library or buffer. Textures that are missing are listed by `missing_textures`."""
+    needed, textures = _checked_references(path)
+    return list(dict.fromkeys([Path(path), *needed, *filter(None, textures.values())]))
+
+
+def missing_textures(path: str | Path) -> list[str]:
+    "The textures that a model needs and that are missing, as the model names them."
+    return [name for name, file in _checked_references(path)[1].items() if file is None]
 
 
 def model_digest(path: str | Path) -> str:
     "SHA-256 of a model's files, which changes when any of them does."
     sha = hashlib.sha256()
-    for file in model_files(path): sha.update(hashlib.sha256(file.read_bytes()).digest())
+    for file in model_files(path):
+        sha.update(hashlib.sha256(file.read_bytes()).digest())
     return sha.hexdigest()
 
 # %% ../nbs/18_mesh_files.ipynb #cell013
@@ -219,92 +518,814 @@ class _Part:
     corners: Float[np.ndarray, "faces 3 3"]    # positions
     colours: Float[np.ndarray, "faces 3 3"]    # linear, for each corner
     uv: Float[np.ndarray, "faces 3 2"]         # v upwards; of no meaning without an image
-    image: Image.Image | None
+    image: Image.Image | None = None
+    wrap: tuple[str, str] = ("repeat", "repeat")   # beyond the image, to the right and upwards: "repeat", "clamp" or "mirror"
+
+
+@dataclass
+class _Model:
+    "What a reader made of a file. `faces` and what follows is what it found in it, to be compared with `_count`."
+    parts: list[_Part]
+    faces: int            # polygons of OBJ, PLY and OFF, triangles of the other formats
+    materials: int = 0    # that faces use
+    placed: int = 0       # faces with texture coordinates
+    libraries: int = 0
+
+
+def _linear(colours: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    "Linear light of sRGB colours in 0..1."
+    from sie.scene import srgb_to_linear   # here and not above, as in sie.dataset: reading parameters needs no renderer
+    return srgb_to_linear(colours)
+
+
+def _unit(colours: Float[np.ndarray, "*shape"], what: str) -> Float[np.ndarray, "*shape"]:
+    "Colours in 0..1, which some programs write as 0..255. NaN stays."
+    with np.errstate(invalid="ignore"):
+        most = 255 if (colours > 1).any() else 1
+        if (colours < 0).any() or (colours > most).any():
+            raise ValueError(f"{what} has colours outside of 0 to 1 and of 0 to 255")
+    return colours / most
 
 
 def _opened(data: bytes, what: str) -> Image.Image:
-    "A whole image."
+    "An image in 8-bit RGB. Raises `ValueError` if it is not whole or of a kind that has no meaning as colours."
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except Exception as error: raise ValueError(f"{what} is not a whole image: {str(error).partition(' <')[0]}") from None   # Pillow raises what comes
-    return image
+        with catch_warnings():
+            simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+    except Exception as error:   # Pillow raises what comes
+        raise ValueError(f"{what} is not a whole image: {str(error).partition(' <')[0]}") from None
+    if image.mode in ("F", "I") or image.mode.startswith("I;"):   # Pillow would clip these to 255
+        values = np.asarray(image).astype(float)
+        if not np.isfinite(values).all() or values.min() < 0 or image.mode != "F" and values.max() > 65535:
+            raise ValueError(f"{what} has values that are no colours; convert it to 8 bits")
+        values = values / (1 if image.mode == "F" else 65535)
+        image = Image.fromarray(np.rint(255 * values.clip(0, 1)).astype(np.uint8))
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be turned into RGB: {error}") from None
 
 
-def _check_glb(path: Path) -> None:
-    "Refuse what trimesh would pass over in silence: images that it cannot read, and features that it does not know."
-    data = path.read_bytes()
-    magic, _, length, size, kind = struct.unpack_from("<4sIII4s", data.ljust(20, b"\0"))
-    if magic != b"glTF" or kind != b"JSON" or length > len(data): raise ValueError(f"{path} is not a whole GLB file")
-    header, blob = json.loads(data[20:20 + size]), data[28 + size:]   # a chunk of JSON, the head of the next chunk, and that
-    required = [name for name in header.get("extensionsRequired", []) if not name.startswith("KHR_materials_")]
-    if required: raise ValueError(f"{path} requires {', '.join(required)}, which is not supported; export it without")
-    for material in header.get("materials", []):
-        texture = material.get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
-        if texture.get("texCoord", 0) or "KHR_texture_transform" in texture.get("extensions", {}):
-            raise ValueError(f"{path}: material {material.get('name', '')!r} places its texture by a second set of coordinates or a KHR_texture_transform, which is not supported; export it without")
-    for k, image in enumerate(header.get("images", [])):
-        if "bufferView" not in image:
-            if image.get("uri", "").startswith("data:"): continue
-            raise ValueError(f"{path} names the texture {image.get('uri')!r}; a GLB must hold its textures")
-        view = header["bufferViews"][image["bufferView"]]
-        _opened(blob[view.get("byteOffset", 0):][:view["byteLength"]], f"{path}: image {k}")
+def _mean(image: Image.Image) -> Float[np.ndarray, "3"]:
+    "Mean colour of an image, linear."
+    return _linear(np.asarray(image) / 255).mean((0, 1))
 
 
-def _check_text(path: Path) -> None:
-    "Refuse what trimesh would read wrongly in an OBJ, or the head of a PLY."
-    with open(path, "rb") as file: text = file.read(2 ** 16 if path.suffix.lower() == ".ply" else -1)
-    if path.suffix.lower() == ".obj" and re.search(rb"^[ \t]*f[ \t][^\n]*-\d", text, re.MULTILINE): raise ValueError(f"{path} counts corners backwards (negative indices), which is not supported; export it with positive ones")
-    placed, coloured = ((rb"^vt[ \t]", rb"^v([ \t]+\S+){6}") if path.suffix.lower() == ".obj" else (rb"^property \w+ (s|u|texture_u|texcoord)[\r\n]", rb"^property \w+ red[\r\n]"))
-    if len(model_files(path)) == 1 and re.search(placed, text, re.MULTILINE) and re.search(coloured, text, re.MULTILINE):
-        raise ValueError(f"{path} has colours and texture coordinates, but names no image; take the coordinates out")   # they would take the colours' place
+class _Textures:
+    "The images of a model, each opened once. A missing one is an error, or None if colours are to take its place."
+    def __init__(self, path: Path, missing: str):
+        self.path, self.missing, self.opened = path, missing, {}
+
+    def __call__(self, name: str, file: Path | None) -> Image.Image | None:
+        if file is None:
+            if self.missing == "colour":
+                return None
+            raise ValueError(f"{self.path} names the texture {name}, which is missing")
+        if file not in self.opened:
+            self.opened[file] = _opened(file.read_bytes(), f"{self.path}: the texture {file}")
+        return self.opened[file]
 
 
-def _linear(colours: UInt8[np.ndarray, "*shape"], linear: bool) -> Float[np.ndarray, "*shape"]:
-    "Linear light of 8-bit colours that are linear already, or sRGB."
-    from sie.scene import srgb_to_linear   # here and not above, as in sie.dataset: reading parameters needs no renderer
-    return colours[..., :3] / 255 if linear else srgb_to_linear(colours[..., :3] / 255)
+def _triangulated(
+    points: Float[np.ndarray, "corners 3"],   # of all polygons, one after the other
+    sizes: Int[np.ndarray, "polygons"],       # how many corners each has
+) -> tuple[Int[np.ndarray, "triangles 3"], Int[np.ndarray, "triangles"]]:
+    "Triangles as indices of corners, and of which polygon each is part. Convex polygons become fans, others are cut by Manifold in their plane."
+    starts, triangles, owners = np.cumsum(sizes) - sizes, [np.zeros((0, 3), int)], [np.zeros(0, int)]
+    for size in np.unique(sizes[sizes >= 3]).tolist():
+        own = np.flatnonzero(sizes == size)
+        first = np.zeros(len(own), int)
+        fan = np.stack([np.zeros(size - 2, int), np.arange(1, size - 1), np.arange(2, size)], 1)
+        if size > 3:
+            ring = points[starts[own, None] + np.arange(size)]
+            ring = ring - ring[:, :1]
+            normal = np.cross(ring, np.roll(ring, -1, 1)).sum(1)
+            turn = np.einsum("pci,pi->pc", np.cross(ring - np.roll(ring, 1, 1), np.roll(ring, -1, 1) - ring), normal)
+            dent = turn < -1e-9 * (normal ** 2).sum(1, keepdims=True)
+            concave = dent.any(1)
+            if size == 4:
+                first[concave] = dent[concave].argmax(1)      # both triangles meet in the dent
+            else:
+                for polygon, corners, up in zip(own[concave], ring[concave], normal[concave]):
+                    ears = _ears(corners, up)
+                    triangles.append(starts[polygon] + ears)
+                    owners.append(np.full(len(ears), polygon))
+                own, first = own[~concave], first[~concave]
+        triangles.append((starts[own, None, None] + (first[:, None, None] + fan) % size).reshape(-1, 3))
+        owners.append(own.repeat(size - 2))
+    order = np.argsort(np.concatenate(owners), kind="stable")
+    return np.concatenate(triangles)[order], np.concatenate(owners)[order]
 
 
-def _part(mesh: trimesh.Trimesh, linear: bool) -> _Part:
-    "A mesh and its material, or colours, which are linear in GLB."
-    visual, faces = mesh.visual, mesh.faces
-    colours, uv, image = np.full((len(faces), 3, 3), GREY), np.zeros((len(faces), 3, 2)), None
-    if isinstance(visual, TextureVisuals):
-        material = visual.material
-        pbr = isinstance(material, trimesh.visual.material.PBRMaterial)
-        image = material.baseColorTexture if pbr else material.image
-        if image is not None and not image.format: image = None   # trimesh's own, where there are only coordinates; those from files have a format
-        if pbr: colours[:] = 1 if material.baseColorFactor is None else material.baseColorFactor[:3] / 255
-        elif image is not None: colours[:] = 1
-        elif "kd" in material.kwargs: colours[:] = material.kwargs["kd"]
-        if (own := visual.vertex_attributes.get("color")) is not None: colours *= (own / (np.iinfo(own.dtype).max if own.dtype.kind == "u" else 1))[faces, :3]
-        if image is not None and visual.uv is not None: uv = visual.uv[faces, :2]
-        elif image is not None: colours, image = colours * _linear(np.asarray(image.convert("RGB")), False).mean((0, 1)), None   # no places in the image: its mean
-    elif visual.kind == "face": colours[:] = _linear(visual.face_colors, linear)[:, None]
-    elif visual.kind == "vertex": colours = _linear(visual.vertex_colors, linear)[faces]
-    return _Part(mesh.vertices[faces].astype(float), colours, np.asarray(uv, float), image)
+def _ears(ring: Float[np.ndarray, "corners 3"], normal: Float[np.ndarray, "3"]) -> Int[np.ndarray, "triangles 3"]:
+    "Triangles of a concave polygon; a fan if it crosses itself, so that no cut is right."
+    fan = np.stack([np.zeros(len(ring) - 2, int), np.arange(1, len(ring) - 1), np.arange(2, len(ring))], 1)
+    area = np.linalg.norm(normal) / 2
+    normal = normal / (2 * area)
+    side = np.cross(normal, np.eye(3)[np.abs(normal).argmin()])
+    side /= np.linalg.norm(side)
+    flat = ring @ np.stack([side, np.cross(normal, side)], 1)
+    ears = np.asarray(manifold3d.triangulate([flat]), int).reshape(-1, 3)
+    a, b, c = flat[ears].swapaxes(0, 1)
+    covered = np.abs((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).sum() / 2
+    return ears if np.isclose(covered, area, rtol=1e-6) else fan
 
-
-def _parts(path: Path) -> list[_Part]:
-    "What is in a model's file; ValueError naming it and what is wrong with it."
-    for image in model_files(path)[1:]:
-        if image.suffix.lower() != ".mtl": _opened(image.read_bytes(), f"{path}: the texture {image}")
-    if path.suffix.lower() == ".glb": _check_glb(path)
-    if path.suffix.lower() in (".obj", ".ply"): _check_text(path)
+# %% ../nbs/18_mesh_files.ipynb #cell031
+def _placed_parts(
+    points: Float[np.ndarray, "corners 3"], sizes: Int[np.ndarray, "polygons"],   # as for `_triangulated`
+    kind: Int[np.ndarray, "polygons"],         # polygons of one kind share a part
+    colours: Float[np.ndarray, "corners 3"],   # linear
+    uv: Float[np.ndarray, "corners 2"],
+    look: Mapping[int, tuple],                 # kind -> image and wrap
+) -> list[_Part]:
+    triangles, owner = _triangulated(points, sizes)
     parts = []
-    try:
-        scene = trimesh.load_scene(path, process=False, resolver=FilePathResolver(path, allow_anywhere=True))   # ShapeNet's textures are in ../images
-        for node in scene.graph.nodes_geometry:
-            place, name = scene.graph[node]
-            if not isinstance(scene.geometry[name], trimesh.Trimesh): continue   # lines and points
-            parts.append(_part(scene.geometry[name], path.suffix.lower() == ".glb"))
-            parts[-1].corners = trimesh.transform_points(parts[-1].corners.reshape(-1, 3), place).reshape(-1, 3, 3)
-    except Exception as error: raise ValueError(f"{path} cannot be read: {error!r}") from error   # trimesh's readers raise what comes
-    for what, values in (("corners", [p.corners for p in parts]), ("colours", [p.colours for p in parts]), ("texture coordinates", [p.uv for p in parts])):
-        if bad := sum((~np.isfinite(v)).any((1, 2)).sum() for v in values): raise ValueError(f"{path} has {what} that are not finite, in {bad} faces")
-    if not sum(len(p.corners) for p in parts): raise ValueError(f"{path} has no faces, or is cut short")
+    for k in np.unique(kind):
+        own = triangles[kind[owner] == k]
+        if len(own):
+            parts.append(_Part(points[own], colours[own], uv[own], *look.get(k, ())))
     return parts
+
+
+def _read_obj(path: Path, textures: _Textures) -> _Model:
+    "An OBJ, which may count corners backwards, leave out what it likes in each face, and have colours behind the places of corners."
+    text = _text(path)
+    libraries = _libraries(path, text)
+    used, current, number = _used(_materials(libraries), text), None, 0
+    places, colours, coordinates, corners, mapped, sizes, owners = [], [], [], [], [], [], []
+    try:
+        for number, line in enumerate(text.split(b"\n"), 1):
+            key, _, rest = line.strip().replace(b"\t", b" ").partition(b" ")
+            key = key.lower()
+            if key == b"usemtl":
+                current = line.strip()[6:].strip()
+                continue
+            if key not in (b"v", b"vt", b"f", b"surf", b"call"):
+                continue
+            words = rest.partition(b"#")[0].split()
+            if key == b"v":
+                if len(words) not in (3, 4, 6, 7, 8):
+                    raise ValueError("a corner has 3 numbers, and a colour 3 more")
+                values = [float(word) for word in words]
+                places.append(values[:3])
+                colours.append(values[3:6] if len(words) in (6, 7) else values[4:7] if len(words) == 8 else [np.nan] * 3)
+            elif key == b"vt":
+                coordinates.append([float(word) for word in words[:2]] + [0.0] * (2 - len(words)))
+            elif key == b"f" and len(words) > 2:
+                for word in words:
+                    v, _, more = word.partition(b"/")
+                    t = more.partition(b"/")[0]
+                    v, t = int(v), int(t) if t else None
+                    if v == 0 or t == 0:
+                        raise ValueError("there is no corner 0, they are counted from 1")
+                    v, t = v - 1 if v > 0 else len(places) + v, -1 if t is None else t - 1 if t > 0 else len(coordinates) + t
+                    if v < 0 or t < -1 or more[:1] == b"-" and t < 0:
+                        raise ValueError("it counts backwards beyond the first corner")
+                    corners.append(v)
+                    mapped.append(t)
+                sizes.append(len(words))
+                owners.append(current)
+            elif key in (b"surf", b"call"):
+                raise ValueError("free-form surfaces and calls of other files are not supported; export it as polygons")
+    except ValueError as error:
+        raise ValueError(f"{path}: line {number}, {_shown(line)[:80]!r}, cannot be read: {error}") from None
+    points, tints, places_in_image = (np.array(rows, float).reshape(-1, n) for rows, n in ((places, 3), (colours, 3), (coordinates, 2)))
+    corners, mapped, sizes = np.array(corners, int), np.array(mapped, int), np.array(sizes, int)
+    for what, index, of in (("corner", corners, points), ("texture coordinate", mapped, places_in_image)):
+        if (index >= len(of)).any():
+            raise ValueError(f"{path} has a face with {what} {index.max() + 1}, but only {len(of)} of them")
+    tints, starts = _linear(_unit(tints[corners], str(path))), np.cumsum(sizes) - sizes
+    whole = np.minimum.reduceat(mapped, starts) >= 0 if len(sizes) else np.zeros(0, bool)     # all corners of the face have a place in an image
+    uv = np.where(mapped[:, None] >= 0, places_in_image[mapped], 0) if len(places_in_image) else np.zeros((len(mapped), 2))
+    names = list(dict.fromkeys(owners))
+    order = {name: k for k, name in enumerate(names)}
+    kind, look = 2 * np.array([order[name] for name in owners], int) + whole, {}
+    for k in np.unique(kind).tolist():
+        material, own = used.get(names[k // 2]), np.repeat(kind == k, sizes)
+        wanted = material.map() if material else None
+        image = textures(_shown(wanted.name), wanted.file) if wanted else None
+        if image and wanted.range != (0, 1):
+            low, high = wanted.range
+            image = Image.fromarray(np.rint(255 * (low + (high - low) * np.asarray(image) / 255).clip(0, 1)).astype(np.uint8))
+        if image and k % 2:
+            tints[own], uv[own] = 1, uv[own] * wanted.scale + wanted.offset
+            look[k] = image, ("clamp", "clamp") if wanted.clamp else ("repeat", "repeat")
+        elif image and material.colour is None:
+            tints[own] = _mean(image)
+        elif np.isnan(tints[own]).any():
+            tints[own] = np.where(np.isnan(tints[own]), material.linear() if material else GREY, tints[own])
+    parts = _placed_parts(points[corners], sizes, kind, tints, uv, look)
+    return _Model(parts, len(sizes), len(set(names) - {None}), int(whole.sum()), len(libraries))
+
+
+@dataclass
+class _PlyHead:
+    "What the head of a PLY says."
+    order: str                                               # "" for text, "<" or ">" for binary
+    elements: list[tuple[str, int, list[tuple[str, str, str]]]]   # name, how many, properties: name, type, and the type of a list's length
+    textures: list[bytes]
+    size: int                                                # of the head, bytes
+
+    @property
+    def placed(self) -> bool:
+        "Whether anything has a place in an image."
+        names = {name for _, _, properties in self.elements for name, _, _ in properties}
+        return "texcoord" in names or any(set(pair) <= names for pair in PLACES)
+
+
+TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8", "int8": "i1", "uint8": "u1",
+         "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}   # of PLY
+PLACES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))                  # names of texture coordinates of vertices
+
+
+def _ply_head(path: Path) -> tuple[_PlyHead, bytes]:
+    "The head of a PLY, and the whole file."
+    data = path.read_bytes()
+    found = re.match(rb"(?:\xef\xbb\xbf)?ply[ \t]*(?:\r\n|\n|\r)(?s:.*?)[\r\n]end_header[ \t]*(?:\r\n|\n|\r)", data)
+    if not found:
+        raise ValueError(f"{path} is not a PLY file, or is cut short: it has no head that ends in end_header")
+    order, elements, textures = None, [], []
+    for line in re.split(rb"[\r\n]+", found[0]):
+        words = line.decode("latin-1").split()
+        if words[:1] == ["format"] and len(words) > 1:
+            order = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}.get(words[1])
+        elif words[:1] == ["comment"] and len(words) > 2 and words[1].lower() == "texturefile":
+            textures.append(re.split(rb"[ \t]+", line.strip(), maxsplit=2)[2])
+        elif words[:1] == ["element"] and len(words) == 3 and words[2].isdigit():
+            elements.append((words[1], int(words[2]), []))
+        elif words[:1] == ["property"] and elements and len(words) == 3 and words[1] in TYPES:
+            elements[-1][2].append((words[2], TYPES[words[1]], ""))
+        elif words[:2] == ["property", "list"] and elements and len(words) == 5 and {words[2], words[3]} <= set(TYPES):
+            elements[-1][2].append((words[4], TYPES[words[3]], TYPES[words[2]]))
+        elif words and words[0] not in ("ply", "comment", "obj_info", "end_header") and not words[0].endswith("ply"):
+            raise ValueError(f"{path}: its head has the line {line.decode('latin-1')!r}, which cannot be understood")
+    if order is None:
+        raise ValueError(f"{path}: its head names no known format (ascii, binary_little_endian, binary_big_endian)")
+    return _PlyHead(order, elements, textures, found.end()), data
+
+
+def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str, Any]]:
+    "The values of each property: an array, or the values and lengths of its lists."
+    cut = ValueError(f"{path} is cut short: it ends before all that its head announces")
+    if head.order == "":
+        words = data[head.size:].split()
+        try:
+            numbers = np.array(words, dtype=object).astype(float)
+        except ValueError as error:
+            raise ValueError(f"{path} has a value that is no number: {error}") from None
+        buffer, head_types = numbers.tobytes(), "<"
+    else:
+        buffer, head_types = data[head.size:], head.order
+    at, elements = 0, {}
+
+    def kind(name: str) -> np.dtype:
+        return np.dtype("<f8" if head.order == "" else head_types + name)
+    for element, count, properties in head.elements:
+        values: dict[str, Any] = {}
+        elements[element] = values
+        if not count or not properties:
+            continue
+        if count * sum(kind(length or name).itemsize for _, name, length in properties) > len(buffer) - at:
+            raise cut
+        lengths, fields = [], []                      # as in the first row; mostly all rows are alike
+        place = at
+        for name, own, length in properties:
+            size = 1
+            if length:
+                if place + kind(length).itemsize > len(buffer):
+                    raise cut
+                size = int(np.frombuffer(buffer, kind(length), 1, place)[0])
+                fields.append((f"{name} length", kind(length)))
+                place += kind(length).itemsize
+            lengths.append(size)
+            fields.append((name, kind(own), (max(size, 0),)))
+            place += max(size, 0) * kind(own).itemsize
+        row = np.dtype(fields)
+        alike = at + count * row.itemsize <= len(buffer)
+        if alike:
+            rows = np.frombuffer(buffer, row, count, at)
+            alike = all((rows[f"{name} length"] == size).all() for (name, _, length), size in zip(properties, lengths) if length)
+        if alike:
+            for (name, _, length), size in zip(properties, lengths):
+                own = rows[name].astype(float)
+                values[name] = (own.ravel(), np.full(count, size)) if length else own.ravel()
+            at += count * row.itemsize
+            continue
+        values.update({name: ([], []) if length else [] for name, _, length in properties})
+        steps = [(name, kind(own).itemsize, kind(own), kind(length) if length else None) for name, own, length in properties]
+        for _ in range(count):
+            for name, width, own, length in steps:
+                if length is None:
+                    values[name].append(buffer[at:at + width])
+                    at += width
+                    continue
+                if at + length.itemsize > len(buffer):
+                    raise cut
+                size = int(np.frombuffer(buffer, length, 1, at)[0])
+                at += length.itemsize
+                if not 0 <= size <= (len(buffer) - at) // width:
+                    raise cut
+                values[name][0].append(buffer[at:at + size * width])
+                values[name][1].append(size)
+                at += size * width
+        if at > len(buffer):
+            raise cut
+        for name, _, own, length in steps:
+            rows = values[name][0] if length else values[name]
+            flat = np.frombuffer(b"".join(rows), own).astype(float)
+            values[name] = (flat, np.array(values[name][1], int)) if length else flat
+    if head.order and at < len(buffer.rstrip(b"\r\n\0 ")) or head.order == "" and at < len(buffer):
+        raise ValueError(f"{path} goes on after all that its head announces; it is damaged")
+    return elements
+
+
+def _ply_colours(head: _PlyHead, element: str, values: dict[str, Any], path: Path) -> Float[np.ndarray, "rows 3"] | None:
+    "Linear colours of vertices or faces, if they have some."
+    names = next((names for names in (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b")) if set(names) <= set(values)), None)
+    if names is None:
+        return None
+    (own,) = {dict((name, own) for name, own, _ in properties)[names[0]] for what, _, properties in head.elements if what == element}
+    colours = np.stack([values[name] for name in names], 1)
+    return _linear(_unit(colours, str(path)) if own[0] == "f" else (colours / (65535 if own == "u2" else 255)).clip(0, 1))
+
+
+def _read_ply(path: Path, textures: _Textures) -> _Model:
+    "A PLY: text or binary, polygons of any size or strips, colours of vertices or faces, and one or several images."
+    head, data = _ply_head(path)
+    elements = _ply_elements(path, head, data)
+    vertex, face = elements.get("vertex", {}), elements.get("face", {})
+    if not {"x", "y", "z"} <= set(vertex):
+        return _Model([], 0)
+    points = np.stack([vertex[axis] for axis in "xyz"], 1)
+    index, sizes = next((face[name] for name in ("vertex_indices", "vertex_index", "vertex_indexes") if name in face), (np.zeros(0), np.zeros(0, int)))
+    number, placed = len(sizes), 0
+    if "tristrips" in elements and elements["tristrips"]:
+        (strips, lengths), strip = next(iter(elements["tristrips"].values())), []
+        for run in np.split(strips.astype(int), np.cumsum(lengths)[:-1]):
+            for piece in np.split(run, np.flatnonzero(run == -1)):
+                piece = piece[piece >= 0]
+                strip.append(piece[_strip(len(piece))])
+        extra = np.concatenate([np.zeros((0, 3), int), *strip])
+        index, sizes = np.concatenate([index, extra.ravel()]), np.concatenate([sizes, np.full(len(extra), 3)])
+    if len(index) and (index.min() < 0 or index.max() >= len(points)):
+        raise ValueError(f"{path} has a face with vertex {index[(index < 0) | (index >= len(points))][0]:.0f}; they go from 0 to {len(points) - 1}")
+    corners = index.astype(int)
+    tints = np.full((len(corners), 3), GREY)
+    if (own := _ply_colours(head, "vertex", vertex, path)) is not None:
+        tints = own[corners]
+    if number == len(sizes) and (own := _ply_colours(head, "face", face, path)) is not None:
+        tints = own.repeat(sizes, 0)
+    uv, kind = np.zeros((len(corners), 2)), np.full(len(sizes), -1)
+    pair = next((pair for pair in PLACES if set(pair) <= set(vertex)), None)
+    if pair:
+        uv, kind[:] = np.stack([vertex[name] for name in pair], 1)[corners], 0
+        placed = len(kind)
+    elif "texcoord" in face:
+        coordinates, lengths = face["texcoord"]
+        own = (lengths == 2 * sizes) & (sizes > 0)
+        if (~own & (lengths > 0)).any():
+            raise ValueError(f"{path} has a face whose texture coordinates are not two for each corner")
+        uv[own.repeat(sizes)] = coordinates.reshape(-1, 2)
+        kind[own] = 0
+        placed = int(own.sum())
+    if "texnumber" in face and placed:
+        kind = np.where(kind < 0, -1, face["texnumber"].astype(int))
+    elif len(head.textures) > 1 and placed:
+        raise ValueError(f"{path} names {len(head.textures)} textures, but not which of them a face has; add texnumber to its faces")
+    kind[kind >= len(head.textures)] = -1
+    look = {}
+    for k in np.unique(kind[kind >= 0]).tolist():
+        if image := textures(_shown(head.textures[k]), _found(path, head.textures[k])):
+            look[k] = (image,)
+            tints[(kind == k).repeat(sizes)] = 1
+    parts = _placed_parts(points[corners], sizes, kind, tints, uv, look)
+    return _Model(parts, number, 0, placed, 0)
+
+
+def _strip(length: int) -> Int[np.ndarray, "triangles 3"]:
+    "The triangles of a strip, every second turned round."
+    first = np.arange(max(length - 2, 0))
+    return np.stack([first, first + 1 + first % 2, first + 2 - first % 2], 1)
+
+
+def _read_off(path: Path, textures: _Textures) -> _Model:
+    "An OFF as Geomview writes it, with colours of corners or faces."
+    lines = [line for raw in _text(path).split(b"\n") if (line := raw.partition(b"#")[0].split())]
+    found = re.fullmatch(rb"(ST)?(C)?(N)?(4)?(n)?OFF", lines[0][0]) if lines else None
+    if not found or b"BINARY" in lines[0] or found[4] or found[5]:
+        raise ValueError(f"{path} is not an OFF file of three dimensions in text; its first word is OFF, COFF, NOFF, CNOFF, STOFF or so")
+    lines = [rest for rest in (lines[0][1:],) if rest] + lines[1:]
+    try:
+        vertices, faces = (int(word) for word in lines[0][:2])
+        if len(lines) < 1 + vertices + faces or vertices < 0 or faces < 0:
+            raise ValueError(f"it is cut short, as there are {len(lines) - 1} lines for {vertices} vertices and {faces} faces")
+        rows = [[float(word) for word in line] for line in lines[1:1 + vertices]]
+        if any(len(row) < 3 for row in rows):
+            raise ValueError("a vertex has fewer than three coordinates")
+        sides = lines[1 + vertices:1 + vertices + faces]
+        sizes = np.array([int(line[0]) for line in sides], int)
+        if any(len(line) < 1 + size for line, size in zip(sides, sizes)):
+            raise ValueError("a face has fewer corners than it says")
+        corners = np.array([int(word) for line, size in zip(sides, sizes) for word in line[1:1 + size]], int)
+        if len(corners) and (corners.min() < 0 or corners.max() >= vertices):
+            raise ValueError(f"a face has a vertex that is not one of 0 to {vertices - 1}")
+        tints = np.full((len(corners), 3), GREY)
+        if found[2]:
+            start, end = 3 + 3 * bool(found[3]), -2 if found[1] else None
+            own = [row[start:end][:3] for row in rows]
+            if any(len(row) != 3 for row in own):
+                raise ValueError("a vertex of this COFF has no colour")
+            tints = _linear(_unit(np.array(own, float), "it"))[corners]
+        for k, (line, size, end) in enumerate(zip(sides, sizes, np.cumsum(sizes))):
+            own = line[1 + size:]
+            if len(own) in (3, 4):
+                whole = all(word.isdigit() for word in own) and any(int(word) > 1 for word in own)
+                tints[end - size:end] = _linear(np.array([float(word) for word in own[:3]]).clip(0, 255 if whole else 1) / (255 if whole else 1))
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    points = np.array([row[:3] for row in rows], float).reshape(-1, 3)
+    return _Model(_placed_parts(points[corners], sizes, np.zeros(len(sizes), int), tints, np.zeros((len(corners), 2)), {}), len(sizes))
+
+# %% ../nbs/18_mesh_files.ipynb #cell032
+COMPONENTS = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}   # of glTF's accessors
+COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+WRAPS = {33071: "clamp", 33648: "mirror", 10497: "repeat"}
+SUPPORTED = re.compile(r"KHR_materials_|KHR_mesh_quantization$|KHR_texture_transform$|EXT_texture_webp$|KHR_lights_")
+
+
+class _Gltf:
+    "A glTF with its buffers."
+    def __init__(self, path: Path):
+        self.path = path
+        self.header, blob = _gltf(path)
+        if required := [name for name in self.header.get("extensionsRequired", []) if not SUPPORTED.match(name)]:
+            raise ValueError(f"{path} requires {', '.join(required)}, which is not supported; export it without")
+        self.buffers = []
+        for buffer in self.header.get("buffers", []):
+            data = blob if "uri" not in buffer else self.bytes(buffer["uri"])
+            if data is None or len(data) < buffer["byteLength"]:
+                raise ValueError(f"{path} is not a whole glTF file: a buffer of {buffer['byteLength']} bytes is missing or cut short")
+            self.buffers.append(data)
+
+    def bytes(self, uri: str) -> bytes:
+        "What a URI stands for: data, or a file beside the model."
+        if uri.startswith("data:"):
+            return base64.b64decode(uri.partition(",")[2])
+        return _uri(self.path, uri).read_bytes()
+
+    def view(self, index: int) -> tuple[bytes, int]:
+        "Bytes of a buffer view, and the step from one of its elements to the next, 0 if they are packed."
+        view = self.header["bufferViews"][index]
+        if "EXT_meshopt_compression" in view.get("extensions", {}) and "uri" not in self.header["buffers"][view["buffer"]]:
+            raise ValueError(f"{self.path} uses EXT_meshopt_compression, which is not supported; export it without")
+        start = view.get("byteOffset", 0)
+        data = self.buffers[view["buffer"]][start:start + view["byteLength"]]
+        if len(data) < view["byteLength"]:
+            raise ValueError(f"{self.path}: buffer view {index} reaches beyond its buffer")
+        return data, view.get("byteStride", 0)
+
+    def rows(self, view: int, start: int, count: int, component: int, columns: int) -> np.ndarray:
+        data, step = self.view(view)
+        kind = np.dtype("<" + COMPONENTS[component])
+        step = step or columns * kind.itemsize
+        if count and start + step * (count - 1) + columns * kind.itemsize > len(data):
+            raise ValueError(f"{self.path}: an accessor reaches beyond buffer view {view}")
+        return np.ndarray((count, columns), kind, data, start, (step, kind.itemsize)).copy() if count else np.zeros((0, columns), kind)
+
+    def accessor(self, index: int) -> np.ndarray:
+        "Numbers of an accessor, with those that a sparse one replaces, in -1..1 if they are normalised integers."
+        a = self.header["accessors"][index]
+        columns, count = COLUMNS[a["type"]], a["count"]
+        values = np.zeros((count, columns), COMPONENTS[a["componentType"]])
+        if "bufferView" in a:
+            values = self.rows(a["bufferView"], a.get("byteOffset", 0), count, a["componentType"], columns)
+        if sparse := a.get("sparse"):
+            where, new = sparse["indices"], sparse["values"]
+            at = self.rows(where["bufferView"], where.get("byteOffset", 0), sparse["count"], where["componentType"], 1)[:, 0]
+            values[at] = self.rows(new["bufferView"], new.get("byteOffset", 0), sparse["count"], a["componentType"], columns)
+        if a.get("normalized") and values.dtype.kind in "iu":
+            values = np.maximum(values / np.iinfo(values.dtype).max, -1)
+        return values
+
+    def places(self) -> dict[int, np.ndarray]:
+        "Where the nodes of the scene are: node -> matrix."
+        nodes, scenes, found = self.header.get("nodes", []), self.header.get("scenes", []), {}
+        children = {child for node in nodes for child in node.get("children", [])}
+        roots = scenes[self.header.get("scene", 0)].get("nodes", []) if scenes else [k for k in range(len(nodes)) if k not in children]
+        waiting = [(root, np.eye(4)) for root in roots]
+        while waiting:
+            k, parent = waiting.pop()
+            if k in found:
+                raise ValueError(f"{self.path}: node {k} has two parents, which glTF does not allow")
+            node = nodes[k]
+            if "EXT_mesh_gpu_instancing" in node.get("extensions", {}):
+                raise ValueError(f"{self.path} uses EXT_mesh_gpu_instancing, which is not supported; export it without")
+            matrix = np.array(node["matrix"], float).reshape(4, 4).T if "matrix" in node else np.eye(4)
+            if "matrix" not in node:
+                matrix[:3, :3] = Rotation.from_quat(node.get("rotation", [0, 0, 0, 1])).as_matrix() * node.get("scale", [1, 1, 1])
+                matrix[:3, 3] = node.get("translation", [0, 0, 0])
+            found[k] = parent @ matrix
+            waiting += [(child, found[k]) for child in node.get("children", [])]
+        return found
+
+    def corners(self, primitive: dict, node: dict, place: np.ndarray, places: dict[int, np.ndarray]) -> Float[np.ndarray, "vertices 3"]:
+        "Where a primitive's vertices are, with morph targets at their given weights and a skin in its rest pose."
+        attributes = primitive["attributes"]
+        points = self.accessor(attributes["POSITION"]).astype(float)
+        mesh = self.header["meshes"][node["mesh"]]
+        for weight, target in zip(node.get("weights", mesh.get("weights", [])), primitive.get("targets", [])):
+            if weight and "POSITION" in target:
+                points += weight * self.accessor(target["POSITION"])
+        homogeneous = np.c_[points, np.ones(len(points))]
+        if "skin" not in node or "JOINTS_0" not in attributes:
+            return (homogeneous @ place.T)[:, :3]
+        skin = self.header["skins"][node["skin"]]
+        inverse = np.tile(np.eye(4), (len(skin["joints"]), 1, 1))
+        if "inverseBindMatrices" in skin:
+            inverse = self.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4).swapaxes(1, 2)[:len(inverse)].astype(float)
+        joints = np.stack([places.get(joint, np.eye(4)) for joint in skin["joints"]]) @ inverse
+        total, k = np.zeros((len(points), 4)), 0
+        while f"JOINTS_{k}" in attributes:
+            for joint, weight in zip(self.accessor(attributes[f"JOINTS_{k}"]).T, self.accessor(attributes[f"WEIGHTS_{k}"]).T):
+                total += weight[:, None] * np.einsum("vij,vj->vi", joints[joint.astype(int)], homogeneous)
+            k += 1
+        return total[:, :3] / np.maximum(total[:, 3:], np.finfo(float).tiny)
+
+
+def _gltf_triangles(mode: int, index: Int[np.ndarray, "corners"]) -> Int[np.ndarray, "triangles 3"]:
+    "The triangles of a primitive; none of points and lines."
+    if mode == 4:
+        if len(index) % 3:
+            raise ValueError(f"a primitive of triangles has {len(index)} corners, which is no multiple of 3")
+        return index.reshape(-1, 3)
+    if mode == 5:
+        return index[_strip(len(index))]
+    first = np.arange(max(len(index) - 2, 0)) if mode == 6 else np.zeros(0, int)
+    return index[np.stack([first + 1, first + 2, np.zeros(len(first), int)], 1)]
+
+
+def _gltf_part(model: _Gltf, primitive: dict, points: np.ndarray, triangles: np.ndarray, image: Callable) -> _Part:
+    "A primitive with its colours: factor, texture and colours of corners, which multiply."
+    header, attributes, uv, look = model.header, primitive["attributes"], np.zeros((len(points), 2)), ()
+    own = model.accessor(attributes["COLOR_0"])[:, :3].astype(float) if "COLOR_0" in attributes else None
+    colours = np.full((len(points), 3), GREY if own is None and "material" not in primitive else 1.0)
+    if "material" in primitive:
+        factor, texture = _base(header["materials"][primitive["material"]])
+        colours *= factor[:3]
+        picture = image(texture) if texture else None
+        moved = texture.get("extensions", {}).get("KHR_texture_transform", {}) if texture else {}
+        places = attributes.get(f"TEXCOORD_{moved.get('texCoord', texture.get('texCoord', 0))}") if texture else None
+        if picture and places is None:
+            colours *= _mean(picture)
+        elif picture:
+            uv = model.accessor(places).astype(float) * moved.get("scale", [1, 1])
+            cos, sin = np.cos(moved.get("rotation", 0)), np.sin(moved.get("rotation", 0))
+            uv = uv @ np.array([[cos, -sin], [sin, cos]]) + moved.get("offset", [0, 0])
+            uv = uv * [1, -1] + [0, 1]                       # glTF's v points downwards
+            sampler = header["textures"][texture["index"]].get("sampler")
+            sampler = {} if sampler is None else header["samplers"][sampler]
+            look = picture, tuple(WRAPS[sampler.get(axis, 10497)] for axis in ("wrapS", "wrapT"))
+    if own is not None:
+        colours *= own
+    return _Part(points[triangles], colours[triangles], uv[triangles], *look)
+
+
+def _read_gltf(path: Path, textures: _Textures) -> _Model:
+    "A glTF or GLB: all triangles of its scene."
+    model, parts, opened = _Gltf(path), [], {}
+    header, places = model.header, model.places()
+
+    def image(texture: dict) -> Image.Image | None:
+        entry = _gltf_image(header, texture)
+        key = header["images"].index(entry)
+        if key not in opened:
+            uri = entry.get("uri", "data:")
+            if not uri.startswith("data:"):
+                opened[key] = textures(uri, _uri(path, uri))
+            else:
+                data = model.view(entry["bufferView"])[0] if "bufferView" in entry else model.bytes(uri)
+                opened[key] = _opened(data, f"{path}: image {key}")
+        return opened[key]
+    for k, place in places.items():
+        node = header["nodes"][k]
+        for primitive in header["meshes"][node["mesh"]]["primitives"] if "mesh" in node else []:
+            if "POSITION" not in primitive["attributes"] or primitive.get("mode", 4) not in (4, 5, 6):
+                continue
+            accessor = header["accessors"][primitive["attributes"]["POSITION"]]
+            if "KHR_draco_mesh_compression" in primitive.get("extensions", {}) and "bufferView" not in accessor:
+                raise ValueError(f"{path} uses KHR_draco_mesh_compression, which is not supported; export it without")
+            points = model.corners(primitive, node, place, places)
+            index = model.accessor(primitive["indices"])[:, 0].astype(int) if "indices" in primitive else np.arange(len(points))
+            triangles = _gltf_triangles(primitive.get("mode", 4), index)
+            if len(triangles) and triangles.max() >= len(points):
+                raise ValueError(f"{path} has a face with vertex {triangles.max()}, but only {len(points)} of them")
+            if np.linalg.det(place[:3, :3]) < 0 and "skin" not in node:   # a mirrored node turns its faces round
+                triangles = triangles[:, ::-1]
+            parts.append(_gltf_part(model, primitive, points, triangles, image))
+    return _Model(parts, sum(len(part.corners) for part in parts))
+
+
+def _read_stl(path: Path, textures: _Textures) -> _Model:
+    "An STL, binary or text, by trimesh. Binary ones may begin with `solid` too, and some programs write more after the last face."
+    data = path.read_bytes()
+    faces = _stl_faces(data)
+    if faces is not None:
+        if len(data) < 84 + 50 * faces:
+            raise ValueError(f"{path} is cut short: it has {len(data)} bytes, and {84 + 50 * faces} are needed for its {faces} faces")
+        data = data[:84 + 50 * faces]
+    elif not data.rstrip().rpartition(b"\n")[2].strip().lower().startswith(b"endsolid"):
+        raise ValueError(f"{path} is no STL, or is cut short: it has no faces, or does not end in endsolid")
+    scene = trimesh.load_scene(io.BytesIO(data), file_type="stl", process=False)
+    corners = [mesh.triangles for mesh in scene.geometry.values() if isinstance(mesh, trimesh.Trimesh)]
+    corners = np.concatenate([np.zeros((0, 3, 3)), *corners])
+    return _Model([_Part(corners, np.full((len(corners), 3, 3), GREY), np.zeros((len(corners), 3, 2)))], len(corners))
+
+
+def _stl_faces(data: bytes) -> int | None:
+    "How many faces a binary STL announces; None if it is text."
+    if len(data) < 84 or data.lstrip()[:5].lower() == b"solid" and b"facet" in data[:4096] and b"\0" not in data[:4096]:
+        return None
+    return struct.unpack_from("<I", data, 80)[0]
+
+
+class _Resolver(trimesh.resolvers.Resolver):
+    "Finds what a COLLADA names, for trimesh."
+    def __init__(self, path: Path):
+        self.path = path
+
+    def keys(self):
+        return []
+
+    def namespaced(self, namespace: str):
+        return self
+
+    def write(self, name: str, data: bytes):
+        raise NotImplementedError("models are only read")
+
+    def get(self, name: str) -> bytes:
+        return _uri(self.path, name).read_bytes()
+
+
+def _read_dae(path: Path, textures: _Textures) -> _Model:
+    "A COLLADA by trimesh and pycollada, turned as its `up_axis` says so that y is up."
+    for name in _dae_images(path):
+        textures(name, _uri(path, name))
+    scene, parts = trimesh.load_scene(path, process=False, resolver=_Resolver(path)), []
+    for node in scene.graph.nodes_geometry:
+        place, name = scene.graph[node]
+        mesh = scene.geometry[name]
+        if not isinstance(mesh, trimesh.Trimesh):
+            continue
+        faces, material = mesh.faces[:, ::-1] if np.linalg.det(place[:3, :3]) < 0 else mesh.faces, getattr(mesh.visual, "material", None)
+        colours, uv, look = np.full((len(faces), 3, 3), GREY), np.zeros((len(faces), 3, 2)), ()
+        if material is not None:
+            factor = material.baseColorFactor
+            colours[:] = 1 if factor is None else factor[:3] / 255
+            if image := material.baseColorTexture:
+                image = _opened_again(image)
+                if mesh.visual.uv is None:
+                    colours[:] = _mean(image)
+                else:
+                    colours[:], uv, look = 1, mesh.visual.uv[faces, :2], (image,)
+        elif mesh.visual.kind == "vertex":
+            colours = _linear(mesh.visual.vertex_colors[:, :3] / 255)[faces]
+        parts.append(_Part(trimesh.transform_points(mesh.vertices, place)[faces], colours, uv, *look))
+    up = next((item.text.strip() for item in ElementTree.parse(path).getroot().iter() if item.tag.endswith("up_axis")), "Y_UP")
+    turned = {"Y_UP": np.eye(3), "Z_UP": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), "X_UP": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])}[up]
+    for part in parts:
+        part.corners = part.corners @ turned.T
+    return _Model(parts, sum(len(part.corners) for part in parts))
+
+
+def _opened_again(image: Image.Image) -> Image.Image:
+    "An image that trimesh opened, in 8-bit RGB."
+    image.fp.seek(0)
+    return _opened(image.fp.read(), "the texture")
+
+# %% ../nbs/18_mesh_files.ipynb #cell033
+READERS = {".obj": _read_obj, ".ply": _read_ply, ".glb": _read_gltf, ".gltf": _read_gltf, ".stl": _read_stl, ".off": _read_off, ".dae": _read_dae}
+
+
+def _count(path: Path) -> dict[str, int]:
+    "Faces and, of an OBJ, materials, faces with texture coordinates and libraries: counted in the file by itself, without the readers."
+    data, suffix = path.read_bytes(), path.suffix.lower()
+    if suffix == ".obj":
+        text = re.sub(rb"(?<![\x80-\xff])\\[ \t]*\r?\n", b" ", data.removeprefix(codecs.BOM_UTF8)) if b"\0" not in data else _text(path)
+        lines = re.findall(rb"(?:^|[\r\n])[ \t]*([fF]|[uU][sS][eE][mM][tT][lL])[ \t]+([^\r\n]*)", text)
+        counted, name, names = {"faces": 0, "placed": 0}, None, set()
+        for key, rest in lines:
+            if len(key) > 1:
+                name = rest.rstrip()
+                continue
+            words = rest.split(b"#")[0].split()
+            if len(words) > 2:
+                counted["faces"] += 1
+                counted["placed"] += all(re.match(rb"-?\d+/-?\d", word) for word in words)
+                names.add(name)
+        return {**counted, "materials": len(names - {None})}
+    if suffix == ".ply":
+        return {"faces": sum(int(n) for n in re.findall(rb"[\r\n]element[ \t]+face[ \t]+(\d+)", data[:data.index(b"end_header")]))}
+    if suffix == ".off":
+        words = b" ".join(line.partition(b"#")[0] for line in data.replace(b"\r", b"\n").split(b"\n")).split(None, 3)
+        return {"faces": int(words[2])}
+    if suffix == ".stl":
+        announced = _stl_faces(data)
+        return {"faces": len(re.findall(rb"endfacet", data, re.IGNORECASE)) if announced is None else announced}
+    if suffix == ".dae":
+        return {"faces": _dae_triangles(path)}
+    header, faces = _gltf(path)[0], {}
+    for k, mesh in enumerate(header.get("meshes", [])):
+        for p in mesh["primitives"]:
+            n = header["accessors"][p.get("indices", p["attributes"].get("POSITION", 0))]["count"]
+            more = max(n - 2, 0) if p.get("mode", 4) in (5, 6) else n // 3 * (p.get("mode", 4) == 4)
+            faces[k] = faces.get(k, 0) + more * ("POSITION" in p["attributes"])
+    nodes, scenes = header.get("nodes", []), header.get("scenes", [])
+
+    def below(k: int) -> int:
+        own = faces[nodes[k]["mesh"]] if "mesh" in nodes[k] else 0
+        return own + sum(below(child) for child in nodes[k].get("children", []))
+    children = {child for node in nodes for child in node.get("children", [])}
+    roots = scenes[header.get("scene", 0)].get("nodes", []) if scenes else set(range(len(nodes))) - children
+    return {"faces": sum(below(k) for k in roots)}
+
+
+def _dae_triangles(path: Path) -> int:
+    "Triangles that the scene of a COLLADA file has, by the numbers that it gives."
+    root = ElementTree.parse(path).getroot()
+    for item in root.iter():
+        item.tag = item.tag.rpartition("}")[2]
+    named = {item.get("id"): item for item in root.iter() if item.get("id")}
+
+    def geometry(item) -> int:
+        total = sum(int(part.get("count")) for part in item.iter("triangles"))
+        for part in item.iter("polylist"):
+            total += sum(max(int(size) - 2, 0) for size in (part.findtext("vcount") or "").split())
+        for part in item.iter("polygons"):
+            step = 1 + max(int(one.get("offset")) for one in part.findall("input"))
+            total += sum(len(p.text.split()) // step - 2 for p in part.iter("p"))
+        for kind in ("tristrips", "trifans"):
+            for part in item.iter(kind):
+                step = 1 + max(int(one.get("offset")) for one in part.findall("input"))
+                total += sum(len(p.text.split()) // step - 2 for p in part.iter("p"))
+        return total
+
+    def node(item) -> int:
+        total = sum(geometry(named[one.get("url")[1:]]) for one in item.findall("instance_geometry"))
+        for one in item.findall("instance_controller"):
+            skin = named[one.get("url")[1:]].find("skin")
+            total += geometry(named[skin.get("source")[1:]]) if skin is not None else 0
+        total += sum(node(named[one.get("url")[1:]]) for one in item.findall("instance_node"))
+        return total + sum(node(one) for one in item.findall("node"))
+    scene = root.find("scene/instance_visual_scene")
+    return 0 if scene is None else sum(node(one) for one in named[scene.get("url")[1:]].findall("node"))
+
+
+def _parts(path: Path, missing: str = "refuse") -> list[_Part]:
+    "What is in a model's file. Raises `ValueError` naming it and what is wrong with it."
+    needed, _ = _checked_references(path)
+    try:
+        model = READERS[path.suffix.lower()](path, _Textures(path, missing))
+        counted = _count(path)
+    except ValueError as error:
+        raise error if str(path.parent) in str(error) else ValueError(f"{path} cannot be read: {error}") from error
+    except Exception as error:   # readers raise what comes of a damaged file
+        raise ValueError(f"{path} cannot be read: it is damaged, or not of the format that its name says ({error!r})") from error
+    if path.suffix.lower() == ".obj":
+        counted["libraries"] = len(needed)
+    for what, number in counted.items():
+        if getattr(model, what) != number:
+            raise ValueError(f"{path} was not read whole: {getattr(model, what)} instead of {number} {NAMES[what]}")
+    parts = [part for part in model.parts if len(part.corners)]
+    for what, values in (("corners", [p.corners for p in parts]), ("colours", [p.colours for p in parts]), ("texture coordinates", [p.uv for p in parts])):
+        if bad := sum((~np.isfinite(v)).any((1, 2)).sum() for v in values):
+            raise ValueError(f"{path} has {what} that are not finite, in {bad} faces")
+    if not parts:
+        raise ValueError(f"{path} has no faces, or is cut short")
+    return parts
+
+
+NAMES = {"faces": "faces", "placed": "faces with texture coordinates", "materials": "materials", "libraries": "material libraries"}
+
+
+def _sized(path: Path, corners: Float[np.ndarray, "faces 3 3"]) -> Float[np.ndarray, "faces 3 3"]:
+    "Corners of unit size about the origin. Raises `ValueError` for a model that has no surface, or that cannot be told from its place or a stray corner."
+    low, high = corners.min((0, 1)), corners.max((0, 1))
+    most = max(np.abs(low).max(), np.abs(high).max())
+    size = np.linalg.norm(high / most - low / most) if most else 0   # of numbers up to 1, as squares of others might not be finite
+    if size == 0:
+        raise ValueError(f"{path} has no size: all its corners are in one point")
+    if size < 1e-6:
+        raise ValueError(f"{path} lies more than a million times its size away from the origin, where its corners are no longer exact; move it there")
+    unit = (corners / most - (low / most + high / most) / 2) / size
+    areas = np.linalg.norm(np.cross(unit[:, 1] - unit[:, 0], unit[:, 2] - unit[:, 0]), axis=1) / 2
+    if np.sort(np.ptp(unit, axis=(0, 1)))[1] < 1e-5 or areas.max() < 1e-10:
+        raise ValueError(f"{path} has no surface: the corners of each face coincide or lie on a line")
+    middle = np.median(unit, axis=(0, 1))
+    if np.median(np.abs(unit - middle).max(2)) < 1e-5:
+        raise ValueError(f"{path} has absurd proportions: half of its corners lie within a hundred-thousandth of its size; look for a stray corner")
+    return unit
 
 # %% ../nbs/18_mesh_files.ipynb #cell015
 MOST_FACES = 2 ** 18   # after cutting
@@ -332,42 +1353,111 @@ def _cut(
 def _sampled(
     image: Image.Image,
     places: Float[np.ndarray, "faces 3 2"],   # of the corners, x to the right and y down, in units of the image's sides
+    wrap: tuple[str, str] = ("repeat", "repeat"),   # beyond the image: "repeat", "clamp" or "mirror"
 ) -> Float[np.ndarray, "faces 3"]:            # linear
-    "Mean colour of the image about the middle of each face, over a square of the face's area in the image. The image repeats."
+    "Mean colour of the image about the middle of each face, over a square of the face's area in the image."
     pixels = np.asarray(image.convert("RGB"))
-    (height, width), middle = pixels.shape[:2], places.mean(1) % 1
+    (height, width), middle = pixels.shape[:2], places.mean(1)
+    for axis, kind in enumerate(wrap):
+        x = middle[:, axis]
+        middle[:, axis] = {"repeat": x % 1, "clamp": x.clip(0, 1), "mirror": 1 - np.abs(x % 2 - 1)}[kind]
     (ax, ay), (bx, by) = ((places[:, k] - places[:, 0]).T * [[width], [height]] for k in (1, 2))
     level = (np.log2(np.maximum(np.abs(ax * by - ay * bx) / 2, 1)) / 2).round().astype(int).clip(max=int(math.log2(max(width, height))))
-    colours, linear = np.empty((len(places), 3)), _linear(np.arange(256)[:, None].repeat(3, 1), False)[:, 0].astype(np.float32)
+    colours, linear = np.empty((len(places), 3)), _linear(np.arange(256) / 255).astype(np.float32)
     for k in np.unique(level):
         size = max(1, width >> k), max(1, height >> k)
-        shrunk = linear[pixels] if not k else np.stack([np.asarray(Image.fromarray(linear[pixels[..., c]]).resize(size, Image.Resampling.BOX)) for c in range(3)], -1)
+        shrunk = linear[pixels]
+        if k:
+            bands = [Image.fromarray(np.ascontiguousarray(shrunk[..., c])).resize(size, Image.Resampling.BOX) for c in range(3)]
+            shrunk = np.stack([np.asarray(band) for band in bands], -1)
         x, y = np.minimum((middle[level == k] * size).astype(int), np.array(size) - 1).T
         colours[level == k] = shrunk[y, x]
     return colours
 
 
+MOST_PAIRS = 2 ** 24   # of faces in one plane that are compared
+
+
+def _one_sided(triangles: Float[np.ndarray, "faces 3 3"]) -> Bool[np.ndarray, "faces"]:
+    """Faces that have others on their very place that face the other way, as double-sided surfaces are often made.
+
+    The renderer shows such a face only from its front, and any other from both sides. The two sides may be cut into triangles differently."""
+    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    length = np.linalg.norm(normals, axis=1)
+    normals = normals / np.maximum(length, np.finfo(float).tiny)[:, None]
+    first = np.argmax(np.abs(normals) > 1e-3, axis=1)
+    side = np.sign(normals[np.arange(len(normals)), first])
+    plane = np.c_[normals * side[:, None], np.einsum("ij,ij->i", normals, triangles[:, 0]) * side]
+    found = np.zeros(len(triangles), bool)
+    good = np.flatnonzero(length > 1e-12)
+    _, group = np.unique(np.floor(plane[good] * 1e5 + 0.137), axis=0, return_inverse=True)   # 0.137: round numbers are far from a step
+    order = np.argsort(group.ravel(), kind="stable")
+    for own in np.split(good[order], np.flatnonzero(np.diff(group.ravel()[order])) + 1):
+        up, down = own[side[own] > 0], own[side[own] < 0]
+        if not len(up) or not len(down):
+            continue
+        if len(up) * len(down) > MOST_PAIRS:      # only those that are triangles of the same corners
+            key = [tuple(map(bytes, sorted(np.round(t, 9) + 0.0, key=tuple))) for t in triangles[own]]
+            both = set(key[:0]) | ({k for k, s in zip(key, side[own]) if s > 0} & {k for k, s in zip(key, side[own]) if s < 0})
+            found[own] = [k in both for k in key]
+            continue
+        axes = np.argsort(np.abs(normals[own[0]]))[:2]
+        for these, others in ((up, down), (down, up)):
+            found[these] = _covered(triangles[these][..., axes], triangles[others][..., axes])
+    return found
+
+
+def _covered(faces: Float[np.ndarray, "faces 3 2"], others: Float[np.ndarray, "others 3 2"]) -> Bool[np.ndarray, "faces"]:
+    "Which triangles lie within others: at their middle and near their corners."
+    middle = faces.mean(1, keepdims=True)
+    points = np.concatenate([middle, 0.9 * faces + 0.1 * middle], 1)
+    covered = np.ones(len(faces), bool)
+    a, b, c = others.swapaxes(0, 1)
+    area = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
+    for point in points.swapaxes(0, 1):
+        inside = np.ones((len(faces), len(others)), bool)
+        for p, q in ((a, b), (b, c), (c, a)):
+            edge, away = q - p, point[:, None] - p
+            inside &= (edge[:, 0] * away[..., 1] - edge[:, 1] * away[..., 0]) * np.sign(area) >= -1e-9
+        covered &= inside.any(1)
+    return covered
+
+
 def load_model(
-    path: str | Path,          # OBJ, PLY, GLB or STL
+    path: str | Path,          # of one of `SUFFIXES`
     up: str = "y",             # the file's axis that points upwards: "y" (GLB, ShapeNet) or "z"
     detail: float = 0.02,      # size of the pieces that a texture is cut into, bounding-box diagonals
+    missing_textures: str = "refuse",   # a texture that is missing: "refuse" the model, or show the material's own "colour"
 ) -> trimesh.Trimesh:          # unit bounding-box diagonal, centred, z up, with a colour for each face
-    "Read a model. Raises `ValueError` with its name and what is wrong: a missing or broken file or texture, no faces, no size, corners that are not finite."
+    """Read a model. Faces that show only their front are marked in `face_attributes["one_sided"]`.
+
+    Raises `ValueError` with its name and what is wrong: a missing or broken file or texture, what cannot be read, a file that was not read
+    whole, no faces, no size or surface, corners that are not finite or too far away."""
     from sie.scene import pixels
-    if up not in ("y", "z"): raise ValueError(f"up is {up!r}; it must be 'y' or 'z'")
-    parts = _parts(path := Path(path))
+    if up not in ("y", "z"):
+        raise ValueError(f"up is {up!r}; it must be 'y' or 'z'")
+    if missing_textures not in ("refuse", "colour"):
+        raise ValueError(f"missing_textures is {missing_textures!r}; it must be 'refuse' or 'colour'")
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path} is of no format that can be read, which are {', '.join(SUFFIXES)}")
+    parts = _parts(path, missing_textures)
     corners = np.concatenate([p.corners for p in parts])
-    if up == "y": corners = corners[..., [0, 2, 1]] * [1, -1, 1]
-    try: corners = normalise(_soup(corners)).triangles
-    except ValueError: raise ValueError(f"{path} has no size: all its corners are in one point") from None
+    if up == "y":
+        corners = corners[..., [0, 2, 1]] * [1, -1, 1]
+    corners = _sized(path, corners)
     steps = [p.uv * (p.image.size if p.image else 0) for p in parts]                                    # a texel
     varying = np.concatenate([corners, np.concatenate(steps), 32 * np.concatenate([p.colours for p in parts])], 2)
-    pieces, part = _cut(varying, np.repeat(np.arange(len(parts)), [len(p.corners) for p in parts]), detail)
+    owner = 2 * np.repeat(np.arange(len(parts)), [len(p.corners) for p in parts]) + _one_sided(corners)
+    pieces, owner = _cut(varying, owner, detail)
     colours = pieces[..., 5:].mean(1) / 32
     for k, p in enumerate(parts):
-        if p.image and (own := part == k).any(): colours[own] *= _sampled(p.image, pieces[own, :, 3:5] / p.image.size * [1, -1] + [0, 1])
+        own = owner // 2 == k
+        if p.image and own.any():
+            colours[own] *= _sampled(p.image, pieces[own, :, 3:5] / p.image.size * [1, -1] + [0, 1], p.wrap)
     out = _soup(pieces[..., :3])
     out.visual.face_colors = np.c_[pixels(colours), np.full(len(colours), 255, np.uint8)]
+    out.face_attributes["one_sided"] = owner % 2 == 1
     return out
 
 

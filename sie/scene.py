@@ -164,6 +164,7 @@ class Renderer:
         params.set_dirty("object.face_colour")
         normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(float).tiny)
+        one_sided = mesh.face_attributes.get("one_sided", np.zeros(len(triangles), bool))   # by `sie.mesh_files`
         camera, rotations = spherical(s.camera_radius, s.camera_theta, s.camera_phi), Rotation.from_euler("xyz", latents[:, :3]).as_matrix()
         centres = (rotations @ translations[..., None])[..., 0] + 0.0     # no -0.0: without translations the pictures are those of before there were any
         hsv = lambda hue, saturation, value: hsv_to_rgb(np.stack([hue % 1, np.full_like(hue, saturation), np.full_like(hue, value)], -1))
@@ -175,7 +176,9 @@ class Renderer:
         evens = (even_rows(s, hull @ rotations.swapaxes(1, 2) + centres[:, None], *latents.T[4:6], self.size) - margin).clip(0, self.crop - 1)
         for view, (rotation, centre, floor, spot, even) in enumerate(zip(rotations, centres, floors, spots, evens.tolist())):
             front = (((camera - centre) @ rotation - triangles[:, 0]) * normals).sum(1) >= 0
-            corners[:] = (np.where(front[:, None, None], triangles, triangles[:, ::-1]).reshape(-1, 3) @ rotation.T + centre).ravel()
+            shown = np.where(front[:, None, None], triangles, triangles[:, ::-1])
+            shown[one_sided & ~front] = triangles[one_sided & ~front, :1]   # nothing to be seen: all corners in one point
+            corners[:] = (shown.reshape(-1, 3) @ rotation.T + centre).ravel()
             glow[:] = floor_light(np.where(front, 1, -1) * (normals @ rotation[2]), reflectance, floor, s.sun_strength).ravel()
             for name in ("vertex_positions", "face_glow"): params.set_dirty(f"object.{name}")
             light_theta, light_phi = latents[view, 4:6]
