@@ -1136,7 +1136,7 @@ def _read_stl(path: Path, textures: _Textures) -> _Model:
             raise ValueError(f"{path} is cut short: it has {len(data)} bytes, and {84 + 50 * faces} are needed for its {faces} faces")
         data = data[:84 + 50 * faces]
     elif not data.rstrip().rpartition(b"\n")[2].strip().lower().startswith(b"endsolid"):
-        raise ValueError(f"{path} is no STL, or is cut short: it has no faces, or does not end in endsolid")
+        raise ValueError(f"{path} has no faces, or is cut short: an STL in text ends in endsolid")
     scene = trimesh.load_scene(io.BytesIO(data), file_type="stl", process=False)
     corners = [mesh.triangles for mesh in scene.geometry.values() if isinstance(mesh, trimesh.Trimesh)]
     corners = np.concatenate([np.zeros((0, 3, 3)), *corners])
@@ -1319,12 +1319,12 @@ def _sized(path: Path, corners: Float[np.ndarray, "faces 3 3"]) -> Float[np.ndar
     if size < 1e-6:
         raise ValueError(f"{path} lies more than a million times its size away from the origin, where its corners are no longer exact; move it there")
     unit = (corners / most - (low / most + high / most) / 2) / size
-    areas = np.linalg.norm(np.cross(unit[:, 1] - unit[:, 0], unit[:, 2] - unit[:, 0]), axis=1) / 2
-    if np.sort(np.ptp(unit, axis=(0, 1)))[1] < 1e-5 or areas.max() < 1e-10:
-        raise ValueError(f"{path} has no surface: the corners of each face coincide or lie on a line")
     middle = np.median(unit, axis=(0, 1))
     if np.median(np.abs(unit - middle).max(2)) < 1e-5:
         raise ValueError(f"{path} has absurd proportions: half of its corners lie within a hundred-thousandth of its size; look for a stray corner")
+    areas = np.linalg.norm(np.cross(unit[:, 1] - unit[:, 0], unit[:, 2] - unit[:, 0]), axis=1) / 2
+    if np.sort(np.ptp(unit, axis=(0, 1)))[1] < 1e-7 or areas.max() < 1e-9:
+        raise ValueError(f"{path} has no surface: the corners of each face coincide or lie on a line")
     return unit
 
 # %% ../nbs/18_mesh_files.ipynb #cell015

@@ -1,13 +1,23 @@
 """Small model files of the kinds that readers get wrong: each has the surface and the colours that it should, or is refused by name."""
+import json
+import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
+from PIL import Image
+from ruamel.yaml import YAML
+from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mesh_cases import write_cases  # noqa: E402
-from sie.mesh_files import load_model  # noqa: E402
+from mesh_cases import gltf, write_cases  # noqa: E402
+from sie import mesh_files  # noqa: E402
+from sie.mesh_files import _triangulated, load_model, missing_textures, model_digest, model_files  # noqa: E402
+from sie.rotations import sample_latents  # noqa: E402
+from sie.scene import Renderer  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +46,167 @@ def test_each_case_is_right(folder, case):
         near = (abs(seen - np.array(name.split(), int)) <= 12).all(1)
         share = mesh.area_faces[near].sum() / mesh.area
         assert abs(share - expected) <= case.within + .02, f"{share:.3f} instead of {expected} of {name}"
+
+
+HERE = Path(__file__).parent
+CORNERS = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 0\n"
+
+
+@pytest.mark.parametrize("row", YAML(typ="safe").load(HERE / "bad_inputs" / "meshes.yaml"), ids=lambda row: row["name"])
+def test_what_is_refused_is_named(tmp_path, row):
+    path = tmp_path / row["file"]
+    path.write_text((CORNERS if path.suffix == ".obj" else "") + row["text"])
+    for name, text in row.get("beside", {}).items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"(?s){re.escape(str(tmp_path))}.*(?:{row['says']})") as refusal:
+        load_model(path)
+    assert path.stem in str(refusal.value)
+
+
+def test_double_sided_faces_show_the_side_that_faces_the_camera(folder):
+    latents = sample_latents(6, np.random.default_rng(0))
+    draw = Renderer(48, 9)
+    mesh = load_model(folder / "R01_double_sided_two_colours/box.obj")
+    red = trimesh.creation.box([3 ** -.5] * 3)
+    red.visual.face_colors = [255, 0, 0, 255]
+    outside = draw.render(red, latents).astype(float)
+    assert ((draw.render(mesh, latents) - outside) ** 2).mean() < 1
+    swapped = mesh.copy()
+    swapped.face_attributes["one_sided"] = np.zeros(len(mesh.faces), bool)
+    assert ((draw.render(swapped, latents) - outside) ** 2).mean() > 50      # that is what the mark is for
+
+
+@pytest.mark.parametrize("suffix", [".obj", ".ply", ".off", ".gltf"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_sides_in_any_format_order_and_cut(tmp_path, suffix, order):
+    "A square that is red from above and blue from below, whose sides are cut along different diagonals or not at all."
+    corners, up, down = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)], [(0, 1, 2, 3)], [(1, 0, 3), (3, 2, 1)]
+    faces = ([(face, (255, 0, 0)) for face in up] + [(face, (0, 0, 255)) for face in down])[::order]
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".obj":
+        (tmp_path / "m.mtl").write_text("newmtl 255\nKd 1 0 0\nnewmtl 0\nKd 0 0 1\n")
+        lines = ["mtllib m.mtl", *("v {} {} {}".format(*c) for c in corners)]
+        lines += [f"usemtl {colour[0]}\nf " + " ".join(str(k + 1) for k in face) for face, colour in faces]
+        path.write_text("\n".join(lines))
+    elif suffix == ".off":
+        path.write_text("\n".join(["OFF", f"4 {len(faces)} 0", *("{} {} {}".format(*c) for c in corners),
+                                   *(f"{len(face)} {' '.join(map(str, face))} {' '.join(map(str, colour))}" for face, colour in faces)]))
+    elif suffix == ".ply":
+        head = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\nelement face 3\n"
+        head += "property list uchar int vertex_indices\nproperty uchar red\nproperty uchar green\nproperty uchar blue\nend_header"
+        path.write_text("\n".join([head, *("{} {} {}".format(*c) for c in corners),
+                                   *(f"{len(face)} {' '.join(map(str, face))} {' '.join(map(str, colour))}" for face, colour in faces)]))
+    else:
+        def change(header, add):
+            position, primitives = add(np.float32(corners)), []
+            header["materials"] = [{"pbrMetallicRoughness": {"baseColorFactor": colour}} for colour in ([1, 0, 0, 1], [0, 0, 1, 1])]
+            for face, colour in faces:
+                index = np.uint8([k for a in range(1, len(face) - 1) for k in (face[0], face[a], face[a + 1])])
+                primitives.append({"attributes": {"POSITION": position}, "indices": add(index), "material": int(colour[2] > 0)})
+            header["meshes"][0]["primitives"] = primitives
+        path.write_text(json.dumps(gltf(change)))
+    mesh = load_model(path, up="z")
+    assert mesh.face_attributes["one_sided"].all()
+    colours, above = mesh.visual.face_colors[:, :3], mesh.face_normals[:, 2] > 0
+    assert (colours[above] == [255, 0, 0]).all() and (colours[~above] == [0, 0, 255]).all() and 0 < above.sum() < len(above)
+
+
+def test_polygons_are_cut_by_their_ears():
+    "Random star-shaped polygons in random planes: triangles add up to the polygon's area (by the shoelace formula) and keep its side."
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        size = int(rng.integers(4, 30))
+        angle = np.sort(rng.uniform(0, 2 * np.pi, size))
+        flat = rng.uniform(.2, 1, size)[:, None] * np.c_[np.cos(angle), np.sin(angle)]
+        if np.diff(np.r_[angle, angle[0] + 2 * np.pi]).max() > 3:
+            continue                                                # the centre would lie outside
+        x, y = flat.T
+        area = (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
+        turn = Rotation.random(random_state=rng).as_matrix()
+        points = np.c_[flat, np.zeros(size)] @ turn.T
+        triangles, owner = _triangulated(points, np.array([size]))
+        normals = np.cross(points[triangles[:, 1]] - points[triangles[:, 0]], points[triangles[:, 2]] - points[triangles[:, 0]]) / 2
+        np.testing.assert_allclose(normals @ turn[:, 2], np.linalg.norm(normals, axis=1), atol=1e-9)
+        np.testing.assert_allclose(np.linalg.norm(normals, axis=1).sum(), area)
+        assert not owner.any() and len(triangles) == size - 2
+
+
+@pytest.mark.parametrize(("options", "u", "v"), [("-s 2 2 1", .3, .2), ("-o 0.25 0.5", .25, .25), ("-s 0.5 0.5 -o 0.5", .1, .3), ("-blendu on -cc off -texres 64", .3, .7),
+                                                 ("-clamp on -o 5 5 0", .5, .5), ("-t 1 1 1 -imfchan l", .6, .1)])
+def test_options_of_a_texture_move_its_coordinates(tmp_path, options, u, v):
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "t 1.png")
+    (tmp_path / "m.mtl").write_text(f"newmtl a\nmap_Kd {options} t 1.png\n")
+    (tmp_path / "m.obj").write_text(f"mtllib m.mtl\nusemtl a\n{CORNERS}vt {u} {v}\nf 1/1 2/1 4/1 3/1\n")
+    scale = {"-s 2 2 1": (2, 2), "-s 0.5 0.5 -o 0.5": (.5, .5)}.get(options, (1, 1))
+    offset = {"-o 0.25 0.5": (.25, .5), "-s 0.5 0.5 -o 0.5": (.5, 0), "-clamp on -o 5 5 0": (5, 5)}.get(options, (0, 0))
+    place = np.array([u, v]) * scale + offset
+    place = place.clip(0, 1 - 1e-9) if "clamp" in options else place % 1
+    expected = image[int((1 - place[1]) * 16), int(place[0] * 16)]
+    assert abs(load_model(tmp_path / "m.obj").visual.face_colors[0, :3].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])
+def test_images_of_all_kinds(tmp_path, mode):
+    file = tmp_path / {"CMYK": "t.tif", "YCbCr": "t.jpg"}.get(mode, "t.png")
+    if mode == "I;16":
+        Image.fromarray(np.full((4, 4), 257 * 90, np.uint16)).save(file)
+    else:
+        plain = Image.new("RGB", (4, 4), (255, 255, 255) if mode == "1" else (90, 90, 90))
+        (plain.quantize(4) if mode == "P" else plain.convert(mode)).save(file)
+    (tmp_path / "m.mtl").write_text(f"newmtl a\nmap_Kd {file.name}\n")
+    (tmp_path / "m.obj").write_text(f"mtllib m.mtl\nusemtl a\n{CORNERS}vt 0.5 0.5\nf 1/1 2/1 4/1 3/1\n")
+    assert abs(load_model(tmp_path / "m.obj").visual.face_colors[:, :3].astype(int) - (255 if mode == "1" else 90)).max() <= 1
+
+
+def test_missing_textures_are_listed_and_their_material_shown(tmp_path):
+    (tmp_path / "m.mtl").write_text("newmtl a\nKd 1 0 0\nmap_Kd gone.png\nmap_Bump bump.png\nmap_Ks gloss.png\nnorm normal.png\nnewmtl b\nmap_Kd other.png\n")
+    (tmp_path / "m.obj").write_text(f"mtllib m.mtl\nusemtl a\n{CORNERS}vt 0 0\nf 1/1 2/1 3/1\n")
+    assert missing_textures(tmp_path / "m.obj") == ["gone.png"]
+    with pytest.raises(ValueError, match="names the texture gone.png, which is missing"):
+        load_model(tmp_path / "m.obj")
+    before = model_digest(tmp_path / "m.obj")
+    assert (load_model(tmp_path / "m.obj", missing_textures="colour").visual.face_colors[:, :3] == [255, 0, 0]).all()
+    Image.new("RGB", (2, 2), (0, 0, 255)).save(tmp_path / "gone.png")
+    assert missing_textures(tmp_path / "m.obj") == [] and model_digest(tmp_path / "m.obj") != before
+    assert (load_model(tmp_path / "m.obj").visual.face_colors[:, :3] == [0, 0, 255]).all()
+    header = gltf()
+    header["images"] = [{"uri": "gone%20too.png"}]
+    (tmp_path / "m.gltf").write_text(json.dumps(header))
+    assert missing_textures(tmp_path / "m.gltf") == ["gone%20too.png"]
+    assert (load_model(tmp_path / "m.gltf", missing_textures="colour").visual.face_colors[:, :3] == 255).all()
+    with pytest.raises(ValueError, match="missing_textures is 'maybe'; it must be 'refuse' or 'colour'"):
+        load_model(tmp_path / "m.gltf", missing_textures="maybe")
+
+
+def test_files_of_a_gltf(folder):
+    assert [file.name for file in model_files(folder / "gltf_outside/m.gltf")] == ["m.gltf", "my cube.bin", "t.png"]
+
+
+@pytest.mark.parametrize(("case", "reader", "what"), [("R04_some_faces_without_vt/all.obj", "_read_obj", "faces"), ("R04_some_faces_without_vt/all.obj", "_read_obj", "placed"),
+                                                      ("R11_material_names/single.obj", "_read_obj", "materials"), ("R07_mtllib_word_in_a_comment/m.obj", "_read_obj", "libraries"),
+                                                      ("ply_mixed_little/m.ply", "_read_ply", "faces"), ("off/m.off", "_read_off", "faces"), ("glb/m.glb", "_read_gltf", "faces"),
+                                                      ("stl_solids/m.stl", "_read_stl", "faces"), ("dae_polylist/m.dae", "_read_dae", "faces")])
+def test_a_file_that_was_not_read_whole_is_refused(folder, monkeypatch, case, reader, what):
+    read = getattr(mesh_files, reader)
+
+    def careless(path, textures):
+        model = read(path, textures)
+        setattr(model, what, getattr(model, what) - 1)
+        return model
+    monkeypatch.setitem(mesh_files.READERS, Path(case).suffix, careless)
+    with pytest.raises(ValueError, match="was not read whole"):
+        load_model(folder / case)
+
+
+def test_a_large_model_is_read_in_seconds(tmp_path):
+    side = 230
+    y, x = np.mgrid[:side, :side]
+    corner = lambda i, j: i * side + j + 1
+    faces = [f"f {corner(i, j)}/{corner(i, j)} {corner(i, j + 1)}/{corner(i, j + 1)} {corner(i + 1, j)}/{corner(i + 1, j)}\n"
+             f"f {corner(i + 1, j)} {corner(i, j + 1)} {corner(i + 1, j + 1)}\n" for i in range(side - 1) for j in range(side - 1)]
+    places = "".join(f"v {a} {np.sin(a / 9):.4f} {b}\nvt {a / side:.4f} {b / side:.4f}\n" for a, b in zip(x.ravel(), y.ravel()))
+    (tmp_path / "m.obj").write_text(places + "".join(faces))
+    started = time.process_time()
+    assert len(load_model(tmp_path / "m.obj", detail=1).faces) == 2 * (side - 1) ** 2 > 100_000
+    assert time.process_time() - started < 15
