@@ -93,10 +93,10 @@ def with_assimp(path: Path) -> Iterator[Part]:
             faces = np.array(mesh.indices).reshape(-1, 3)
             corners = placed(np.array(mesh.vertices).reshape(-1, 3)[faces], matrix)
             material = scene.materials[mesh.material_index]
-            names = material["TEXTURES"].get(assimp_py.TextureType_DIFFUSE, [])
+            names = material.get("TEXTURES", {}).get(assimp_py.TextureType_DIFFUSE, [])
             image = opened(names[0], path) if names else None
             uv = np.array(mesh.texcoords[0]).reshape(mesh.num_vertices, -1)[:, :2][faces] if mesh.texcoords else None
-            colour = srgb(material["COLOR_DIFFUSE"][:3]) if "COLOR_DIFFUSE" in material and material["NAME"] != "DefaultMaterial" else None
+            colour = srgb(material["COLOR_DIFFUSE"][:3]) if "COLOR_DIFFUSE" in material and material.get("NAME") != "DefaultMaterial" else None
             if mesh.colors and image is None:
                 colour = np.array(mesh.colors[0]).reshape(mesh.num_vertices, -1)[:, :3][faces]
                 colour = srgb(colour) if path.suffix in (".glb", ".gltf") else colour

@@ -37,8 +37,8 @@ from .dataset import (GUARD_MESSAGE, SHAPENET_LABELS, ProceduralRenderer, check_
 from .meshes import CLASS_BY_SYNSET, CLASSES
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'SHAPENET', 'MODEL_FORMATS', 'COMPRESSED', 'SHARED_FOLDERS', 'ENCODINGS', 'OPTIONS', 'NUMBER', 'GREY',
-           'TYPES', 'PLACES', 'COMPONENTS', 'COLUMNS', 'WRAPS', 'SUPPORTED', 'READERS', 'NAMES', 'MOST_FACES',
+__all__ = ['SUFFIXES', 'SHAPENET', 'MODEL_FORMATS', 'COMPRESSED', 'SHARED_FOLDERS', 'ENCODINGS', 'OPTIONS', 'TYPES', 'PLACES',
+           'NUMBER', 'GREY', 'COMPONENTS', 'COLUMNS', 'WRAPS', 'SUPPORTED', 'READERS', 'NAMES', 'MOST_FACES',
            'MOST_PAIRS', 'unread_models', 'mesh_objects', 'model_files', 'missing_textures', 'model_digest',
            'load_model', 'usable_models', 'MeshFileRenderer']
 
@@ -292,6 +292,52 @@ def _map(path: Path, statement: bytes) -> _Map | None:
 def _shown(name: bytes) -> str:
     "A name of any encoding, for a message."
     return next(iter(_spellings(name)), "").encode(errors="backslashreplace").decode()
+
+# %% ../nbs/18_mesh_files.ipynb #cell040
+@dataclass
+class _PlyHead:
+    "What the head of a PLY says."
+    order: str                                               # "" for text, "<" or ">" for binary
+    elements: list[tuple[str, int, list[tuple[str, str, str]]]]   # name, how many, properties: name, type, and the type of a list's length
+    textures: list[bytes]
+    size: int                                                # of the head, bytes
+
+    @property
+    def placed(self) -> bool:
+        "Whether anything has a place in an image."
+        names = {name for _, _, properties in self.elements for name, _, _ in properties}
+        return "texcoord" in names or any(set(pair) <= names for pair in PLACES)
+
+
+TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8", "int8": "i1", "uint8": "u1",
+         "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}   # of PLY
+PLACES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))                  # names of texture coordinates of vertices
+
+
+def _ply_head(path: Path) -> tuple[_PlyHead, bytes]:
+    "The head of a PLY, and the whole file."
+    data = path.read_bytes()
+    found = re.match(rb"(?:\xef\xbb\xbf)?ply[ \t]*(?:\r\n|\n|\r)(?s:.*?)[\r\n]end_header[ \t]*(?:\r\n|\n|\r)", data)
+    if not found:
+        raise ValueError(f"{path} is not a PLY file, or is cut short: it has no head that ends in end_header")
+    order, elements, textures = None, [], []
+    for line in re.split(rb"[\r\n]+", found[0]):
+        words = line.decode("latin-1").split()
+        if words[:1] == ["format"] and len(words) > 1:
+            order = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}.get(words[1])
+        elif words[:1] == ["comment"] and len(words) > 2 and words[1].lower() == "texturefile":
+            textures.append(re.split(rb"[ \t]+", line.strip(), maxsplit=2)[2])
+        elif words[:1] == ["element"] and len(words) == 3 and words[2].isdigit():
+            elements.append((words[1], int(words[2]), []))
+        elif words[:1] == ["property"] and elements and len(words) == 3 and words[1] in TYPES:
+            elements[-1][2].append((words[2], TYPES[words[1]], ""))
+        elif words[:2] == ["property", "list"] and elements and len(words) == 5 and {words[2], words[3]} <= set(TYPES):
+            elements[-1][2].append((words[4], TYPES[words[3]], TYPES[words[2]]))
+        elif words and words[0] not in ("ply", "comment", "obj_info", "end_header") and not words[0].endswith("ply"):
+            raise ValueError(f"{path}: its head has the line {line.decode('latin-1')!r}, which cannot be understood")
+    if order is None:
+        raise ValueError(f"{path}: its head names no known format (ascii, binary_little_endian, binary_big_endian)")
+    return _PlyHead(order, elements, textures, found.end()), data
 
 # %% ../nbs/18_mesh_files.ipynb #cell010
 NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -718,52 +764,6 @@ def _read_obj(path: Path, textures: _Textures) -> _Model:
             tints[own] = np.where(np.isnan(tints[own]), material.linear() if material else GREY, tints[own])
     parts = _placed_parts(points[corners], sizes, kind, tints, uv, look)
     return _Model(parts, len(sizes), len(set(names) - {None}), int(whole.sum()), len(libraries))
-
-
-@dataclass
-class _PlyHead:
-    "What the head of a PLY says."
-    order: str                                               # "" for text, "<" or ">" for binary
-    elements: list[tuple[str, int, list[tuple[str, str, str]]]]   # name, how many, properties: name, type, and the type of a list's length
-    textures: list[bytes]
-    size: int                                                # of the head, bytes
-
-    @property
-    def placed(self) -> bool:
-        "Whether anything has a place in an image."
-        names = {name for _, _, properties in self.elements for name, _, _ in properties}
-        return "texcoord" in names or any(set(pair) <= names for pair in PLACES)
-
-
-TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8", "int8": "i1", "uint8": "u1",
-         "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}   # of PLY
-PLACES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))                  # names of texture coordinates of vertices
-
-
-def _ply_head(path: Path) -> tuple[_PlyHead, bytes]:
-    "The head of a PLY, and the whole file."
-    data = path.read_bytes()
-    found = re.match(rb"(?:\xef\xbb\xbf)?ply[ \t]*(?:\r\n|\n|\r)(?s:.*?)[\r\n]end_header[ \t]*(?:\r\n|\n|\r)", data)
-    if not found:
-        raise ValueError(f"{path} is not a PLY file, or is cut short: it has no head that ends in end_header")
-    order, elements, textures = None, [], []
-    for line in re.split(rb"[\r\n]+", found[0]):
-        words = line.decode("latin-1").split()
-        if words[:1] == ["format"] and len(words) > 1:
-            order = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}.get(words[1])
-        elif words[:1] == ["comment"] and len(words) > 2 and words[1].lower() == "texturefile":
-            textures.append(re.split(rb"[ \t]+", line.strip(), maxsplit=2)[2])
-        elif words[:1] == ["element"] and len(words) == 3 and words[2].isdigit():
-            elements.append((words[1], int(words[2]), []))
-        elif words[:1] == ["property"] and elements and len(words) == 3 and words[1] in TYPES:
-            elements[-1][2].append((words[2], TYPES[words[1]], ""))
-        elif words[:2] == ["property", "list"] and elements and len(words) == 5 and {words[2], words[3]} <= set(TYPES):
-            elements[-1][2].append((words[4], TYPES[words[3]], TYPES[words[2]]))
-        elif words and words[0] not in ("ply", "comment", "obj_info", "end_header") and not words[0].endswith("ply"):
-            raise ValueError(f"{path}: its head has the line {line.decode('latin-1')!r}, which cannot be understood")
-    if order is None:
-        raise ValueError(f"{path}: its head names no known format (ascii, binary_little_endian, binary_big_endian)")
-    return _PlyHead(order, elements, textures, found.end()), data
 
 
 def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str, Any]]:
