@@ -706,7 +706,7 @@ def _read_obj(path: Path, textures: _Textures) -> _Model:
             key, _, rest = line.strip().replace(b"\t", b" ").partition(b" ")
             key = key.lower()
             if key == b"usemtl":
-                current = line.strip()[6:].strip()
+                current = line.strip()[6:].strip() or None
                 continue
             if key not in (b"v", b"vt", b"f", b"surf", b"call"):
                 continue
@@ -1319,10 +1319,10 @@ def _sized(path: Path, corners: Float[np.ndarray, "faces 3 3"]) -> Float[np.ndar
     if size < 1e-6:
         raise ValueError(f"{path} lies more than a million times its size away from the origin, where its corners are no longer exact; move it there")
     unit = (corners / most - (low / most + high / most) / 2) / size
-    middle = np.median(unit, axis=(0, 1))
-    if np.median(np.abs(unit - middle).max(2)) < 1e-5:
-        raise ValueError(f"{path} has absurd proportions: half of its corners lie within a hundred-thousandth of its size; look for a stray corner")
     areas = np.linalg.norm(np.cross(unit[:, 1] - unit[:, 0], unit[:, 2] - unit[:, 0]), axis=1) / 2
+    real = unit[areas > 0]
+    if len(real) and np.median(np.abs(real - np.median(real, axis=(0, 1))).max(2)) < 1e-5:
+        raise ValueError(f"{path} has absurd proportions: half of its corners lie within a hundred-thousandth of its size; look for a stray corner")
     if np.sort(np.ptp(unit, axis=(0, 1)))[1] < 1e-7 or areas.max() < 1e-9:
         raise ValueError(f"{path} has no surface: the corners of each face coincide or lie on a line")
     return unit

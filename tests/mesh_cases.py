@@ -288,15 +288,19 @@ def made() -> dict[str, tuple[dict[str, bytes], Case]]:
     return cases
 
 
+def all_cases() -> list[Case]:
+    "The cases in the order in which `write_cases` returns them."
+    stored = [Case(**row) for row in YAML(typ="safe").load(HERE / "expected.yaml")]
+    return stored + [Case(f"{name}/{case.file}", case.area, case.colours, case.within) for name, (_, case) in made().items()]
+
+
 def write_cases(folder: Path) -> list[Case]:
     "Write all cases into a folder. Names in other encodings come from an archive, as not every file system and version control can hold them."
     shutil.copytree(HERE, folder, dirs_exist_ok=True)
     with tarfile.open(HERE / "R14_names_in_other_encodings.tar") as tar:
         tar.extractall(folder, filter="data")
-    cases = [Case(**row) for row in YAML(typ="safe").load(HERE / "expected.yaml")]
-    for name, (files, case) in made().items():
+    for name, (files, _) in made().items():
         for file, data in files.items():
             (folder / name / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / name / file).write_bytes(data)
-        cases.append(Case(f"{name}/{case.file}", case.area, case.colours, case.within))
-    return cases
+    return all_cases()

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mesh_cases import gltf, write_cases  # noqa: E402
+from mesh_cases import all_cases, gltf, write_cases  # noqa: E402
 from sie import mesh_files  # noqa: E402
 from sie.mesh_files import _triangulated, load_model, missing_textures, model_digest, model_files  # noqa: E402
 from sie.rotations import sample_latents  # noqa: E402
@@ -25,12 +25,6 @@ def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("cases")
     write_cases(home)
     return home
-
-
-def all_cases():
-    import tempfile
-    with tempfile.TemporaryDirectory() as home:
-        return write_cases(Path(home))
 
 
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.file)
