@@ -1162,7 +1162,7 @@ class _Resolver(trimesh.resolvers.Resolver):
         return self
 
     def write(self, name: str, data: bytes):
-        raise NotImplementedError("models are only read")
+        raise OSError("models are only read")
 
     def get(self, name: str) -> bytes:
         return _uri(self.path, name).read_bytes()
@@ -1170,6 +1170,7 @@ class _Resolver(trimesh.resolvers.Resolver):
 
 def _read_dae(path: Path, textures: _Textures) -> _Model:
     "A COLLADA by trimesh and pycollada, turned as its `up_axis` says so that y is up."
+    import collada     # by which trimesh reads it: the error says so if it is missing  # noqa: F401
     for name in _dae_images(path):
         textures(name, _uri(path, name))
     scene, parts = trimesh.load_scene(path, process=False, resolver=_Resolver(path)), []

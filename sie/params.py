@@ -335,7 +335,8 @@ def _repr(value: Any) -> str:
     "A value in a message, of limited length."
     short = reprlib.Repr()
     short.maxstring, short.maxlist, short.maxdict, short.maxlevel, short.maxother = 200, 20, 20, 3, 200
-    return short.repr(value)
+    text = short.repr(value)
+    return text if len(text) <= 300 else text[:300] + "..."
 
 
 def _place(error: dict) -> str:
@@ -451,6 +452,19 @@ def keep(name: str | None = None, params: str | Path = "params.yaml", presets: s
     return folder
 
 
+_LOCK_HELP = """It says which results belong to which code, data and parameters.
+If the disk is full, make room first. Then do one of these:
+  git checkout dvc.lock                       the lock as it was committed: what is not of that run is computed again
+  rm dvc.lock && dvc commit --force STAGE...  a new one from the results that lie there: name the stages that you know
+                                              to be finished and of the present parameters, such as fetch pretrain@sie
+  rm dvc.lock                                 none: everything is computed again, but for images that are there"""
+
+
+def _is_whole(out: Mapping[str, Any]) -> bool:
+    "Whether an output in dvc.lock has all that DVC writes of a file, or of a folder."
+    return {"md5", "size"} <= out.keys() and ("nfiles" in out or not out["md5"].endswith(".dir"))
+
+
 def check_dvc(folder: str | Path = ".") -> None:
     """Whether DVC can read what it wrote to `dvc.lock` and `.dvc/tmp/rwlock`; a full disk leaves both empty or half-written.
 
@@ -464,16 +478,15 @@ def check_dvc(folder: str | Path = ".") -> None:
         try:
             values = read_yaml(lock)
             COMPILED_LOCKFILE_SCHEMA(values)
-            whole = lock.read_bytes().endswith(b"\n") and all("outs" in stage and all("md5" in out for out in stage["outs"]) for stage in values.get("stages", {}).values())
-        except (ValueError, Invalid): whole = False
-        if not whole:
-            raise ValueError(
-                f"{lock} is empty, half-written or damaged, as a full disk leaves it. If the disk is full, make room first. Then do one of these:\n"
-                "  git checkout dvc.lock      the lock as it was committed\n"
-                "  mv dvc.lock dvc.lock.old   none: DVC takes results from its cache, where it has them, and runs only what it has not")
-    for attempt in range(3):      # another `dvc` may be writing it at this moment
+            outs = [out for stage in values["stages"].values() for out in stage["outs"]]
+            whole = lock.read_bytes().endswith(b"\n") and all(map(_is_whole, outs))
+        except (ValueError, KeyError, AttributeError, Invalid): whole = False
+        if not whole: raise ValueError(f"{lock} is empty, half-written or damaged, as a full disk leaves it. {_LOCK_HELP}")
+    for _ in range(3):      # another `dvc` may be writing it at this moment
         if not rwlock.exists(): return
-        try: return RWLOCK(json.loads(rwlock.read_text(encoding="utf-8"))) and None
+        try:
+            RWLOCK(json.loads(rwlock.read_text(encoding="utf-8")))
+            return
         except (ValueError, Invalid): time.sleep(.5)
     raise ValueError(f"{rwlock} is empty, half-written or damaged, as a full disk leaves it. It says which `dvc` is at work on which file. If none is, remove it: rm {rwlock}")
 

@@ -104,7 +104,9 @@ class Settings:
             value = getattr(self, key)
             if value is None and key in ("equivariant", "crop"): continue
             if key == "probe_views" and type(value) is int and value == 0: continue
-            entries = value if key == "widths" and isinstance(value, Sequence) and len(value) else [value]
+            entries = [value]
+            if key == "widths":   # what is no list, or an empty one, has no whole number to be seen
+                entries = value if isinstance(value, Sequence) and len(value) else [None]
             for entry in entries:
                 if type(entry) is not int or not least <= entry <= largest:
                     raise ValueError(f"{key} is {value!r}; it must be {self._kind(key)} from {least} to {largest}")

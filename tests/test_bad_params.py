@@ -31,7 +31,7 @@ def with_value(folder: Path, key: str, value) -> Path:
 def refused(path: Path, says: str) -> None:
     with pytest.raises(ValueError) as refusal: load_params(path)
     assert says in str(refusal.value) and str(path) in str(refusal.value)
-    assert len(str(refusal.value)) < 3000
+    assert len(str(refusal.value)) < 10_000
 
 
 @pytest.mark.parametrize(("key", "value", "says"), TABLE["values"])
@@ -54,7 +54,10 @@ def changed(folder: Path, line: str, instead: str) -> Path:
 
 
 @pytest.mark.parametrize(("line", "instead", "says"), TABLE["lines"])
-def test_lines(tmp_path, line, instead, says): refused(changed(tmp_path, line, instead), says)
+def test_lines(tmp_path, line, instead, says):
+    number = TEXT[:TEXT.index(line)].count("\n") + 1
+    says = says.replace("line N+1", f"line {number + 1}").replace("line N", f"line {number}")
+    refused(changed(tmp_path, line, instead), says)
 
 
 @pytest.mark.parametrize(("text", "says"), TABLE["texts"])
@@ -85,7 +88,7 @@ def test_accents_and_a_byte_order_mark_are_read(tmp_path, encoding):
 
 def test_deep_nesting_is_refused(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text("[" * 100_000)
+    path.write_text("[" * 5_000 + "]" * 5_000)
     refused(path, "too deeply")
 
 
@@ -140,11 +143,11 @@ def test_whole_files_of_dvc_pass(repository):
 
 
 def test_a_lock_that_was_cut_short_is_recognised(repository):
-    "Wherever DVC itself fails, and wherever what is left could pass for a whole file with a stage less or half a stage."
+    "Wherever DVC itself fails, and where it would take what is left for a whole file with half a stage."
     lock = repository / "dvc.lock"
     whole = lock.read_bytes()
     lines = [k for k in range(len(whole)) if whole[k - 1:k] == b"\n"]
-    between = whole.index(b"  second:")        # with the first stage whole, this is how DVC writes a lock before the second has run
+    between = whole.index(b"  second:")        # the first stage is whole: so DVC writes a lock before the second has run
     for cut in {0, 1, 5, *range(20, len(whole), 37), *lines} - {between}:
         lock.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match="git checkout dvc.lock"): check_dvc(repository)
@@ -153,16 +156,19 @@ def test_a_lock_that_was_cut_short_is_recognised(repository):
         with pytest.raises(ValueError, match="git checkout dvc.lock"): check_dvc(repository)
 
 
-def test_without_a_lock_dvc_takes_results_from_its_run_cache(repository):
-    "What the message promises."
+def test_what_to_do_about_a_lock_helps(repository):
+    "DVC takes no damaged lock. `dvc commit --force` makes one of what lies there, after which nothing runs."
+    lock = repository / "dvc.lock"
+    whole = lock.read_bytes()
     for damage in (b"", b"schema: '2"):
-        (repository / "dvc.lock").write_bytes(damage)
+        lock.write_bytes(damage)
         assert dvc(repository, "repro").returncode != 0
-    (repository / "dvc.lock").rename(repository / "dvc.lock.old")
-    for name in ("a.txt", "b.txt"): (repository / name).unlink()
-    result = dvc(repository, "repro")
-    assert result.returncode == 0 and result.stdout.count("is cached - skipping run") == 2 and "Running stage" not in result.stdout
-    assert (repository / "b.txt").read_text() == "1"
+    lock.unlink()
+    assert dvc(repository, "commit", "--force").returncode == 0 and lock.read_bytes() == whole
+    assert "Running stage" not in dvc(repository, "repro").stdout
+    lock.unlink()
+    assert dvc(repository, "commit", "--force", "first").returncode == 0
+    assert dvc(repository, "repro").returncode == 0 and lock.read_bytes() == whole     # the other stage ran, or was in DVC's run cache
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"write": {"a', b"[]", b"\0" * 50, b"\xff\xfe", b'{"write": 3}'])
