@@ -247,6 +247,7 @@ def _text(path: Path) -> bytes:
         except UnicodeDecodeError:
             raise ValueError(f"{path} is damaged, or not a text: it begins as UTF-16 and goes on otherwise") from None
     data = data.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    data = re.sub(rb"(?m)^[ \t]*#[^\n]*", b"", data)     # lines of comment are not continued
     return re.sub(rb"(?<![\x80-\xff])\\[ \t]*\n", b" ", data)   # after a byte above 127 a backslash may be half of a Japanese letter
 
 
@@ -585,12 +586,14 @@ def _linear(colours: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]
 
 
 def _unit(colours: Float[np.ndarray, "*shape"], what: str) -> Float[np.ndarray, "*shape"]:
-    "Colours in 0..1, which some programs write as 0..255. NaN stays."
+    """Colours in 0..1, which some programs write as whole numbers of 0..255. What is above 1 by no more than rounding
+    counts as 1. NaN stays."""
     with np.errstate(invalid="ignore"):
-        most = 255 if (colours > 1).any() else 1
-        if (colours < 0).any() or (colours > most).any():
-            raise ValueError(f"{what} has colours outside of 0 to 1 and of 0 to 255")
-    return colours / most
+        whole = (colours > 1).any() and (np.isnan(colours) | (colours == np.rint(colours))).all()
+        most = 255 if whole else 1
+        if (colours < 0).any() or (colours > 1.05 * most).any():
+            raise ValueError(f"{what} has colours outside of 0 to 1, and of the whole numbers 0 to 255")
+    return np.minimum(colours / most, 1)
 
 
 def _opened(data: bytes, what: str) -> Image.Image:
@@ -913,6 +916,8 @@ def _strip(length: int) -> Int[np.ndarray, "triangles 3"]:
 def _read_off(path: Path, textures: _Textures) -> _Model:
     "An OFF as Geomview writes it, with colours of corners or faces."
     lines = [line for raw in _text(path).split(b"\n") if (line := raw.partition(b"#")[0].split())]
+    if lines and re.match(rb"\w*OFF\d", lines[0][0]):       # ModelNet's files have the counts right behind the word
+        lines[0][:1] = lines[0][0].replace(b"OFF", b"OFF ", 1).split()
     found = re.fullmatch(rb"(ST)?(C)?(N)?(4)?(n)?OFF", lines[0][0]) if lines else None
     if not found or b"BINARY" in lines[0] or found[4] or found[5]:
         raise ValueError(f"{path} is not an OFF file of three dimensions in text; its first word is OFF, COFF, NOFF, CNOFF, STOFF or so")
@@ -1213,7 +1218,10 @@ def _count(path: Path) -> dict[str, int]:
     "Faces and, of an OBJ, materials, faces with texture coordinates and libraries: counted in the file by itself, without the readers."
     data, suffix = path.read_bytes(), path.suffix.lower()
     if suffix == ".obj":
-        text = re.sub(rb"(?<![\x80-\xff])\\[ \t]*\r?\n", b" ", data.removeprefix(codecs.BOM_UTF8)) if b"\0" not in data else _text(path)
+        text = _text(path)
+        if b"\0" not in data:
+            text = re.sub(rb"(?m)^[ \t]*#[^\r\n]*", b"", data.removeprefix(codecs.BOM_UTF8))
+            text = re.sub(rb"(?<![\x80-\xff])\\[ \t]*\r?\n", b" ", text)
         lines = re.findall(rb"(?:^|[\r\n])[ \t]*([fF]|[uU][sS][eE][mM][tT][lL])[ \t]+([^\r\n]*)", text)
         counted, name, names = {"faces": 0, "placed": 0}, None, set()
         for key, rest in lines:
@@ -1227,9 +1235,10 @@ def _count(path: Path) -> dict[str, int]:
                 names.add(name)
         return {**counted, "materials": len(names - {None})}
     if suffix == ".ply":
-        return {"faces": sum(int(n) for n in re.findall(rb"[\r\n]element[ \t]+face[ \t]+(\d+)", data[:data.index(b"end_header")]))}
+        return {"faces": sum(int(n) for n in re.findall(rb"[\r\n]element[ \t]+face[ \t]+(\d+)", re.split(rb"[\r\n]end_header", data)[0]))}
     if suffix == ".off":
-        words = b" ".join(line.partition(b"#")[0] for line in data.replace(b"\r", b"\n").split(b"\n")).split(None, 3)
+        plain = b" ".join(line.partition(b"#")[0] for line in data.replace(b"\r", b"\n").split(b"\n"))
+        words = re.sub(rb"OFF(?=\d)", b"OFF ", plain, count=1).split(None, 3)
         return {"faces": int(words[2])}
     if suffix == ".stl":
         announced = _stl_faces(data)
