@@ -104,18 +104,6 @@ def with_assimp(path: Path) -> Iterator[Part]:
     yield from walk(scene.root_node, np.eye(4))
 
 
-def with_open3d(path: Path) -> Iterator[Part]:
-    import open3d
-    model = open3d.io.read_triangle_model(str(path))
-    for info in model.meshes:
-        mesh, material = info.mesh, model.materials[info.material_idx]
-        faces = np.asarray(mesh.triangles)
-        corners, uv, albedo = np.asarray(mesh.vertices)[faces], np.asarray(mesh.triangle_uvs).reshape(-1, 3, 2), material.albedo_img
-        colour = np.asarray(mesh.vertex_colors)[faces] if mesh.has_vertex_colors() else srgb(material.base_color[:3])
-        image = Image.fromarray(np.asarray(albedo).squeeze()) if albedo is not None and np.asarray(albedo).size else None
-        yield Part(corners, colour, uv * [1, -1] + [0, 1] if len(uv) and path.suffix in (".glb", ".gltf") else (uv if len(uv) else None), image)
-
-
 def with_pymeshlab(path: Path) -> Iterator[Part]:
     import pymeshlab
     meshes = pymeshlab.MeshSet()
@@ -209,7 +197,7 @@ def with_sie(path: Path) -> Iterator[Part]:
 
 
 IMPORTERS: dict[str, tuple[Callable, str]] = {
-    "trimesh": (with_trimesh, "trimesh"), "assimp": (with_assimp, "assimp-py"), "Open3D": (with_open3d, "open3d"), "PyMeshLab": (with_pymeshlab, "pymeshlab"),
+    "trimesh": (with_trimesh, "trimesh"), "assimp": (with_assimp, "assimp-py"), "PyMeshLab": (with_pymeshlab, "pymeshlab"),
     "tinyobjloader": (with_tinyobjloader, "tinyobjloader"), "Blender": (with_blender, "bpy"), "sie": (with_sie, "sie")}
 
 
@@ -255,13 +243,20 @@ def verdict(case: Case, read: Callable, path: Path) -> str:
     return "right"
 
 
-def alone(*arguments: str) -> str:
-    "The last line that this script prints when it is run with other arguments, in a process of its own, as some importers crash."
-    try:
-        done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=900)
-    except subprocess.TimeoutExpired:
-        return "the process did not end"
-    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else "the process crashed"
+def alone(*arguments: str) -> list[str]:
+    "What this script prints when it is run with other arguments, in a process of its own, as some importers crash."
+    done = subprocess.run([sys.executable, "-u", __file__, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1500)
+    return [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+
+
+def verdicts(name: str, folder: str) -> list[str]:
+    "Of all cases. After a crash the next process goes on with the next case."
+    found: list[str] = []
+    while len(found) < len(all_cases()):
+        found += alone(name, "--cases", folder, str(len(found)))
+        if len(found) < len(all_cases()):
+            found.append("the process crashed")
+    return found
 
 
 def complete(read: Callable, files: list[Path]) -> int:
@@ -284,10 +279,10 @@ def main(name: str, models: str | None = None) -> None:
     "All cases, and the real models in a folder, by one importer."
     package, rows = IMPORTERS[name][1], []
     with tempfile.TemporaryDirectory() as folder:
-        for index, case in enumerate(write_cases(Path(folder))):
-            rows.append((name, version(package), case.file, Path(case.file).suffix, alone(name, "--case", folder, str(index))))
+        for case, result in zip(write_cases(Path(folder)), verdicts(name, folder)):
+            rows.append((name, version(package), case.file, Path(case.file).suffix, result))
     if models:
-        rows.append((name, version(package), "real models", ".obj", f"{alone(name, '--real', models)} of {len(list(Path(models).rglob('*.obj')))}"))
+        rows.append((name, version(package), "real models", ".obj", f"{alone(name, '--real', models)[0]} of {len(list(Path(models).rglob('*.obj')))}"))
     table = HERE / "importers.csv"
     old = [row for row in csv.reader(open(table)) if row[0] not in (name, "importer")] if table.exists() else []
     with open(table, "w", newline="") as file:
@@ -298,10 +293,10 @@ def main(name: str, models: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2:3] == ["--case"]:
-        case = all_cases()[int(sys.argv[4])]
-        print("\n" + verdict(case, IMPORTERS[sys.argv[1]][0], Path(sys.argv[3], case.file)))
+    if sys.argv[2:3] == ["--cases"]:
+        for case in all_cases()[int(sys.argv[4]):]:
+            print("\nRESULT " + verdict(case, IMPORTERS[sys.argv[1]][0], Path(sys.argv[3], case.file)).replace("\n", " "))
     elif sys.argv[2:3] == ["--real"]:
-        print("\n" + str(complete(IMPORTERS[sys.argv[1]][0], sorted(Path(sys.argv[3]).rglob("*.obj")))))
+        print("\nRESULT", complete(IMPORTERS[sys.argv[1]][0], sorted(Path(sys.argv[3]).rglob("*.obj"))))
     else:
         main(*sys.argv[1:])
