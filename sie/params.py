@@ -470,10 +470,11 @@ def check_dvc(folder: str | Path = ".") -> None:
 
     DVC itself says of these no more than that they are invalid, or takes a `dvc.lock` that ends between two lines for one with less in it.
     Raises `ValueError` naming the file and what to do. Its other locks (`.dvc/tmp/lock`, `rwlock.lock`) may hold anything: it locks them and does not read them."""
+    lock, rwlock = Path(folder) / "dvc.lock", Path(folder) / ".dvc/tmp/rwlock"
+    if not lock.exists() and not rwlock.exists(): return
     from dvc.rwlock import SCHEMA as RWLOCK
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
-    lock, rwlock = Path(folder) / "dvc.lock", Path(folder) / ".dvc/tmp/rwlock"
     if lock.exists():
         try:
             values = read_yaml(lock)

@@ -25,12 +25,15 @@ TINY = {
 }
 
 
+STAGES = ("fetch", "pretrain@sie", "embed@sie", "evaluate@sie", "report")
+
+
 class Pipeline:
-    "`dvc repro` as the leader of a process group, and when it started each of its stages, in seconds from its own start."
+    "`dvc repro` as the leader of a process group, and when it began each of its stages, in seconds from its own start."
     def __init__(self, repo: Path, *arguments: str, **options):
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self.process = subprocess.Popen(["dvc", "repro", *arguments], cwd=repo, env=environment(repo), start_new_session=True, **pipes, **options)
-        self.started, self.said, self.stages = time.monotonic(), [], {"": 0.}
+        self.started, self.said, self.stages = time.monotonic(), [], {}
         self.reader = threading.Thread(target=self._read)
         self.reader.start()
 
@@ -42,6 +45,15 @@ class Pipeline:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    def duration(self, stage: str) -> float:
+        "Seconds that a stage takes, with what DVC does about it until the next one begins; waits until that is known."
+        names = list(STAGES)
+        following = names[names.index(stage) + 1:]
+        while self.running and not self.stages.keys() & following: time.sleep(.05)
+        until = min([self.stages[s] for s in following if s in self.stages], default=self.seconds)
+        assert stage in self.stages, "".join(self.said)[-3000:]
+        return until - self.stages[stage]
 
     @property
     def running(self) -> bool:
@@ -64,12 +76,20 @@ def copy(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[Path, Pipeline, float]:
-    "A copy of the repository in which nothing disturbed the pipeline, the pipeline, and the seconds that it took."
+def undisturbed(tmp_path_factory) -> tuple[Path, Pipeline]:
+    "A copy of the repository in which nothing disturbs the pipeline, which runs beside what is killed."
     repo = copy(tmp_path_factory.mktemp("whole"))
     pipeline = Pipeline(repo)
+    yield repo, pipeline
+    pipeline.signal_group(signal.SIGKILL)   # of a failed test: it is over else
+    pipeline.end()
+
+
+def finished(undisturbed: tuple[Path, Pipeline]) -> Path:
+    "The undisturbed copy, when all is made."
+    repo, pipeline = undisturbed
     assert pipeline.end() == 0, "".join(pipeline.said)[-3000:]
-    return repo, pipeline, pipeline.seconds
+    return repo
 
 
 def left(repo: Path, seconds: float = 10) -> list[str]:
@@ -102,18 +122,19 @@ def kill(repo: Path, stage: str, after: float) -> float:
         assert code in (-signal.SIGKILL, 0), "".join(pipeline.said)[-3000:]
         if code: return after
         after /= 2
-        pipeline = Pipeline(repo, "--force", "--single-item", *filter(None, [stage]))
+        pipeline = Pipeline(repo, "--force", "--single-item", stage)
 
 
-def test_ten_kills_at_random_moments_change_nothing(whole, tmp_path):
-    whole, undisturbed, seconds = whole
+def test_ten_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
     repo, drawn = copy(tmp_path), random.Random(SEED)
-    print(f"seed {SEED}; undisturbed: {seconds:.1f} s, stages begin at {undisturbed.stages}")
-    for moment in sorted(drawn.uniform(0, seconds) for _ in range(KILLS)):
-        stage = max((s for s in undisturbed.stages if undisturbed.stages[s] <= moment), key=undisturbed.stages.get)
-        after = kill(repo, stage, moment - undisturbed.stages[stage])
-        print(f"moment {moment:.2f} s: killed {after:.2f} s after the start of {stage or 'dvc'}")
+    moments = sorted((drawn.randrange(len(STAGES)), drawn.random()) for _ in range(KILLS))
+    print(f"seed {SEED}")
+    for number, part in moments:
+        stage = STAGES[number]
+        after = kill(repo, stage, part * undisturbed[1].duration(stage))
+        print(f"killed {after:.2f} s after the start of {stage}")
         assert not (found := left(repo)), found
+    whole = finished(undisturbed)
     result = run(repo, "dvc", "repro")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert not left(repo)
@@ -125,15 +146,15 @@ def test_ten_kills_at_random_moments_change_nothing(whole, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="one core, so that seeds are trained one after the other")
 @pytest.mark.parametrize("how", ["the kernel is killed", "Ctrl-C"])
-def test_a_stopped_stage_does_not_train_finished_seeds_again(whole, tmp_path, how):
-    repo = Path(shutil.copytree(whole[0], tmp_path / "sie"))
+def test_a_stopped_stage_does_not_train_finished_seeds_again(undisturbed, tmp_path, how):
+    repo = Path(shutil.copytree(finished(undisturbed), tmp_path / "sie"))
     change(repo, **{"pretrain.epochs": 300})
     model, checkpoints = repo / "models/sie/seed-0/model.safetensors", repo / "runs/checkpoints"
     one_core = lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pipeline = Pipeline(repo, "pretrain", preexec_fn=one_core)
     while pipeline.running and not (model.exists() and list(checkpoints.glob("sie-1-*.safetensors"))): time.sleep(.005)
     assert pipeline.running, "".join(pipeline.said)[-3000:]
-    finished, seconds = model.read_bytes(), read_curves(repo / "results/pretrain/sie/seed-0")["seconds"].tolist()
+    weights, seconds = model.read_bytes(), read_curves(repo / "results/pretrain/sie/seed-0")["seconds"].tolist()
     if how == "Ctrl-C": pipeline.signal_group(signal.SIGINT)
     else:
         kernel, = (p for p in psutil.Process(pipeline.process.pid).children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline()))
@@ -142,6 +163,6 @@ def test_a_stopped_stage_does_not_train_finished_seeds_again(whole, tmp_path, ho
     assert not (found := left(repo)), found
     result = run(repo, "dvc", "repro", "pretrain")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    assert model.read_bytes() == finished
+    assert model.read_bytes() == weights
     assert read_curves(repo / "results/pretrain/sie/seed-0")["seconds"].tolist() == seconds      # taken up, not trained again
     assert (repo / "models/sie/seed-1/model.safetensors").exists()
