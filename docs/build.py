@@ -136,7 +136,8 @@ def reference(module: str, name: str, **options) -> str:
             methods.append(directive(kind, head, {**flags, **{k: v for k, v in options.items() if k == "no-index"}}, described(getattr(member, "fget", None) or getattr(obj, n.name)), 3))
         return directive("class", name + signature(node), options, "\n\n".join([described(obj), *methods]), 4)
     value = repr(obj) if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) else ast.unparse(node.value)
-    options |= {"value": value if len(value) < 80 else value[:76] + " ..."}
+    end = value[0] if value[:1] in ("'", '"') else ""     # of a text, which YAML wants closed
+    options |= {"value": value if len(value) < 80 else f"{value[:76]} ...{end}"}
     if isinstance(node, ast.AnnAssign): options |= {"type": ast.unparse(node.annotation)}
     return directive("data", name, options, "\n".join(ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])), 3)
 

@@ -154,7 +154,7 @@ class Settings:
         return rate if self.schedule == "constant" else rate * (1 + np.cos(np.pi * step / steps)) / 2
 
 
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("auto", "64-true", "32-true", "bf16-mixed", "16-mixed")
 OPTIMISERS = {"adam": partial(torch.optim.Adam, fused=True), "adamw": partial(torch.optim.AdamW, fused=True)}
 
 

@@ -141,7 +141,6 @@ def test_ten_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
     files, expected = made(repo), made(whole)
     assert files.keys() == expected.keys() and {"models/sie/seed-1/model.safetensors", "results/metrics.csv"} < files.keys()
     assert not [name for name in files if files[name] != expected[name]]
-    assert not list((repo / "runs").rglob("*.safetensors"))      # the leftovers of the stage pretrain
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="one core, so that seeds are trained one after the other")
