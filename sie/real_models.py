@@ -156,7 +156,7 @@ def _content(archive: ZipFile, info: ZipInfo) -> bytes:
     try:
         with archive.open(info) as file: content = file.read(info.file_size + 1)
     # the last two: encrypted, or compressed in another way
-    except (BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(
             f"{archive.filename}: member {info.filename!r} is damaged or cannot be unpacked: {error}") from None
     if len(content) != info.file_size:
