@@ -249,6 +249,7 @@ def about(path: Path) -> str | None:
         from sie.params import changes, load_params
         if not (given := path.with_name("params.yaml")).exists(): return None
         changed = changes(preset := load_params(given).preset, given, presets)
+        changed = {key: value for key, value in changed.items() if value is not None}   # a parameter that there was not yet
         return f"`{preset}`" + " with " * bool(changed) + ", ".join(f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in changed.items())
     from sie.methods import METHODS
     base, _, changed = of.partition("+")

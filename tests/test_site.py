@@ -64,7 +64,7 @@ def test_every_notebook_has_a_page(site):
 def test_lists_say_what_each_run_was(site):
     rows = {row.a.get_text(): row.select("td")[1].get_text() for row in site["results.html"].article.select("tr") if row.td}
     assert rows["Report: full"] == "the default with every method of the paper and four seeds"
-    assert rows["Report: large_200_epochs"] == "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, pretrain.seeds 0, pretrain.epochs 200"
+    assert rows["Report: large_200_epochs"] == "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, pretrain.seeds 0, pretrain.invariant_share 0.5, pretrain.epochs 200"
     assert rows["Pretrain: sie"] == METHODS["sie"].description and rows["Fetch"].startswith("The data set")
 
 
