@@ -38,16 +38,16 @@ $(SETUP): requirements.txt settings.ini setup.py
 	touch $@
 
 repro: $(SETUP)
-	python -m sie.params $(if $(PRESET),preset $(PRESET),check)
+	python -m sie.pipeline.params $(if $(PRESET),preset $(PRESET),check)
 	dvc repro $(ARGS)
 	@echo "The report: results/report.ipynb"
 
 keep: $(SETUP)
 	@dvc status -q dvc.yaml || { echo "Parameters, code or data are not those of the last run: make repro first"; exit 1; }
-	@python -m sie.params keep $(NAME)
+	@python -m sie.pipeline.params keep $(NAME)
 
 test: $(SETUP)
-	OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing --skip_file_re '^([_.]|(fetch|pretrain|embed|evaluate|report)\.)'   # not the pipeline's stages
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(ARGS)
 
 lab: $(SETUP)

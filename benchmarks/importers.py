@@ -191,7 +191,7 @@ def with_blender(path: Path) -> Iterator[Part]:
 
 
 def with_sie(path: Path) -> Iterator[Part]:
-    from sie.mesh_files import load_model
+    from sie.data.mesh_files import load_model
     mesh = load_model(path)
     yield Part(mesh.triangles, np.repeat(mesh.visual.face_colors[:, None, :3] / 255, 3, 1))
 

@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from sie.dataset import (PairLoader, Pairs, ProceduralRenderer, ViewDataset, export_layout, import_layout, load_views, procedural_objects,
-                         render_dataset, split_objects)
-from sie.meshes import CLASSES
-from sie.rotations import sample_latents
+from sie.method.pairs import load_views, PairLoader, Pairs
+from sie.data.rendering import procedural_objects, ProceduralRenderer, render_dataset
+from sie.data.storage import split_objects, ViewDataset
+from sie.data.layout import export_layout, import_layout
+from sie.objects.classes import CLASSES
+from sie.method.rotations import sample_latents
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- measured: written by run.py -->", "<!-- end of measured -->"
@@ -66,7 +68,7 @@ class Scale:
 
     @property
     def params(self):
-        from sie.params import Params
+        from sie.pipeline.params import Params
         return Params(**self.values)
 
 
@@ -137,7 +139,7 @@ def rendered(scale: Scale, work: Path, size: int, count: int, views: int) -> Vie
 class SceneForEveryImage(ProceduralRenderer):
     "The same images, but Mitsuba's scene is built anew for each."
     def __call__(self, synset, object_id, latents, seed):
-        from sie.objects import make_object
+        from sie.objects.gallery import make_object
         mesh = make_object(synset, int(object_id))
         return np.concatenate([self._renderer.render(mesh, latents[v:v + 1], seed, first=v) for v in range(len(latents))])
 
@@ -180,9 +182,9 @@ def rendering(scale: Scale, work: Path) -> list[Row]:
 
 def renderer_rates(scale: Scale, size: int, samples: int) -> dict[str, float]:
     "Images per second of Mitsuba and Blender for the same scene, 1 thread each."
-    from sie.blender import BlenderRenderer
-    from sie.objects import make_object
-    from sie.scene import Renderer
+    from sie.data.blender import BlenderRenderer
+    from sie.objects.gallery import make_object
+    from sie.data.scene import Renderer
     meshes = [make_object(synset, int(object_id)) for synset, object_id in mixed(scale, 3)]
     latents = sample_latents(scale.data.views, np.random.default_rng(0))
     renderers = {"Blender": BlenderRenderer(size, samples), "Mitsuba": Renderer(size, samples)}
@@ -194,7 +196,7 @@ def renderer_rates(scale: Scale, size: int, samples: int) -> dict[str, float]:
 
 
 def blender(scale: Scale, work: Path) -> list[Row]:
-    """Images rendered of the same objects under the same latents, of the same size and with the same number of samples per pixel, by Mitsuba (`sie.scene.Renderer`) and by Blender's Cycles (`sie.blender.BlenderRenderer`), on 1 thread;
+    """Images rendered of the same objects under the same latents, of the same size and with the same number of samples per pixel, by Mitsuba (`sie.data.scene.Renderer`) and by Blender's Cycles (`sie.data.blender.BlenderRenderer`), on 1 thread;
     making the scene of each object is in it, encoding and storing are not."""
     rows = []
     for size, samples in ((scale.data.size, scale.samples), (2 * scale.data.size, 4 * scale.samples)):
@@ -225,22 +227,23 @@ def make_archive(scale: Scale, work: Path) -> Path:
 
 def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
     "Seconds on one core: `tar xzf`; a part of 8; packing, and its statistics; the last call when all shards are there. MiB: libraries alone, and at the end of packing."
-    from sie import dataset as package
+    from sie.data.layout import import_layout
+    from sie.data.storage import _channel_statistics, _decode_by_torchvision
     if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    statistics, spent = package._channel_statistics, []
+    statistics, spent = _channel_statistics, []
     def timed_statistics(dataset):
         start = time.perf_counter()
         result = statistics(dataset)
         spent.append(time.perf_counter() - start)
         return result
-    package._channel_statistics = timed_statistics
+    _channel_statistics = timed_statistics
     with archive.open("rb") as file:                         # now in the system's page cache
         while file.read(2 ** 20): pass
     libraries, runs = peak(), []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
-            run, pack = {}, partial(package.import_layout, archive, Path(folder, "set"))
-            run["part"] = timed(lambda: package.import_layout(archive, Path(folder, "part"), part=(0, 8)))
+            run, pack = {}, partial(import_layout, archive, Path(folder, "set"))
+            run["part"] = timed(lambda: import_layout(archive, Path(folder, "part"), part=(0, 8)))
             run["pack"], run["statistics"] = timed(pack), spent[-1]
             run["MiB"] = peak()
             run["last"] = timed(pack) - spent[-1]
@@ -346,7 +349,9 @@ def loading(scale: Scale, work: Path) -> list[Row]:
 def of_full_number(scale: Scale, work: Path) -> ViewDataset:
     """A data set with 3DIEBench's number of objects and views, images of its size, and names as long. Its files are links to two, so that it takes little of the disk:
     offsets, names and latents are as many as they would be, and every file is mapped by itself."""
-    from sie import dataset as sd
+    import pyarrow as pa
+
+    from sie.data.storage import ObjectRow, _write_table, write_shard
     small, folder, (objects, train, views) = as_released(rendered(scale, work, scale.large, scale.objects[0], 6), work), work / "full-number", scale.full
     folder.mkdir()
     jpegs = [bytes(small.jpeg(k, view)) for k in range(len(small)) for view in range(6)]
@@ -355,12 +360,12 @@ def of_full_number(scale: Scale, work: Path) -> ViewDataset:
     for start in range(0, objects, scale.shard):
         path, count = folder / f"shard-{len(shards):05d}.arrow", min(scale.shard, objects - start)
         if start and count == scale.shard: os.link(folder / "shard-00000.arrow", path)
-        else: sd.write_shard(path, [sd.ObjectRow(synsets[k], names[k], sample_latents(views, rng), [jpegs[(k * views + view) % len(jpegs)] for view in range(views)]) for k in range(start, start + count)])
+        else: write_shard(path, [ObjectRow(synsets[k], names[k], sample_latents(views, rng), [jpegs[(k * views + view) % len(jpegs)] for view in range(views)]) for k in range(start, start + count)])
         shards.append(dict(file=path.name, objects=count, bytes=path.stat().st_size))
     split = np.where(rng.permutation(objects) < train, "train", "val").tolist()
     labels = [next(c.label for c in CLASSES if c.synset == s) for s in dict.fromkeys(synsets)]
     index = dict(synset=synsets, object_id=names, label=np.array(labels)[[list(dict.fromkeys(synsets)).index(s) for s in synsets]], split=split)
-    sd._write_table(folder / "index.arrow", sd.pa.record_batch(index))
+    _write_table(folder / "index.arrow", pa.record_batch(index))
     (folder / "dataset.json").write_text(json.dumps(small.info | dict(views=views, objects=objects, train=train, val=objects - train, shards=shards)))
     return ViewDataset(folder)
 
@@ -421,7 +426,7 @@ class Materialised(torch.nn.Module):
 def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = False) -> float:
     "Pairs per second of training steps on one and the same batch, with the preset's settings but for some changes."
     from lightning_fabric import Fabric
-    from sie.pretraining import OPTIMISERS, new_model, train_step
+    from sie.method.pretraining import new_model, OPTIMISERS, train_step
     settings = replace(scale.params.settings("sie_matrix", 0), **changes)
     rng, batch = np.random.default_rng(0), settings.batch_size
     images = lambda: torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
@@ -438,7 +443,7 @@ def training(scale: Scale, work: Path) -> list[Row]:
     """Training steps: forward, loss, backward and optimiser, data already there. First the default preset (`small`, method `sie_matrix`), where the reference is one process that uses 2 threads in float32, as torch does by itself;
     the pipeline trains two seeds side by side. Then ResNet-18 with the paper's projectors (method `sie`), where the reference is the same in float32 with W materialised for each sample.
     On a CPU without instructions for bf16, which computes it many times slower, the larger batch is in float32 only."""
-    from sie.pretraining import best_precision
+    from sie.method.pretraining import best_precision
     rows, default, size, image = [], SimpleNamespace(**scale.values["pretrain"]), scale.data.size, scale.data.image
     what = f"{default.encoder}, {image} px, batch {default.batch_size}, "
     for precision in ("32-true", "bf16-mixed"):
@@ -476,7 +481,7 @@ def kernel_shares(step: Callable, steps: int = 5) -> dict[str, float]:
 def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool) -> dict[str, Any]:
     "On this machine's GPU, or its CPU: what training steps of the paper's run take, their FLOP per pair, and the FLOP per second that large products of matrices reach in the same precision."
     from torch.utils.flop_counter import FlopCounterMode
-    from sie.pretraining import OPTIMISERS, make_fabric, new_model, train_step
+    from sie.method.pretraining import make_fabric, new_model, OPTIMISERS, train_step
     settings, fabric = replace(scale, preset="paper").params.settings("sie", 0), make_fabric(precision)
     cuda, layout = fabric.device.type == "cuda", torch.channels_last if channels_last else torch.contiguous_format
     torch.set_num_threads(os.cpu_count())
@@ -520,7 +525,7 @@ def paper(scale: Scale, work: Path) -> list[Row]:
     """Training steps of the paper's run (`make repro PRESET=paper`, one seed of `sie`: ResNet-18, 256 px) on this machine's GPU, or its CPU, data already there, in the paper's batch or the largest half, quarter, ... of it that fits into the memory;
     in bf16 how much of the arithmetic that large products of matrices reach here they use, on a GPU what the time of a step goes to, and what the steps of the whole run take:
     hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs; on more than one nothing is compiled, and the exchange of gradients (4 bytes for each of 22 million weights a step) is left out. Dollars are those hours x n x 3 $ for a GPU and hour. Loading is in `paper_loading`: what the CPU decodes goes on beside the steps, what nvJPEG decodes takes time of the same GPU."""
-    from sie.pretraining import best_precision
+    from sie.method.pretraining import best_precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     best, rows = best_precision(device), []
     ways = [("32-true", False, False)] * (device.type == "cuda") + [("32-true", True, False)] + [(best, True, False)] * (best != "32-true") + [(best, True, True)] * scale.compiled
@@ -547,8 +552,8 @@ FIRST = "stride in the first convolution, "   # of rows of `paper` that were mea
 def step_arithmetic(size: int, stride_first: bool) -> float:
     "FLOP of a training step of the paper's `sie` for one pair, with the release's encoder or with the stride of a halving block in its first convolution."
     from torch.utils.flop_counter import FlopCounterMode
-    from sie.encoders import ReleaseBlock
-    from sie.pretraining import Settings, new_model
+    from sie.method.encoders import ReleaseBlock
+    from sie.method.pretraining import new_model, Settings
     settings, batch = Settings("sie", encoder="resnet18_release"), 2
     model = new_model(settings)
     if stride_first:
@@ -581,17 +586,18 @@ def paper_scaled(scale: Scale, work: Path) -> list[Row]:
 
 def paper_load_rates(scale: Scale, work: Path, size: int, batch: int) -> dict[str, float]:
     "Pairs per second, ready on the GPU, of some ways to get them there, and GB/s of copies to it."
-    from sie import dataset as package
+    from sie.data import storage
+
     torch.set_num_threads(os.cpu_count())
-    package._decode_by_torchvision([rendered(scale, work, size, scale.objects[0], scale.data.views).jpeg(0, 0)], torch.device("cuda"))   # raises where there is no nvJPEG
+    storage._decode_by_torchvision([rendered(scale, work, size, scale.objects[0], scale.data.views).jpeg(0, 0)], torch.device("cuda"))   # raises where there is no nvJPEG
     dataset = as_released(rendered(scale, work, size, scale.objects[0], scale.data.views), work)
-    objects, by_gpu = dataset.split("train"), package._decode_by_torchvision
+    objects, by_gpu = dataset.split("train"), storage._decode_by_torchvision
     def by_cpu(jpegs, device): raise RuntimeError("in this benchmark the CPU decodes")
     def ready(way, decode):
         def epoch():
-            package._decode_by_torchvision = decode
+            storage._decode_by_torchvision = decode
             try: yield from way(0)
-            finally: package._decode_by_torchvision = by_gpu; torch.cuda.synchronize()
+            finally: storage._decode_by_torchvision = by_gpu; torch.cuda.synchronize()
         return epoch
     loader = lambda in_memory: PairLoader(load_views(dataset, objects, in_memory=in_memory, device="cuda"), batch, 0, pairs_per_object=-(-4 * scale.pairs // len(objects))).epoch
     found = rates({"nvJPEG": ready(loader(False), by_gpu), "CPU": ready(loader(False), by_cpu), "memory": ready(loader(True), by_gpu)}, scale.repeats)
@@ -613,7 +619,7 @@ def paper_loading(scale: Scale, work: Path) -> list[Row]:
 
 def predictor_cost(scale: Scale, batch: int, materialised: bool) -> tuple[float, float]:
     "Milliseconds of forward and backward of the predictor, and how much more memory they need than with one sample, MiB."
-    from sie.predictors import Hypernetwork
+    from sie.method.predictors import Hypernetwork
     torch.manual_seed(0)
     dim = scale.widths // 2
     factored = Hypernetwork(4, dim)
@@ -631,7 +637,7 @@ def predictor_cost(scale: Scale, batch: int, materialised: bool) -> tuple[float,
 
 
 def predictor(scale: Scale, work: Path) -> list[Row]:
-    """Forward and backward of the linear hypernetwork in float32 on 2 threads, and how much higher the process's peak memory is than after a single sample. The reference makes the matrix W for each sample and multiplies with it; `sie.predictors` never makes it."""
+    """Forward and backward of the linear hypernetwork in float32 on 2 threads, and how much higher the process's peak memory is than after a single sample. The reference makes the matrix W for each sample and multiplies with it; `sie.method.predictors` never makes it."""
     rows = []
     for batch in scale.batches:
         what = f"{scale.widths // 2} dimensions, batch {batch}, "
@@ -663,8 +669,8 @@ def full_size(scale: Scale, work: Path) -> ViewDataset:
 
 def any_embedded(scale: Scale):
     "An untrained model, and random numbers of the shapes that it would make of the data."
-    from sie.evaluation import Embedded
-    from sie.pretraining import new_model
+    from sie.evaluation.probes import Embedded
+    from sie.method.pretraining import new_model
     data, model, rng = scale.data, new_model(scale.params.settings("sie_matrix", 0)).eval(), np.random.default_rng(0)
     labels = np.arange(len(data.objects)) // data.objects_per_class
     shape, embedding = (len(labels), data.views), model.heads["equivariant"][-1].out_features
@@ -675,7 +681,7 @@ def any_embedded(scale: Scale):
 
 def evaluate_seconds(scale: Scale, repeats: int) -> tuple[float, int]:
     "Seconds, and the number of training objects."
-    from sie.evaluation import evaluate
+    from sie.evaluation.protocol import evaluate
     model, e = any_embedded(scale)
     probe = scale.params.probe()
     evaluate(e, model.split, replace(probe, epochs=1), model)
@@ -683,8 +689,8 @@ def evaluate_seconds(scale: Scale, repeats: int) -> tuple[float, int]:
 
 
 def embed_seconds(scale: Scale, work: Path, repeats: int) -> float:
-    from sie.evaluation import embed
-    from sie.pretraining import ImageFormat, new_model
+    from sie.evaluation.probes import embed
+    from sie.method.pretraining import ImageFormat, new_model
     settings, dataset = scale.params.settings("sie_matrix", 0), full_size(scale, work)
     return median(timed(lambda: embed(new_model(settings), dataset, ImageFormat.of(dataset), settings.crop)) for _ in range(repeats))
 
@@ -707,7 +713,7 @@ def evaluation(scale: Scale, work: Path) -> list[Row]:
 # ---- memory
 
 def pretrain_briefly(scale: Scale, work: Path) -> None:
-    from sie.pretraining import pretrain
+    from sie.method.pretraining import pretrain
     pretrain(ViewDataset(work / "full"), replace(scale.params.settings("sie_matrix", 0), epochs=2), work / "model")
 
 

@@ -246,12 +246,12 @@ def about(path: Path) -> str | None:
     of, presets = made_for(path), ROOT / "presets.yaml"
     if path.stem == "report":
         if found := re.search(rf"^{re.escape(of)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M): return found[1]
-        from sie.params import changes, load_params
+        from sie.pipeline.params import changes, load_params
         if not (given := path.with_name("params.yaml")).exists(): return None
         changed = changes(preset := load_params(given).preset, given, presets)
         changed = {key: value for key, value in changed.items() if value is not None}   # a parameter that there was not yet
         return f"`{preset}`" + " with " * bool(changed) + ", ".join(f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in changed.items())
-    from sie.methods import METHODS
+    from sie.method.methods import METHODS
     base, _, changed = of.partition("+")
     return METHODS[base].description + f", with {changed}" * bool(changed) if base in METHODS else None
 

@@ -18,7 +18,7 @@ def copy_of_the_repository(repo: Path, preset: str) -> Path:
         (repo / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, repo / name)
     subprocess.run("git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm copy", shell=True, cwd=repo, check=True)
-    assert run(repo, str(BIN / "python"), "-m", "sie.params", "preset", preset).returncode == 0
+    assert run(repo, str(BIN / "python"), "-m", "sie.pipeline.params", "preset", preset).returncode == 0
     return repo
 
 

@@ -15,8 +15,11 @@ import pytest
 import simplejpeg
 from ruamel.yaml import YAML
 
-from sie import dataset as sd
-from sie.rotations import LATENT_RANGES
+from sie.data.layout import LIST_NAMES, export_layout, import_layout
+from sie.data.rendering import render_dataset
+from sie.data.storage import ViewDataset, _finish, _read_table, _write_table, verify
+from sie.objects.classes import CLASS_BY_SYNSET
+from sie.method.rotations import LATENT_RANGES
 from test_dataset import OBJECTS, Recorder, Stripes, contents, member
 
 TABLES = Path(__file__).parent / "bad_inputs"
@@ -35,18 +38,18 @@ def says(error, words):
 def dataset(tmp_path_factory):
     "Ten objects with translations in three shards, of 4, 4 and 2."
     ranges = {**LATENT_RANGES, "translation_x": (-.2, .3)}
-    return sd.render_dataset(tmp_path_factory.mktemp("data") / "set", OBJECTS, Recorder(), views=4, ranges=ranges, workers=0, objects_per_shard=4)
+    return render_dataset(tmp_path_factory.mktemp("data") / "set", OBJECTS, Recorder(), views=4, ranges=ranges, workers=0, objects_per_shard=4)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layout")
-    sd.export_layout(sd.render_dataset(folder / "set", OBJECTS, Stripes(), views=4, workers=0), folder / "3DIEBench")
+    export_layout(render_dataset(folder / "set", OBJECTS, Stripes(), views=4, workers=0), folder / "3DIEBench")
     return folder / "3DIEBench"
 
 
 @pytest.fixture(scope="module")
-def fingerprint(exported): return sd.ViewDataset(exported.parent / "set").fingerprint
+def fingerprint(exported): return ViewDataset(exported.parent / "set").fingerprint
 
 
 # Data sets
@@ -76,7 +79,7 @@ def at(info, path):
 
 def bit_of(dataset, path, column):
     "Where the bytes of a column are in a shard's file: those of its first object."
-    table, k = sd._read_table(path), dataset.info["shards"][0]["objects"]
+    table, k = _read_table(path), dataset.info["shards"][0]["objects"]
     value = {"images": bytes(dataset.jpeg(k, 1)), "latents": dataset.latents[k].tobytes(), "translations": dataset.translations[k].tobytes(),
              "object_id": b"".join(i.encode() for i in table.column("object_id").to_pylist()), "synset": dataset.synsets[k].encode(),
              "sha256": table.column("sha256")[0].as_py()}[column]
@@ -106,7 +109,7 @@ def damage(folder, dataset, row):
             del inner[last]
         path.write_text(json.dumps(info))
     else:
-        sd._write_table(path, changed(sd._read_table(path), row))
+        _write_table(path, changed(_read_table(path), row))
         info = json.loads((folder / "dataset.json").read_text())
         info.pop("digest")
         for shard in info["shards"]: shard["bytes"] = (folder / shard["file"]).stat().st_size
@@ -120,24 +123,24 @@ def test_a_damaged_data_set_is_named(dataset, tmp_path, row):
     expected = [row.get("names", row["file"] if row.get("remedy", True) else "copy"), *row["says"]]
     if row.get("remedy", True): expected += ["elete this file and make the data set again", "dvc repro fetch"]
     kind = FileNotFoundError if row.get("error") else ValueError
-    if row.get("opens"): sd.ViewDataset(copy)
+    if row.get("opens"): ViewDataset(copy)
     else:
-        with pytest.raises(kind) as error: sd.ViewDataset(copy)
+        with pytest.raises(kind) as error: ViewDataset(copy)
         says(error.value, expected)
-    if row.get("decode"): sd.verify(copy)
-    with pytest.raises(kind) as error: sd.verify(copy, row.get("decode", False))
+    if row.get("decode"): verify(copy)
+    with pytest.raises(kind) as error: verify(copy, row.get("decode", False))
     says(error.value, expected)
     if row.get("error") or row["file"] == "dataset.json": return
     # what to do helps: without the file, or even with it, only what is damaged is made again
     ranges = {**LATENT_RANGES, "translation_x": (-.2, .3)}
     stamps = {path.name: path.stat().st_mtime_ns for path in copy.glob("shard-*") if path.name != row["file"]}
-    sd.render_dataset(copy, OBJECTS, Recorder(), views=4, ranges=ranges, workers=0, objects_per_shard=4)
+    render_dataset(copy, OBJECTS, Recorder(), views=4, ranges=ranges, workers=0, objects_per_shard=4)
     assert contents(copy) == contents(dataset.path)
     assert {name: (copy / name).stat().st_mtime_ns for name in stamps} == stamps
 
 
 def test_verify_as_a_command(dataset, tmp_path):
-    def run(*arguments): return subprocess.run([sys.executable, "-m", "sie.dataset", "verify", *arguments], capture_output=True, text=True)
+    def run(*arguments): return subprocess.run([sys.executable, "-m", "sie.data.storage", "verify", *arguments], capture_output=True, text=True)
     copy = shutil.copytree(dataset.path, tmp_path / "copy")
     right = run(copy, "--decode")
     assert right.returncode == 0 and "10 objects x 4 views" in right.stdout and "GB are as they were written" in right.stdout, right.stderr
@@ -153,7 +156,7 @@ def test_verify_as_a_command(dataset, tmp_path):
 def test_no_bit_of_a_data_set_changes_unseen(tmp_path):
     "Every byte of a small data set, except those between the buffers."
     path = tmp_path / "set"
-    original = sd.render_dataset(path, OBJECTS[:5], Stripes(size=8), views=2, workers=0)
+    original = render_dataset(path, OBJECTS[:5], Stripes(size=8), views=2, workers=0)
     known = lambda data: (data.fingerprint, data.synsets.tolist(), data.object_ids.tolist(), data.labels.tolist(), data._split.tolist(),
                           data.latents.tobytes(), [bytes(data.jpeg(k, v)) for k in range(5) for v in range(2)], data.mean, data.std)
     expected, found, unseen = known(original), 0, 0
@@ -161,7 +164,7 @@ def test_no_bit_of_a_data_set_changes_unseen(tmp_path):
         whole = (path / file).read_bytes()
         for k in range(0, len(whole), 1 if file == "index.arrow" else 3):
             (path / file).write_bytes(whole[:k] + bytes([whole[k] ^ 16]) + whole[k + 1:])
-            try: data = sd.verify(path, decode=True)
+            try: data = verify(path, decode=True)
             except ValueError: found += 1; continue
             assert known(data) == expected, (file, k)
             unseen += 1
@@ -171,7 +174,7 @@ def test_no_bit_of_a_data_set_changes_unseen(tmp_path):
 
 def test_a_shard_that_was_damaged_while_a_data_set_was_unfinished(exported, dataset, tmp_path):
     ranges = {**LATENT_RANGES, "translation_x": (-.2, .3)}
-    parts = lambda **options: sd.render_dataset(tmp_path / "parts", OBJECTS, Recorder(), views=4, ranges=ranges, workers=0, objects_per_shard=4, **options)
+    parts = lambda **options: render_dataset(tmp_path / "parts", OBJECTS, Recorder(), views=4, ranges=ranges, workers=0, objects_per_shard=4, **options)
     parts(part=(0, 2))
     shard = tmp_path / "parts" / "shard-00000.arrow"
     whole, jpeg = shard.read_bytes(), bytes(dataset.jpeg(2, 1))
@@ -180,7 +183,7 @@ def test_a_shard_that_was_damaged_while_a_data_set_was_unfinished(exported, data
     assert parts().fingerprint == dataset.fingerprint and shard.read_bytes() == whole              # made again
     shard.write_bytes(whole.replace(jpeg, jpeg[:-9] + bytes([jpeg[-9] ^ 1]) + jpeg[-8:]))
     with pytest.raises(ValueError, match=r"shard-00000.arrow is damaged: what it holds of 02691156/000002 \(row 2\)"):
-        sd._finish(tmp_path / "parts", lambda labels: np.arange(10) < 2, {})
+        _finish(tmp_path / "parts", lambda labels: np.arange(10) < 2, {})
 
 
 # Archives
@@ -211,9 +214,9 @@ def packed(folder, path, row):
 def test_unusual_archives(exported, fingerprint, tmp_path, row):
     source = packed(exported, tmp_path / "a.tar.gz", row)
     if "says" not in row:
-        assert sd.import_layout(source, tmp_path / "set", lists=exported).fingerprint == fingerprint
+        assert import_layout(source, tmp_path / "set", lists=exported).fingerprint == fingerprint
         return
-    with pytest.raises(ValueError) as error: sd.import_layout(source, tmp_path / "set")
+    with pytest.raises(ValueError) as error: import_layout(source, tmp_path / "set")
     says(error.value, row["says"])
     assert not list((tmp_path / "set").iterdir()) and sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "set"]
 
@@ -243,7 +246,7 @@ def unusual(layout, row):
         everything = np.sort(np.concatenate([*lists.values()]))
         for name, objects in ((side, everything[chosen]), (other, np.delete(everything, chosen))):
             np.save(layout / f"{name}_images.npy", objects)
-            np.save(layout / f"{name}_labels.npy", np.array([sd.CLASS_BY_SYNSET[o.split("/")[1]].label for o in objects], np.int64))
+            np.save(layout / f"{name}_labels.npy", np.array([CLASS_BY_SYNSET[o.split("/")[1]].label for o in objects], np.int64))
     for name in row.get("add", []):
         (layout / name).parent.mkdir(parents=True, exist_ok=True)
         (layout / name).write_bytes(b"x")
@@ -256,12 +259,12 @@ def test_unusual_folders(exported, fingerprint, tmp_path, row):
     layout = shutil.copytree(exported, tmp_path / "layout")
     unusual(layout, row)
     if "remove" in row:
-        for name in sd.LIST_NAMES: (layout / name).unlink()
+        for name in LIST_NAMES: (layout / name).unlink()
     if "top" in row:
         (tmp_path / row["top"]).mkdir()
         layout = layout.rename(tmp_path / row["top"] / "3DIEBench").parent
         for name in row.get("beside", []): (layout / name).write_bytes(b"x")
-    call = lambda: sd.import_layout(layout, tmp_path / "set")
+    call = lambda: import_layout(layout, tmp_path / "set")
     if "says" in row:
         with pytest.raises(ValueError) as error: call()
         says(error.value, row["says"])
@@ -275,10 +278,10 @@ def test_unusual_folders(exported, fingerprint, tmp_path, row):
 def test_what_cannot_be_split_is_refused_before_it_is_rendered(tmp_path):
     class Never(Stripes):
         def __call__(self, *arguments): raise AssertionError("was rendered")
-    with pytest.raises(ValueError, match="one side would be empty"): sd.render_dataset(tmp_path / "set", OBJECTS[:2], Never(), workers=0)
-    with pytest.raises(ValueError, match="there are no objects"): sd.render_dataset(tmp_path / "set", [], Never(), workers=0)
+    with pytest.raises(ValueError, match="one side would be empty"): render_dataset(tmp_path / "set", OBJECTS[:2], Never(), workers=0)
+    with pytest.raises(ValueError, match="there are no objects"): render_dataset(tmp_path / "set", [], Never(), workers=0)
     with pytest.warns(UserWarning, match=r"1 of 2 classes have no validation object: 02747177 \(trash bin\)"):
-        with pytest.raises(AssertionError, match="was rendered"): sd.render_dataset(tmp_path / "set", OBJECTS[:6], Never(), workers=0)
+        with pytest.raises(AssertionError, match="was rendered"): render_dataset(tmp_path / "set", OBJECTS[:6], Never(), workers=0)
 
 
 @pytest.mark.parametrize(("key", "value"), [("mean", [.25, .5, .5]), ("std", [.1, .1, .1]), ("train", 7), ("classes", ["a"])])
@@ -289,6 +292,6 @@ def test_a_number_that_is_changed_in_dataset_json_is_noticed_on_opening(dataset,
     assert info[key] != value
     path.write_text(json.dumps(info | {key: value}))
     with pytest.raises(ValueError, match="dataset.json is damaged: what it says is not what was written"):
-        sd.ViewDataset(path.parent)
+        ViewDataset(path.parent)
     path.write_text(json.dumps({name: value for name, value in info.items() if name != "digest"}))
-    sd.ViewDataset(path.parent)     # made before there was a digest
+    ViewDataset(path.parent)     # made before there was a digest

@@ -7,8 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from copies import BIN, ROOT, environment
-from sie.params import apply_preset, check_dvc, load_params
-from sie.pretraining import Settings
+from sie.pipeline.params import apply_preset, check_dvc, load_params
+from sie.method.pretraining import Settings
 
 TABLE = YAML(typ="safe").load(Path(__file__).parent / "bad_inputs/params.yaml")
 TEXT = (ROOT / "params.yaml").read_text()
@@ -195,6 +195,6 @@ def test_what_stands_in_dvcs_other_locks_does_not_matter(repository):
 def test_make_repro_says_so_before_dvc_runs(repository, arguments):
     for name in ("params.yaml", "presets.yaml"): shutil.copy(ROOT / name, repository)
     (repository / "dvc.lock").write_bytes(b"")
-    assert f"sie.params $(if $(PRESET),preset $(PRESET),check)" in (ROOT / "Makefile").read_text()
-    result = subprocess.run([BIN / "python", "-m", "sie.params", *arguments], cwd=repository, env=environment(ROOT), capture_output=True, text=True)
+    assert f"sie.pipeline.params $(if $(PRESET),preset $(PRESET),check)" in (ROOT / "Makefile").read_text()
+    result = subprocess.run([BIN / "python", "-m", "sie.pipeline.params", *arguments], cwd=repository, env=environment(ROOT), capture_output=True, text=True)
     assert result.returncode != 0 and "git checkout dvc.lock" in result.stderr and "Traceback" not in result.stderr

@@ -8,9 +8,9 @@ import pytest
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from sie.blender import BlenderRenderer, blender_values
-from sie.rotations import sample_latents
-from sie.scene import Renderer, Scene, project
+from sie.data.blender import blender_values, BlenderRenderer
+from sie.method.rotations import sample_latents
+from sie.data.scene import project, Renderer, Scene
 
 
 def boxes():
@@ -41,7 +41,7 @@ def test_values_without_blender():
 
 
 def test_without_blender_the_error_says_what_to_install():
-    code = "import sys; sys.modules['bpy'] = None\nfrom sie.blender import BlenderRenderer\nBlenderRenderer()"
+    code = "import sys; sys.modules['bpy'] = None\nfrom sie.data.blender import BlenderRenderer\nBlenderRenderer()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode and 'ImportError: Blender is not there: `pip install -e ".[blender]"`' in ended.stderr
 

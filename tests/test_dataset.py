@@ -13,9 +13,31 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
-from sie import dataset as sd
-from sie.meshes import CLASSES
-from sie.rotations import LATENT_RANGES
+from sie.data.layout import LIST_NAMES, _pax_records, _tar_files, export_layout, import_layout, read_split_lists
+from sie.data.rendering import ProceduralRenderer, procedural_objects, render_dataset, render_object
+from sie.data.storage import (
+    ViewDataset,
+    _OnePass,
+    _channel_statistics,
+    _decode_by_torchvision,
+    _finish,
+    check_row,
+    split_objects,
+    write_shard,
+)
+from sie.method.pairs import (
+    JpegViews,
+    PairDataset,
+    PairLoader,
+    Pairs,
+    SingleViewDataset,
+    Views,
+    load_views,
+    normalise,
+)
+from sie.method.system import free_memory
+from sie.objects.classes import CLASSES
+from sie.method.rotations import LATENT_RANGES
 
 SYNSETS = [c.synset for c in CLASSES]
 OBJECTS = [(synset, f"{k:06d}") for synset in SYNSETS[:2] for k in range(5)]
@@ -35,13 +57,13 @@ class Stripes:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return sd.render_dataset(tmp_path_factory.mktemp("data") / "set", OBJECTS, Stripes(), views=4, workers=0, objects_per_shard=4)
+    return render_dataset(tmp_path_factory.mktemp("data") / "set", OBJECTS, Stripes(), views=4, workers=0, objects_per_shard=4)
 
 
 @pytest.fixture(scope="module")
 def exported(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("layout") / "3DIEBench"
-    sd.export_layout(dataset, folder)
+    export_layout(dataset, folder)
     (folder / "LICENSE").write_text("CC-BY-NC")
     return folder
 
@@ -61,16 +83,16 @@ def contents(folder): return {path.name: path.read_bytes() for path in sorted(Pa
 @given(st.lists(st.integers(0, 6), min_size=10, max_size=200), st.floats(.1, .9), st.integers(0, 5))
 def test_split_is_stratified_and_disjoint(labels, fraction, seed):
     labels = np.array(labels)
-    train, val = sd.split_objects(labels, fraction, seed)
+    train, val = split_objects(labels, fraction, seed)
     assert np.array_equal(np.sort(np.r_[train, val]), np.arange(len(labels)))
     assert len(val) == round(fraction * len(labels))
     share = fraction * np.bincount(labels)
     assert (abs(np.bincount(labels[val], minlength=len(share)) - share) < 1).all()
-    assert np.array_equal(sd.split_objects(labels, fraction, seed)[1], val)
+    assert np.array_equal(split_objects(labels, fraction, seed)[1], val)
 
 
 def test_split_is_random_within_a_class():
-    chosen = np.bincount(np.concatenate([sd.split_objects(np.zeros(10), .2, seed)[1] for seed in range(500)]))
+    chosen = np.bincount(np.concatenate([split_objects(np.zeros(10), .2, seed)[1] for seed in range(500)]))
     assert chisquare(chosen).pvalue > 1e-4
 
 
@@ -78,7 +100,7 @@ def test_split_is_random_within_a_class():
 
 
 def test_opening_maps_instead_of_reading(dataset):
-    again = sd.ViewDataset(dataset.path)
+    again = ViewDataset(dataset.path)
     assert "latents" not in vars(again) and np.array_equal(again.latents, dataset.latents) and again.latents.dtype == np.float32
     assert isinstance(again.jpeg(3, 2), memoryview) and again.jpeg(3, 2).readonly
     with pytest.raises(IndexError, match="object 10, view 0: there are 10 objects with 4 views"): again.jpeg(10, 0)
@@ -106,15 +128,15 @@ def test_statistics_are_exact(dataset, monkeypatch):
     n, sums, squares = len(pixels), pixels.sum(0), (pixels ** 2).sum(0)
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        monkeypatch.setattr(sd, "PART_BYTES", 1000)
-        found = sd._channel_statistics(dataset)
+        monkeypatch.setattr("sie.method.system.PART_BYTES", 1000)
+        found = _channel_statistics(dataset)
         assert found["mean"] == [float(Fraction(s, 255 * n)) for s in sums]
         assert np.allclose(np.square(found["std"]), [float(Fraction(n * q - s * s, (255 * n) ** 2)) for s, q in zip(sums, squares)], rtol=1e-14, atol=0)
 
 
 def test_statistics_of_evenly_spread_images(dataset, monkeypatch):
-    monkeypatch.setattr(sd, "STATISTICS_IMAGES", 7)
-    found, train = sd._channel_statistics(dataset), dataset.split("train")
+    monkeypatch.setattr("sie.data.storage.STATISTICS_IMAGES", 7)
+    found, train = _channel_statistics(dataset), dataset.split("train")
     spread = [round(k * (4 * len(train) - 1) / 6) for k in range(7)]              # the first and the last, and five between
     pixels = np.stack([simplejpeg.decode_jpeg(bytes(dataset.jpeg(train[k // 4], k % 4))) for k in spread]).reshape(-1, 3).astype(object)
     assert found["statistics_images"] == 7 and found["mean"] == [float(Fraction(s, 255 * len(pixels))) for s in pixels.sum(0)]
@@ -124,12 +146,12 @@ def test_statistics_of_evenly_spread_images(dataset, monkeypatch):
 def threads(monkeypatch):
     "Four threads, each for at least three images; the thread of each part, of which a quick one may do two."
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(sd, "PART_BYTES", 3 * 16 * 16 * 3)
-    seen, frame = [], sd.ViewDataset._reader
+    monkeypatch.setattr("sie.method.system.PART_BYTES", 3 * 16 * 16 * 3)
+    seen, frame = [], ViewDataset.reader
     def reader(self, crop):
         seen.append(threading.current_thread()); time.sleep(.01)
         return frame(self, crop)
-    monkeypatch.setattr(sd.ViewDataset, "_reader", reader)
+    monkeypatch.setattr(ViewDataset, "reader", reader)
     return seen
 
 
@@ -142,20 +164,20 @@ def test_threads_decode_the_same(dataset, threads):
         assert torch.equal(dataset.decode(objects, views, crop), expected) and len(threads) == many and len(set(threads)) > 1
         assert torch.equal(dataset.decode_all(crop)[objects, views], expected)
         for in_memory in (True, False):
-            data = sd.load_views(dataset, crop=crop, in_memory=in_memory)
+            data = load_views(dataset, crop=crop, in_memory=in_memory)
             images = data.normalised(torch.from_numpy(objects), torch.from_numpy(views))
-            assert torch.equal(images, sd.normalise(expected, data.mean, data.std)) and images.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(images, normalise(expected, data.mean, data.std)) and images.is_contiguous(memory_format=torch.channels_last)
     assert not [t for t in threads if t.is_alive() and t is not threading.current_thread()]
-    assert torch.equal(sd._decode_by_torchvision([dataset.jpeg(3, 1), dataset.jpeg(9, 0)], torch.device("cpu")), dataset.decode([3, 9], [1, 0]))   # how nvJPEG is called
+    assert torch.equal(_decode_by_torchvision([dataset.jpeg(3, 1), dataset.jpeg(9, 0)], torch.device("cpu")), dataset.decode([3, 9], [1, 0]))   # how nvJPEG is called
 
 
 def test_what_was_handed_out_is_not_written_over(dataset):
-    data, index = sd.load_views(dataset), torch.arange(4)
+    data, index = load_views(dataset), torch.arange(4)
     batch = lambda object: data.normalised(torch.full((4,), object), index)
     held = [(k, batch(k)[1:, :, 2:5]) for k in range(10)]                       # parts of batches, for longer than memory is kept
     kept = batch(0).untyped_storage().data_ptr()
     assert batch(1).untyped_storage().data_ptr() == kept                        # nobody holds it: used again
-    for k, part in held: assert torch.equal(part, sd.normalise(dataset.decode([k] * 4, range(4)), data.mean, data.std)[1:, :, 2:5])
+    for k, part in held: assert torch.equal(part, normalise(dataset.decode([k] * 4, range(4)), data.mean, data.std)[1:, :, 2:5])
     weight = torch.ones((), requires_grad=True)
     loss = (weight * batch(2)).sum()                                            # the graph holds its input
     for k in range(20): batch(k % 10)
@@ -165,7 +187,7 @@ def test_what_was_handed_out_is_not_written_over(dataset):
 
 def test_lazy_epochs_end_and_fail_cleanly(dataset, tmp_path):
     before = set(threading.enumerate())
-    lazy, memory = (sd.PairLoader(sd.load_views(dataset, in_memory=m), 3, 0, drop_last=False) for m in (False, True))
+    lazy, memory = (PairLoader(load_views(dataset, in_memory=m), 3, 0, drop_last=False) for m in (False, True))
     for start in range(5):
         for a, b in zip(lazy.epoch(4, start), memory.epoch(4, start), strict=True): assert all(map(torch.equal, a, b))
     half = lazy.epoch(0); next(half); half.close()
@@ -173,24 +195,24 @@ def test_lazy_epochs_end_and_fail_cleanly(dataset, tmp_path):
     copy = shutil.copytree(dataset.path, tmp_path / "copy")
     shard, jpeg = copy / "shard-00001.arrow", bytes(dataset.jpeg(5, 1))
     shard.write_bytes(shard.read_bytes().replace(jpeg, jpeg[:-60] + bytes(60)))
-    broken = sd.PairLoader(sd.load_views(sd.ViewDataset(copy), in_memory=False), 3, 0, pairs_per_object=20)
+    broken = PairLoader(load_views(ViewDataset(copy), in_memory=False), 3, 0, pairs_per_object=20)
     with pytest.raises(ValueError, match=f"{dataset.synsets[5]}/{dataset.object_ids[5]}, view 1, is damaged"): list(broken.epoch(0))
     assert set(threading.enumerate()) == before
 
 
-def test_free_memory_decides_what_is_decoded_at_once(dataset, monkeypatch):
+def testfree_memory_decides_what_is_decoded_at_once(dataset, monkeypatch):
     needed = 10 * 4 * 3 * 16 * 16
     for free, lazy in ((2 * needed, False), (2 * needed - 2, True)):
-        monkeypatch.setattr(sd, "_free_memory", lambda device: free)
-        assert isinstance(sd.load_views(dataset).images, sd.JpegViews) is lazy
-        assert not isinstance(sd.load_views(dataset, in_memory=True).images, sd.JpegViews)
+        monkeypatch.setattr("sie.method.system.free_memory", lambda device: free)
+        assert isinstance(load_views(dataset).images, JpegViews) is lazy
+        assert not isinstance(load_views(dataset, in_memory=True).images, JpegViews)
     monkeypatch.undo()
-    alone = sd._free_memory(torch.device("cpu"))
+    alone = free_memory(torch.device("cpu"))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert alone / 8 < sd._free_memory(torch.device("cpu")) < alone / 2
+    assert alone / 8 < free_memory(torch.device("cpu")) < alone / 2
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 9))
-    assert sd._free_memory(torch.device("cuda")) == 5
-    with pytest.raises(ValueError, match="crop is 17"): sd.load_views(dataset, crop=17, in_memory=False)
+    assert free_memory(torch.device("cuda")) == 5
+    with pytest.raises(ValueError, match="crop is 17"): load_views(dataset, crop=17, in_memory=False)
 
 
 def test_damaged_files_are_refused_by_name(dataset, tmp_path):
@@ -198,13 +220,13 @@ def test_damaged_files_are_refused_by_name(dataset, tmp_path):
     shard, jpeg = copy / "shard-00001.arrow", bytes(dataset.jpeg(5, 1))
     whole = shard.read_bytes()
     shard.write_bytes(whole.replace(jpeg, jpeg[:-60] + bytes(60)))
-    with pytest.raises(ValueError, match=f"{dataset.synsets[5]}/{dataset.object_ids[5]}, view 1, is damaged"): sd.ViewDataset(copy).decode([5], [1])
+    with pytest.raises(ValueError, match=f"{dataset.synsets[5]}/{dataset.object_ids[5]}, view 1, is damaged"): ViewDataset(copy).decode([5], [1])
     shard.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match="shard-00001.arrow is missing or not"): sd.ViewDataset(copy)
+    with pytest.raises(ValueError, match="shard-00001.arrow is missing or not"): ViewDataset(copy)
     shard.write_bytes(bytes(len(whole)))
-    with pytest.raises(ValueError, match="shard-00001.arrow cannot be read"): sd.ViewDataset(copy)
+    with pytest.raises(ValueError, match="shard-00001.arrow cannot be read"): ViewDataset(copy)
     (copy / "dataset.json").unlink()
-    with pytest.raises(FileNotFoundError, match="not a data set"): sd.ViewDataset(copy)
+    with pytest.raises(FileNotFoundError, match="not a data set"): ViewDataset(copy)
 
 
 # Ranges and translations
@@ -219,8 +241,8 @@ class Recorder(Stripes):
 
 def test_translations_are_stored_and_exported(dataset, tmp_path):
     ranges, options = {**LATENT_RANGES, "translation_x": (-.2, .3), "translation_z": [[-.4, -.3], [.1, .2]]}, dict(views=4, workers=0, objects_per_shard=4)
-    moved = sd.render_dataset(tmp_path / "moved", OBJECTS, Recorder(), ranges=ranges, **options)
-    still = sd.render_dataset(tmp_path / "still", OBJECTS, Recorder(), ranges={**LATENT_RANGES, "translation_x": (0, 0)}, **options)
+    moved = render_dataset(tmp_path / "moved", OBJECTS, Recorder(), ranges=ranges, **options)
+    still = render_dataset(tmp_path / "still", OBJECTS, Recorder(), ranges={**LATENT_RANGES, "translation_x": (0, 0)}, **options)
     x, y, z = np.moveaxis(moved.translations, -1, 0)
     assert moved.translations.shape == (10, 4, 3) and moved.translations.dtype == np.float32 and not y.any()
     assert x.min() >= np.float32(-.2) and x.max() <= np.float32(.3) and len(np.unique(x)) == 40
@@ -232,21 +254,21 @@ def test_translations_are_stored_and_exported(dataset, tmp_path):
     # the pictures are those of the moved object
     render = Recorder()
     for k in (0, 7):
-        alone = sd.render_object(render, moved.synsets[k], moved.object_ids[k], 4, ranges, 0, 95)
+        alone = render_object(render, moved.synsets[k], moved.object_ids[k], 4, ranges, 0, 95)
         assert np.array_equal(alone.translations, moved.translations[k]) and alone.jpegs == [bytes(moved.jpeg(k, v)) for v in range(4)] != [bytes(still.jpeg(k, v)) for v in range(4)]
-    sd.export_layout(moved, tmp_path / "layout")
+    export_layout(moved, tmp_path / "layout")
     for k, view in ((0, 0), (9, 3)):
         assert np.array_equal(np.load(tmp_path / "layout" / moved.synsets[k] / moved.object_ids[k] / f"latent_{view}.npy"), np.r_[moved.latents[k, view], moved.translations[k, view]])
-    back = sd.import_layout(tmp_path / "layout", tmp_path / "back", tmp_path / "layout")
+    back = import_layout(tmp_path / "layout", tmp_path / "back", tmp_path / "layout")
     assert back.fingerprint == moved.fingerprint and back.translations.tobytes() == moved.translations[sorted(range(10), key=lambda k: (moved.synsets[k], moved.object_ids[k]))].tobytes()
 
 
 def test_procedural_objects_out_of_distribution_and_moved():
-    from sie.objects import make_object
-    from sie.scene import Renderer
-    outside, render = [[-np.pi, -np.pi / 2], [np.pi / 2, np.pi]], sd.ProceduralRenderer(size=32, samples=4)
+    from sie.objects.gallery import make_object
+    from sie.data.scene import Renderer
+    outside, render = [[-np.pi, -np.pi / 2], [np.pi / 2, np.pi]], ProceduralRenderer(size=32, samples=4)
     ranges = {"rotation_x": outside, "rotation_y": outside, "rotation_z": outside, "translation_x": (-.2, .2), "translation_y": (.1, .3)}
-    row = sd.render_object(render, SYNSETS[18], "000001", 6, ranges, 0, 95)
+    row = render_object(render, SYNSETS[18], "000001", 6, ranges, 0, 95)
     assert (abs(row.latents[:, :3]) >= np.float32(np.pi / 2)).all() and np.ptp(row.translations[:, 0]) > .1 and (row.translations[:, 1] >= np.float32(.1)).all()
     drawn = lambda **moved: Renderer(32, 4).render(make_object(SYNSETS[18], 1), row.latents, seed=5, **moved)
     assert np.array_equal(render(SYNSETS[18], "000001", np.c_[row.latents, row.translations], 5), drawn(translations=row.translations))
@@ -254,15 +276,15 @@ def test_procedural_objects_out_of_distribution_and_moved():
 
 
 def test_rows_with_and_without_translations_are_not_mixed(dataset, tmp_path):
-    row = sd.render_object(Stripes(), *OBJECTS[0], 4, LATENT_RANGES, 0, 95)
-    with pytest.raises(ValueError, match="1 of 2 objects have translations"): sd.write_shard(tmp_path / "shard.arrow", [row, row._replace(translations=np.zeros((4, 3), np.float32))])
+    row = render_object(Stripes(), *OBJECTS[0], 4, LATENT_RANGES, 0, 95)
+    with pytest.raises(ValueError, match="1 of 2 objects have translations"): write_shard(tmp_path / "shard.arrow", [row, row._replace(translations=np.zeros((4, 3), np.float32))])
     assert not list(tmp_path.iterdir())
     for wrong, message in ((np.zeros((3, 3)), "translations have the shape"), (np.full((4, 3), np.nan), "'translation_x' of view 0 is nan")):
-        with pytest.raises(ValueError, match=message): sd.check_row(row._replace(translations=wrong))
+        with pytest.raises(ValueError, match=message): check_row(row._replace(translations=wrong))
 
 
 def test_one_pass_lets_shards_go(dataset):
-    one = sd._OnePass(dataset.path)
+    one = _OnePass(dataset.path)
     maps = list(one._images)
     assert [bytes(one.jpeg(k, v)) for k in range(10) for v in range(4)] == [bytes(dataset.jpeg(k, v)) for k in range(10) for v in range(4)]
     assert [new is old for new, old in zip(one._images, maps, strict=True)] == [False, False, True]
@@ -273,7 +295,7 @@ def test_one_pass_lets_shards_go(dataset):
 
 
 def test_map_style_pairs(dataset):
-    pairs = sd.PairDataset(dataset, objects=[4])
+    pairs = PairDataset(dataset, objects=[4])
     torch.manual_seed(0)
     latents = dataset.latents[4]
     seen = np.array([[np.flatnonzero((latents == view.numpy()).all(1))[0] for view in (item.latents_1, item.latents_2)] for item in (pairs[0] for _ in range(3000))])
@@ -281,14 +303,14 @@ def test_map_style_pairs(dataset):
     assert not counts.diagonal().any() and chisquare(counts[~np.eye(4, dtype=bool)]).pvalue > 1e-4
     item = pairs[0]
     view = int(np.flatnonzero((latents == item.latents_2.numpy()).all(1))[0])
-    assert torch.equal(item.images_2, sd.normalise(dataset.decode([4], [view]), dataset.mean, dataset.std)[0]) and item.objects == 4
+    assert torch.equal(item.images_2, normalise(dataset.decode([4], [view]), dataset.mean, dataset.std)[0]) and item.objects == 4
 
 
 def test_map_style_data_in_worker_processes(dataset):
     assert pickle.loads(pickle.dumps(dataset)).fingerprint == dataset.fingerprint
-    batches = list(DataLoader(sd.SingleViewDataset(dataset, crop=8), batch_size=16, num_workers=2))
+    batches = list(DataLoader(SingleViewDataset(dataset, crop=8), batch_size=16, num_workers=2))
     assert torch.equal(torch.cat([b.latents for b in batches]), torch.from_numpy(dataset.latents).flatten(0, 1))
-    assert torch.equal(torch.cat([b.images for b in batches]), sd.normalise(dataset.decode_all(8), dataset.mean, dataset.std).flatten(0, 1))
+    assert torch.equal(torch.cat([b.images for b in batches]), normalise(dataset.decode_all(8), dataset.mean, dataset.std).flatten(0, 1))
 
 
 @settings(max_examples=30, deadline=None)
@@ -296,14 +318,14 @@ def test_map_style_data_in_worker_processes(dataset):
 def test_pair_loader(objects, views, batch_size, times, drop_last, seed, epoch):
     images = torch.arange(objects * views, dtype=torch.uint8).reshape(objects, views, 1, 1, 1).expand(-1, -1, 3, 2, 2)
     latents = torch.arange(objects * views, dtype=torch.float32).reshape(objects, views, 1).expand(-1, -1, 7)
-    data = sd.Views(images, latents, torch.arange(objects) % 5, (0., 0., 0.), (1 / 255,) * 3)
+    data = Views(images, latents, torch.arange(objects) % 5, (0., 0., 0.), (1 / 255,) * 3)
     if drop_last and objects * times < batch_size:
-        with pytest.raises(ValueError, match="do not fill one batch"): sd.PairLoader(data, batch_size, seed, times, drop_last)
+        with pytest.raises(ValueError, match="do not fill one batch"): PairLoader(data, batch_size, seed, times, drop_last)
         return
-    loader = sd.PairLoader(data, batch_size, seed, times, drop_last)
+    loader = PairLoader(data, batch_size, seed, times, drop_last)
     batches = list(loader.epoch(epoch))
     assert len(batches) == len(loader)
-    all_pairs = sd.Pairs(*map(torch.cat, zip(*batches)))
+    all_pairs = Pairs(*map(torch.cat, zip(*batches)))
     full = objects * times
     assert len(all_pairs.objects) == (full // batch_size * batch_size if drop_last else full)
     counts = torch.bincount(all_pairs.objects, minlength=objects)
@@ -312,21 +334,21 @@ def test_pair_loader(objects, views, batch_size, times, drop_last, seed, epoch):
         torch.testing.assert_close(image[:, 0, 0, 0], latent[:, 0])                                          # a view's image and latents belong together
         assert torch.equal(latent[:, 0].long() // views, all_pairs.objects)                                   # and to the object
     assert (all_pairs.latents_1[:, 0] != all_pairs.latents_2[:, 0]).all() and torch.equal(all_pairs.labels, all_pairs.objects % 5)
-    again = sd.PairLoader(data, batch_size, seed, times, drop_last)
+    again = PairLoader(data, batch_size, seed, times, drop_last)
     start = len(loader) // 2
     for a, b in zip(batches[start:], again.epoch(epoch, start), strict=True): assert all(map(torch.equal, a, b))
 
 
 def test_pair_loader_draws_uniformly():
-    loader = sd.PairLoader(sd.Views(torch.zeros(500, 5, 3, 1, 1, dtype=torch.uint8), torch.zeros(500, 5, 7), torch.zeros(500), (0, 0, 0), (1, 1, 1)), 10, seed=1)
+    loader = PairLoader(Views(torch.zeros(500, 5, 3, 1, 1, dtype=torch.uint8), torch.zeros(500, 5, 7), torch.zeros(500), (0, 0, 0), (1, 1, 1)), 10, seed=1)
     plans = [loader.plan(e) for e in range(60)]
     _, first, second = map(np.concatenate, zip(*plans))
     counts = np.bincount(first * 5 + second, minlength=25).reshape(5, 5)
     assert not counts.diagonal().any() and chisquare(counts[~np.eye(5, dtype=bool)]).pvalue > 1e-4
     places = np.array([np.flatnonzero(objects == 0)[0] for objects, *_ in plans])
     assert chisquare(np.bincount(places // 100, minlength=5)).pvalue > 1e-4                                   # an object's place in the order
-    assert not np.array_equal(plans[0][0], sd.PairLoader(loader.views, 10, seed=2).plan(0)[0])
-    with pytest.raises(ValueError, match="need at least two"): sd.PairLoader(sd.Views(torch.zeros(5, 1, 3, 1, 1), torch.zeros(5, 1, 7), torch.zeros(5), (), ()), 1, 0)
+    assert not np.array_equal(plans[0][0], PairLoader(loader.views, 10, seed=2).plan(0)[0])
+    with pytest.raises(ValueError, match="need at least two"): PairLoader(Views(torch.zeros(5, 1, 3, 1, 1), torch.zeros(5, 1, 7), torch.zeros(5), (), ()), 1, 0)
 
 
 # Rendering
@@ -334,17 +356,17 @@ def test_pair_loader_draws_uniformly():
 
 def test_another_order_and_other_shards_give_the_same_content(dataset, tmp_path):
     lists = {key: k in dataset.split("val") for k, key in enumerate(zip(dataset.synsets.tolist(), dataset.object_ids.tolist()))}
-    other = sd.render_dataset(tmp_path / "a", OBJECTS[::-1], Stripes(), views=4, workers=0, objects_per_shard=3)
+    other = render_dataset(tmp_path / "a", OBJECTS[::-1], Stripes(), views=4, workers=0, objects_per_shard=3)
     rows = {key: k for k, key in enumerate(zip(other.synsets.tolist(), other.object_ids.tolist()))}
     for k, key in enumerate(lists):
         assert np.array_equal(other.latents[rows[key]], dataset.latents[k]) and all(other.jpeg(rows[key], v) == dataset.jpeg(k, v) for v in range(4))
     assert not np.array_equal(dataset.latents[0], dataset.latents[1])
-    assert sd._finish(tmp_path / "a", lists, {}).fingerprint == dataset.fingerprint
+    assert _finish(tmp_path / "a", lists, {}).fingerprint == dataset.fingerprint
     lists[OBJECTS[0]] = not lists[OBJECTS[0]]
-    assert sd._finish(tmp_path / "a", lists, {}).fingerprint != dataset.fingerprint
+    assert _finish(tmp_path / "a", lists, {}).fingerprint != dataset.fingerprint
 
 
-def render(out, workers=0): return sd.render_dataset(out, OBJECTS, Stripes(), views=4, workers=workers, objects_per_shard=2)
+def render(out, workers=0): return render_dataset(out, OBJECTS, Stripes(), views=4, workers=workers, objects_per_shard=2)
 
 
 def test_a_killed_rendering_goes_on_where_it_stopped(tmp_path):
@@ -358,7 +380,7 @@ def test_a_killed_rendering_goes_on_where_it_stopped(tmp_path):
     process.send_signal(signal.SIGKILL); process.wait()
     finished = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.arrow")}
     assert len(finished) == 2
-    with pytest.raises(FileNotFoundError, match="not a data set"): sd.ViewDataset(out)
+    with pytest.raises(FileNotFoundError, match="not a data set"): ViewDataset(out)
     (out / "shard-00004.arrow.tmp").write_bytes(b"half")
     resumed = render(out)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
@@ -374,32 +396,32 @@ def test_only_shards_with_the_same_settings_are_kept(dataset, tmp_path):
     out = shutil.copytree(dataset.path, tmp_path / "set")
     stamps = lambda: {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.arrow")}
     before = stamps()
-    sd.render_dataset(out, OBJECTS, Stripes(), **common)
+    render_dataset(out, OBJECTS, Stripes(), **common)
     assert stamps() == before                                                                     # finished: nothing to do
-    assert len(sd.render_dataset(out, OBJECTS, Stripes(), **common, val_fraction=.4).split("val")) == 4 and stamps() == before
+    assert len(render_dataset(out, OBJECTS, Stripes(), **common, val_fraction=.4).split("val")) == 4 and stamps() == before
     whole = (out / "shard-00001.arrow").read_bytes()
     (out / "shard-00001.arrow").write_bytes(whole[:len(whole) // 2])
-    sd.render_dataset(out, OBJECTS, Stripes(), **common)
+    render_dataset(out, OBJECTS, Stripes(), **common)
     assert contents(out) == contents(dataset.path) and {k: v for k, v in stamps().items() if "1" not in k} == {k: v for k, v in before.items() if "1" not in k}
     for change in (dict(seed=1), dict(jpeg_quality=80), dict(views=3), dict(ranges={**LATENT_RANGES, "floor_hue": (0, .5)})):
         now = stamps()
-        changed = sd.render_dataset(out, OBJECTS, Stripes(), **{**common, **change})
+        changed = render_dataset(out, OBJECTS, Stripes(), **{**common, **change})
         assert all(stamp != now[name] for name, stamp in stamps().items())
     assert changed.latents[..., 3].max() <= .5
-    assert len(sd.render_dataset(out, OBJECTS[:4], Stripes(size=8), **common)) == 4 and len(stamps()) == 1
+    assert len(render_dataset(out, OBJECTS[:4], Stripes(size=8), **common)) == 4 and len(stamps()) == 1
 
 
 def test_rendering_refuses(tmp_path):
-    render = lambda objects=OBJECTS, render=Stripes(), **options: sd.render_dataset(tmp_path / "x", objects, render, **dict(dict(views=2, workers=0), **options))
+    render = lambda objects=OBJECTS, render=Stripes(), **options: render_dataset(tmp_path / "x", objects, render, **dict(dict(views=2, workers=0), **options))
     with pytest.raises(ValueError, match="02691156/000000 is given more than once"): render(OBJECTS[:2] + OBJECTS[:1])
     with pytest.raises(TypeError, match="must be a dataclass"): render(render=lambda *_: None)
     with pytest.raises(ValueError, match=r"\.00/a: '\.00' cannot be the name of a class"): render([(".00", k) for k in "abcde"])
     with pytest.raises(ValueError, match="unknown latent 'hue'"): render(ranges={"hue": (0, 1)})
-    with pytest.raises(FileNotFoundError): sd.ViewDataset(tmp_path / "x")
+    with pytest.raises(FileNotFoundError): ViewDataset(tmp_path / "x")
 
 
 def test_procedural_objects_are_rendered(tmp_path):
-    data = sd.render_dataset(tmp_path / "set", sd.procedural_objects(2, SYNSETS[:2]), sd.ProceduralRenderer(size=24, samples=1, crop=16), views=2, workers=0, val_fraction=.5)
+    data = render_dataset(tmp_path / "set", procedural_objects(2, SYNSETS[:2]), ProceduralRenderer(size=24, samples=1, crop=16), views=2, workers=0, val_fraction=.5)
     assert len(data) == 4 and (data.height, data.width) == (16, 16) and data.decode_all().float().std() > 5
     assert data.info["source"]["scene"]["camera_radius"] == 2.5
 
@@ -423,25 +445,25 @@ def member(name, data=b"", **fields):
 
 @pytest.mark.parametrize("top", ["3DIEBench", "."])
 def test_archive_round_trip(dataset, exported, tmp_path, top):
-    packed = sd.import_layout(archive(exported, tmp_path / "a.tar.gz", top), tmp_path / "set", lists=exported, views=4)
+    packed = import_layout(archive(exported, tmp_path / "a.tar.gz", top), tmp_path / "set", lists=exported, views=4)
     assert packed.fingerprint == dataset.fingerprint
-    sd.export_layout(packed, tmp_path / "again")
+    export_layout(packed, tmp_path / "again")
     files = lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.jpg")} | {str(p.relative_to(folder)): np.load(p).tobytes() for p in folder.rglob("latent*.npy")}
     assert files(tmp_path / "again") == files(exported) and len(files(exported)) == 10 * 8
-    with pytest.raises(FileExistsError): sd.export_layout(packed, tmp_path / "again")
+    with pytest.raises(FileExistsError): export_layout(packed, tmp_path / "again")
 
 
 def test_import_without_lists_splits_by_class(exported, tmp_path):
     layout = shutil.copytree(exported, tmp_path / "layout", ignore=shutil.ignore_patterns("*_images.npy", "*_labels.npy"))
-    data = sd.import_layout(layout, tmp_path / "set", val_fraction=.4, seed=3)
+    data = import_layout(layout, tmp_path / "set", val_fraction=.4, seed=3)
     assert np.array_equal(np.bincount(data.labels[data.split("val")]), [2, 2])
-    assert np.array_equal(data.split("val"), sd.split_objects(data.labels, .4, 3)[1])
+    assert np.array_equal(data.split("val"), split_objects(data.labels, .4, 3)[1])
 
 
 def test_small_shards_and_longer_latents(dataset, layout, tmp_path, monkeypatch):
-    monkeypatch.setattr(sd, "SHARD_BYTES", 5000)
+    monkeypatch.setattr("sie.data.layout.SHARD_BYTES", 5000)
     for path in layout.rglob("latent_*.npy"): np.save(path, np.r_[np.load(path).astype(np.float64), 8., np.nan])   # nine values, the first seven count
-    data = sd.import_layout(layout, tmp_path / "set", lists=layout)
+    data = import_layout(layout, tmp_path / "set", lists=layout)
     assert len(data.info["shards"]) > 2 and data.fingerprint == dataset.fingerprint
 
 
@@ -483,14 +505,14 @@ def test_broken_objects_are_refused_by_name(layout, tmp_path, fault, form):
     change, message = BROKEN[fault]
     change(layout / "02691156" / "000002")
     source = layout if form == "folder" else archive(layout, tmp_path / "a.tar.gz")
-    with pytest.raises(ValueError, match=message): sd.import_layout(source, tmp_path / "set", views=4)
+    with pytest.raises(ValueError, match=message): import_layout(source, tmp_path / "set", views=4)
     assert not list((tmp_path / "set").iterdir())
 
 
 def test_nothing_is_unpickled(layout, tmp_path):
     victim = layout / "02691156" / "000002" / "latent_0.npy"
     victim.write_bytes(npy(np.array([Danger(tmp_path / "hacked")] * 7, object), allow_pickle=True))
-    with pytest.raises(ValueError, match="000002/latent_0.npy is not a NumPy array"): sd.import_layout(layout, tmp_path / "set")
+    with pytest.raises(ValueError, match="000002/latent_0.npy is not a NumPy array"): import_layout(layout, tmp_path / "set")
     assert not (tmp_path / "hacked").exists()
 
 
@@ -499,16 +521,16 @@ def test_damaged_archives_are_refused(exported, tmp_path):
     whole = path.read_bytes()
     for keep in (0, 5, len(whole) // 2, len(whole) - 9, len(whole) - 1):
         path.write_bytes(whole[:keep])
-        with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): sd.import_layout(path, tmp_path / "set")
+        with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): import_layout(path, tmp_path / "set")
     path.write_bytes(whole[:-8] + bytes(4) + whole[-4:])                                             # a wrong checksum
-    with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): sd.import_layout(path, tmp_path / "set")
+    with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): import_layout(path, tmp_path / "set")
     raw = gzip.decompress(whole)
     end = len(raw.rstrip(b"\0"))
     path.write_bytes(gzip.compress(raw[:end // 512 * 512 - 700]))                                    # a whole gzip file of half an archive
-    with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): sd.import_layout(path, tmp_path / "set")
+    with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): import_layout(path, tmp_path / "set")
     path.write_bytes(gzip.compress(b"\0" * 10240))
-    with pytest.raises(ValueError, match="there are no objects"): sd.import_layout(path, tmp_path / "set")
-    with pytest.raises(FileNotFoundError, match="does not exist"): sd.import_layout(tmp_path / "nowhere", tmp_path / "set")
+    with pytest.raises(ValueError, match="there are no objects"): import_layout(path, tmp_path / "set")
+    with pytest.raises(FileNotFoundError, match="does not exist"): import_layout(tmp_path / "nowhere", tmp_path / "set")
     assert not list((tmp_path / "set").iterdir())
 
 
@@ -523,7 +545,7 @@ def test_a_file_twice_in_an_object_is_refused(exported, tmp_path):
     last = ("3DIEBench/02747177/000004/image_0.jpg", b"x")
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(raw([member(*last), member(*last)])))
-    with pytest.raises(ValueError, match="a.tar.gz: member '3DIEBench/02747177/000004/image_0.jpg' comes a second time"): sd.import_layout(path, tmp_path / "set")
+    with pytest.raises(ValueError, match="a.tar.gz: member '3DIEBench/02747177/000004/image_0.jpg' comes a second time"): import_layout(path, tmp_path / "set")
 
 
 # names as they may be: parts of up to 255 bytes, more than fit the header of any form, any letters; content of sizes around the block's
@@ -543,48 +565,48 @@ def test_tar_streams_are_read_as_tarfile_reads_them(members, form):
             except ValueError: continue                                         # too long a name for ustar
             if not folder: kept.append((name, data))
     with tarfile.open(fileobj=io.BytesIO(buffer.getvalue())) as tar: assert [(m.name, tar.extractfile(m).read()) for m in tar if m.isreg()] == [(n, d) for n, d in kept]
-    assert list(sd._tar_files(io.BytesIO(buffer.getvalue()))) == kept
+    assert list(_tar_files(io.BytesIO(buffer.getvalue()))) == kept
 
 
 def test_no_change_of_a_tar_stream_goes_unseen():
     whole = raw([member("3DIEBench/02691156/x/image_0.jpg", b"content" * 100), member("y" * 130, b"z"), member("3DIEBench/LICENSE")])
-    expected = list(sd._tar_files(io.BytesIO(whole)))
+    expected = list(_tar_files(io.BytesIO(whole)))
     headers = [at for at in range(0, len(whole), 512) if whole[at + 257:at + 262] == b"ustar"]
     assert len(headers) == 4                                                    # one is the long name's
     for at in headers:
         for byte in range(512):
             changed = bytearray(whole)
             changed[at + byte] ^= 4
-            try: read = list(sd._tar_files(io.BytesIO(bytes(changed))))
+            try: read = list(_tar_files(io.BytesIO(bytes(changed))))
             except (ValueError, EOFError): continue
             assert 148 <= byte < 156 and read == expected, (at, byte)           # 4 makes a space of the checksum's end a dollar, which no one reads
     for keep in range(0, len(whole.rstrip(b"\0")) // 512 * 512 + 1, 100):
-        with pytest.raises(EOFError): list(sd._tar_files(io.BytesIO(whole[:keep])))
-    with pytest.raises(ValueError, match="data after the archive's end"): list(sd._tar_files(io.BytesIO(whole + whole)))
+        with pytest.raises(EOFError): list(_tar_files(io.BytesIO(whole[:keep])))
+    with pytest.raises(ValueError, match="data after the archive's end"): list(_tar_files(io.BytesIO(whole + whole)))
     for damaged in (b"12 path=x", b"99 path=x\n", b"0 path=x\n", b"-3 path=x\n", b"hello\n", b"9 path x\n"):
-        with pytest.raises(ValueError, match="damaged pax header"): sd._pax_records(damaged)
+        with pytest.raises(ValueError, match="damaged pax header"): _pax_records(damaged)
 
 
 def test_gzip_members_one_after_another(dataset, exported, tmp_path):
     path = archive(exported, tmp_path / "a.tar.gz")
     tar = gzip.decompress(path.read_bytes())
     path.write_bytes(b"".join(gzip.compress(tar[k:k + 10_000]) for k in range(0, len(tar), 10_000)) + bytes(512))   # as parallel compressors and tapes make them
-    assert sd.import_layout(path, tmp_path / "set", lists=exported).fingerprint == dataset.fingerprint
+    assert import_layout(path, tmp_path / "set", lists=exported).fingerprint == dataset.fingerprint
     path.write_bytes(gzip.compress(tar) + b"rubbish")
-    with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): sd.import_layout(path, tmp_path / "set")
+    with pytest.raises(ValueError, match="a.tar.gz is truncated or damaged"): import_layout(path, tmp_path / "set")
     path.write_bytes(gzip.compress(tar) + gzip.compress(tar))
-    with pytest.raises(ValueError, match="a.tar.gz: there is data after the archive's end"): sd.import_layout(path, tmp_path / "set")
+    with pytest.raises(ValueError, match="a.tar.gz: there is data after the archive's end"): import_layout(path, tmp_path / "set")
 
 
 # Parts and restarts
 
 
 def test_rendering_in_parts(tmp_path):
-    part = lambda k, n, out=tmp_path / "parts": sd.render_dataset(out, OBJECTS, Stripes(), views=4, workers=0, objects_per_shard=2, part=(k, n))
+    part = lambda k, n, out=tmp_path / "parts": render_dataset(out, OBJECTS, Stripes(), views=4, workers=0, objects_per_shard=2, part=(k, n))
     assert part(2, 3) is None and [p.name for p in (tmp_path / "parts").iterdir()] == ["shard-00002.arrow"]
     part(0, 3)
     assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == [f"shard-0000{k}.arrow" for k in (0, 2, 3)]
-    with pytest.raises(FileNotFoundError, match="not a data set"): sd.ViewDataset(tmp_path / "parts")
+    with pytest.raises(FileNotFoundError, match="not a data set"): ViewDataset(tmp_path / "parts")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
     render(tmp_path / "parts")                                                    # the last part never ran
     render(tmp_path / "whole")
@@ -596,24 +618,24 @@ def test_rendering_in_parts(tmp_path):
 def test_every_object_is_there_exactly_once(dataset, tmp_path):
     copy = shutil.copytree(dataset.path, tmp_path / "copy")
     lists = {key: False for key in OBJECTS} | {OBJECTS[0]: True}
-    assert len(sd._finish(copy, lists, {}, OBJECTS)) == 10
-    with pytest.raises(ValueError, match="must be 11 objects, but there are 10: 03001627/x is missing"): sd._finish(copy, lists, {}, [*OBJECTS, ("03001627", "x")])
-    with pytest.raises(ValueError, match="must be 9 objects, but there are 10: 02691156/000000 is too many"): sd._finish(copy, lists, {}, OBJECTS[1:])
+    assert len(_finish(copy, lists, {}, OBJECTS)) == 10
+    with pytest.raises(ValueError, match="must be 11 objects, but there are 10: 03001627/x is missing"): _finish(copy, lists, {}, [*OBJECTS, ("03001627", "x")])
+    with pytest.raises(ValueError, match="must be 9 objects, but there are 10: 02691156/000000 is too many"): _finish(copy, lists, {}, OBJECTS[1:])
     shutil.copy(copy / "shard-00000.arrow", copy / "shard-00009.arrow")
-    with pytest.raises(ValueError, match="02691156/000000 is there more than once"): sd._finish(copy, lists, {}, OBJECTS)
+    with pytest.raises(ValueError, match="02691156/000000 is there more than once"): _finish(copy, lists, {}, OBJECTS)
 
 
 def test_packing_in_parts_and_after_a_kill(exported, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(sd, "SHARD_BYTES", 5000)
+    monkeypatch.setattr("sie.data.layout.SHARD_BYTES", 5000)
     source = archive(exported, tmp_path / "a.tar.gz")
-    pack = lambda out, **options: sd.import_layout(source, tmp_path / out, lists=exported, **options)
+    pack = lambda out, **options: import_layout(source, tmp_path / out, lists=exported, **options)
     whole = pack("whole")
     shards = [shard["file"] for shard in whole.info["shards"]]
     assert len(shards) > 3 and whole.fingerprint == dataset.fingerprint
     files = lambda out: sorted(path.name for path in (tmp_path / out).iterdir())
     assert pack("parts", part=(1, 3)) is None and files("parts") == shards[1::3]
     pack("parts", part=(2, 3))
-    with pytest.raises(FileNotFoundError, match="not a data set"): sd.ViewDataset(tmp_path / "parts")
+    with pytest.raises(FileNotFoundError, match="not a data set"): ViewDataset(tmp_path / "parts")
     (tmp_path / "parts" / "shard-00000.arrow.tmp").write_bytes(b"half"); (tmp_path / "parts" / "shard-00099.arrow").write_bytes(b"of another set")
     stamps = {name: (tmp_path / "parts" / name).stat().st_mtime_ns for name in shards[1::3] + shards[2::3]}
     pack("parts")
@@ -631,25 +653,25 @@ def test_packing_in_parts_and_after_a_kill(exported, dataset, tmp_path, monkeypa
 
 def test_lists_and_archive_in_one_folder(exported, dataset, tmp_path):
     (home := tmp_path / "3diebench").mkdir()
-    for name in sd.LIST_NAMES: shutil.copy(exported / name, home)
+    for name in LIST_NAMES: shutil.copy(exported / name, home)
     archive(exported, home / "3DIEBench.tar.gz")
-    data = sd.import_layout(home, tmp_path / "set")
+    data = import_layout(home, tmp_path / "set")
     assert data.fingerprint == dataset.fingerprint and data.info["source"] == {"source": "3DIEBench.tar.gz", "lists": True}
     (home / "val_images.npy").unlink()
-    with pytest.raises(FileNotFoundError, match="val_images.npy is missing"): sd.import_layout(home, tmp_path / "set")
+    with pytest.raises(FileNotFoundError, match="val_images.npy is missing"): import_layout(home, tmp_path / "set")
     shutil.copy(home / "3DIEBench.tar.gz", home / "b.tar.gz")
-    with pytest.raises(ValueError, match="holds 2 archives, 3DIEBench.tar.gz and b.tar.gz"): sd.import_layout(home, tmp_path / "set")
+    with pytest.raises(ValueError, match="holds 2 archives, 3DIEBench.tar.gz and b.tar.gz"): import_layout(home, tmp_path / "set")
 
 
 def test_split_lists(exported, layout, tmp_path):
-    lists = sd.read_split_lists(exported)
+    lists = read_split_lists(exported)
     assert len(lists) == 10 and sum(lists.values()) == 2
     names, labels = np.load(exported / "train_images.npy"), np.load(exported / "train_labels.npy")
     assert names[0] == "/02691156/000000/" and labels.dtype == np.int64
 
     def refused(message, **arrays):
         for name, array in arrays.items(): np.save(layout / f"{name}.npy", array)
-        with pytest.raises(ValueError, match=message): sd.import_layout(exported, tmp_path / "set", lists=layout)
+        with pytest.raises(ValueError, match=message): import_layout(exported, tmp_path / "set", lists=layout)
         for name in arrays: shutil.copy(exported / f"{name}.npy", layout)
         assert not (tmp_path / "set" / "dataset.json").exists()
     refused("train_images.npy: entry 1 is 'x'", train_images=np.r_[names[:1], ["x"], names[2:]])
@@ -659,7 +681,7 @@ def test_split_lists(exported, layout, tmp_path):
     refused("is in none of the split lists", train_images=names[1:], train_labels=labels[1:])
     refused("1 listed objects are missing, first 02747177/zzz", train_images=np.r_[names, ["/02747177/zzz/"]], train_labels=np.r_[labels, 1])
     (layout / "val_labels.npy").unlink()
-    with pytest.raises(FileNotFoundError, match="val_labels.npy is missing"): sd.read_split_lists(layout)
+    with pytest.raises(FileNotFoundError, match="val_labels.npy is missing"): read_split_lists(layout)
 
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "official_splits"
@@ -669,5 +691,5 @@ OFFICIAL = Path(__file__).parents[2] / "shared" / "official_splits"
 def test_the_authors_lists(tmp_path):
     for file in ("val_images.npy", "val_labels.npy"): shutil.copy(OFFICIAL / file, tmp_path)
     np.save(tmp_path / "train_images.npy", ["/02691156/x/"]); np.save(tmp_path / "train_labels.npy", [0])
-    lists = sd.read_split_lists(tmp_path)
+    lists = read_split_lists(tmp_path)
     assert sum(lists.values()) == 10552 and len({synset for synset, _ in lists}) == 55

@@ -14,12 +14,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
-from sie.pretraining import read_curves
+from sie.data.rendering import procedural_objects, ProceduralRenderer, render_dataset
+from sie.data.storage import ViewDataset
+from sie.method.pretraining import read_curves
 
 WORKER = """
 import torch, torch.distributed as dist
-from sie.methods import METHODS, Outputs
+from sie.method.methods import METHODS, Outputs
 
 def outputs(leaves, labels):
     u1, u2, z1, z2, W = leaves
@@ -56,7 +57,7 @@ dist.destroy_process_group()
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_losses_and_gradients_are_those_of_the_joined_batch(tmp_path: Path, processes: int):
-    from sie.methods import METHODS
+    from sie.method.methods import METHODS
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(tmp_path / "worker.py")]
     result = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
@@ -73,7 +74,7 @@ class Affine(nn.Module):   # in place of batch normalisation, which on a CPU eac
     def __init__(self, channels): super().__init__(); self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
     def forward(self, x): return x * self.weight.view(-1, *[1] * (x.ndim - 2)) + self.bias.view(-1, *[1] * (x.ndim - 2))
 nn.BatchNorm1d = nn.BatchNorm2d = Affine
-from sie.pretraining import main
+from sie.method.pretraining import main
 main(sys.argv[1])
 """
 
@@ -83,7 +84,7 @@ def dataset(tmp_path_factory) -> ViewDataset:
     return render_dataset(tmp_path_factory.mktemp("data") / "views", procedural_objects(6, ["02691156", "02958343", "03001627"]), ProceduralRenderer(size=24, samples=4), views=5, workers=0)
 
 
-def train(folder: Path, dataset: ViewDataset, processes: int, program=("-m", "sie.pretraining"), **settings) -> subprocess.Popen:
+def train(folder: Path, dataset: ViewDataset, processes: int, program=("-m", "sie.method.pretraining"), **settings) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     common = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, pairs_per_object=2, batch_size=16, probe_views=40)
     (folder / "run.json").write_text(json.dumps({"dataset": str(dataset.path), "out": str(folder / "model"), "logs": str(folder / "logs"), "settings": common | settings}))

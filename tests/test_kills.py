@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from copies import change, copy_of_the_repository, environment, run
-from sie.pretraining import read_curves
+from sie.method.pretraining import read_curves
 
 SEED, KILLS = int(os.environ.get("SIE_KILL_SEED", 0)), 10
 TINY = {

@@ -15,16 +15,18 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-import sie.dataset as sd
-import sie.mesh_files as mf
-import sie.real_models as rm
-from sie.analysis import show_failures
-from sie.dataset import ViewDataset
-from sie.evaluation import Embedded, Head, Probe, read_off
-from sie.figures import show_views
-from sie.meshes import CLASSES
-from sie.params import check, fetch, load_params
-from sie.pretraining import Settings, load_model, new_model, pretrain, save_model
+from sie.data.layout import LIST_NAMES, export_layout, import_layout, read_split_lists
+from sie.data.rendering import render_dataset
+from sie.data.storage import label_classes
+import sie.data.mesh_files as mf
+import sie.data.real_models as rm
+from sie.evaluation.analysis import show_failures
+from sie.data.storage import ViewDataset
+from sie.evaluation.probes import Embedded, Head, Probe, read_off
+from sie.evaluation.figures import show_views
+from sie.objects.classes import CLASSES
+from sie.pipeline.params import check, fetch, load_params
+from sie.method.pretraining import load_model, new_model, pretrain, save_model, Settings
 
 ROOT = Path(__file__).parents[1]
 BAD = YAML(typ="safe").load(ROOT / "tests/bad_inputs/layouts.yaml")
@@ -158,11 +160,11 @@ def test_the_digest_of_a_model_without_its_texture(tmp_path):
 
 
 def test_labels_of_classes():
-    assert sd.label_classes(["sofa", "03001627"]) == ({"03001627": 18, "sofa": 47}, tuple(c.name for c in CLASSES))
-    assert sd.label_classes(["zebra", "cat", "cat"]) == ({"cat": 0, "zebra": 1}, ("cat", "zebra"))
-    assert sd.label_classes(["zebra", "03001627", "bench"]) == ({"bench": 0, "03001627": 1, "zebra": 2}, ("bench", "chair", "zebra"))
+    assert label_classes(["sofa", "03001627"]) == ({"03001627": 18, "sofa": 47}, tuple(c.name for c in CLASSES))
+    assert label_classes(["zebra", "cat", "cat"]) == ({"cat": 0, "zebra": 1}, ("cat", "zebra"))
+    assert label_classes(["zebra", "03001627", "bench"]) == ({"bench": 0, "03001627": 1, "zebra": 2}, ("bench", "chair", "zebra"))
     many = [f"class {k:03d}" for k in range(70)]
-    labels, classes = sd.label_classes(reversed(many))
+    labels, classes = label_classes(reversed(many))
     assert list(classes) == many and labels["class 069"] == 69
 
 
@@ -185,7 +187,7 @@ class Stripes:
 
 
 def made(folder, names, each=4, views=3):
-    return sd.render_dataset(folder, [(name, f"{k:02d}") for name in names for k in range(each)], Stripes(), views=views, workers=0, val_fraction=.25)
+    return render_dataset(folder, [(name, f"{k:02d}") for name in names for k in range(each)], Stripes(), views=views, workers=0, val_fraction=.25)
 
 
 MANY = [f"thing {k:02d}" for k in range(60)]
@@ -197,15 +199,15 @@ def test_a_data_set_of_other_classes(tmp_path, names):
     assert data.classes == tuple(sorted(names)) == tuple(json.loads((tmp_path / "set/dataset.json").read_text())["classes"])
     assert all(data.classes[label] == synset for label, synset in zip(data.labels, data.synsets))
     assert ViewDataset(tmp_path / "set").classes == data.classes
-    sd.export_layout(data, tmp_path / "out")
+    export_layout(data, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == set(names)
-    back = sd.import_layout(tmp_path / "out", tmp_path / "back")
+    back = import_layout(tmp_path / "out", tmp_path / "back")
     assert back.fingerprint == data.fingerprint and back.classes == data.classes
     assert dict(zip(zip(back.synsets, back.object_ids), back.labels)) == dict(zip(zip(data.synsets, data.object_ids), data.labels))
-    assert {key for key, val in sd.read_split_lists(tmp_path / "out").items() if val} == {(data.synsets[k], data.object_ids[k]) for k in data.split("val")}
+    assert {key for key, val in read_split_lists(tmp_path / "out").items() if val} == {(data.synsets[k], data.object_ids[k]) for k in data.split("val")}
     labels = np.load(tmp_path / "out/val_labels.npy")
     np.save(tmp_path / "out/val_labels.npy", labels[::-1] + 1)
-    with pytest.raises(ValueError, match="val_labels.npy: entry 0 is .*but the label of .*as the classes are"): sd.read_split_lists(tmp_path / "out")
+    with pytest.raises(ValueError, match="val_labels.npy: entry 0 is .*but the label of .*as the classes are"): read_split_lists(tmp_path / "out")
     assert show_views(data, data.split("val")[:2], views=2) is not None
 
 
@@ -213,14 +215,14 @@ def test_the_archive_of_other_classes(tmp_path, capsys):
     "A stream shows its classes only at its end, with lists and without."
     import tarfile
     data = made(tmp_path / "set", ["dog", "cat", "03001627"])
-    sd.export_layout(data, tmp_path / "out")
+    export_layout(data, tmp_path / "out")
     for with_lists in (True, False):
         if not with_lists:
-            for name in sd.LIST_NAMES: (tmp_path / "out" / name).unlink()
+            for name in LIST_NAMES: (tmp_path / "out" / name).unlink()
         (tmp_path / str(with_lists)).mkdir()
         with tarfile.open(tmp_path / str(with_lists) / "a.tar.gz", "w:gz") as tar: tar.add(tmp_path / "out", "views")
         lists = tmp_path / "out" if with_lists else None
-        back = sd.import_layout(tmp_path / str(with_lists) / "a.tar.gz", tmp_path / f"back-{with_lists}", lists=lists)
+        back = import_layout(tmp_path / str(with_lists) / "a.tar.gz", tmp_path / f"back-{with_lists}", lists=lists)
         assert back.classes == ("cat", "chair", "dog") and "2 of 3 are none of ShapeNetCore's 55" in capsys.readouterr().out
         assert all(back.classes[label] == {"03001627": "chair"}.get(synset, synset) for label, synset in zip(back.labels, back.synsets))
 

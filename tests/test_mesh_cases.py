@@ -14,10 +14,10 @@ from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mesh_cases import all_cases, gltf, write_cases  # noqa: E402
-from sie import mesh_files  # noqa: E402
-from sie.mesh_files import _triangulated, load_model, missing_textures, model_digest, model_files  # noqa: E402
-from sie.rotations import sample_latents  # noqa: E402
-from sie.scene import Renderer  # noqa: E402
+from sie.data import mesh_files  # noqa: E402
+from sie.data.mesh_files import _triangulated, load_model, missing_textures, model_digest, model_files  # noqa: E402
+from sie.method.rotations import sample_latents  # noqa: E402
+from sie.data.scene import Renderer  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,12 @@ from ruamel.yaml import YAML
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
-from sie import mesh_files as mf
-from sie.dataset import ViewDataset, render_dataset
-from sie.params import fetch, load_params
-from sie.rotations import sample_latents
-from sie.scene import Renderer, linear_to_srgb, srgb_to_linear
+from sie.data import mesh_files as mf
+from sie.data.storage import ViewDataset
+from sie.data.rendering import render_dataset
+from sie.pipeline.params import fetch, load_params
+from sie.method.rotations import sample_latents
+from sie.data.scene import linear_to_srgb, Renderer, srgb_to_linear
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)

@@ -13,8 +13,8 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from copies import change, copy_of_the_repository, run
-from sie.dataset import ViewDataset
-from sie.params import apply_preset
+from sie.data.storage import ViewDataset
+from sie.pipeline.params import apply_preset
 
 TINY = {"methods": ["sie_matrix", "sie_matrix+predictor.kind=mlp", "random"], "pretrain.seeds": [0, 1], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
 METHODS, STAGES = TINY["methods"], ("pretrain", "embed", "evaluate")

@@ -12,10 +12,22 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sie import dataset as sd
-from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
-from sie.evaluation import Probe, embed, evaluate_all
-from sie.pretraining import ImageFormat, Settings, _train, checkpoint_path, load_model, new_model, pretrain, pretrain_all, read_curves
+from sie.data.storage import _decode_by_torchvision
+from sie.data.rendering import procedural_objects, ProceduralRenderer, render_dataset
+from sie.data.storage import ViewDataset
+from sie.evaluation.probes import embed, Probe
+from sie.evaluation.protocol import evaluate_all
+from sie.method.pretraining import (
+    _train,
+    checkpoint_path,
+    ImageFormat,
+    load_model,
+    new_model,
+    pretrain,
+    pretrain_all,
+    read_curves,
+    Settings,
+)
 
 SMALL = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
 
@@ -28,7 +40,7 @@ def dataset(tmp_path_factory) -> ViewDataset:
 def start(folder: Path, dataset: ViewDataset, **settings) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"dataset": str(dataset.path), "out": str(folder / "model"), "logs": str(folder / "logs"), "settings": {**SMALL, **settings}}))
-    return subprocess.Popen([sys.executable, "-m", "sie.pretraining", str(folder / "run.json")], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen([sys.executable, "-m", "sie.method.pretraining", str(folder / "run.json")], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.mark.parametrize("method", ["sie_matrix", "supervised"])
@@ -83,7 +95,7 @@ def test_one_run_needs_no_process_and_is_evaluated_as_beside_others(tmp_path, da
         return evaluate_all({n: tmp_path / f"{n}.safetensors" for n in names}, {n: tmp_path / "models" / n for n in names}, Probe(epochs=3, hidden=8))
     for seed in range(2):
         with monkeypatch.context() as without:
-            without.setattr("sie.pretraining.mp.get_context", None)
+            without.setattr("sie.method.pretraining.mp.get_context", None)
             curves, = pretrain_all(dataset, {f"seed-{seed}": Settings(**SMALL, seed=seed)}, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints")
         assert curves["step"].iloc[-1] == 40
         embed(load_model(tmp_path / f"models/seed-{seed}")[0], dataset, ImageFormat.of(dataset)).save(tmp_path / f"seed-{seed}.safetensors")
@@ -107,8 +119,8 @@ def test_a_failed_run_is_named(tmp_path, dataset):
 STAGE = """
 import json, sys
 from pathlib import Path
-from sie.dataset import ViewDataset
-from sie.pretraining import ImageFormat, Settings, pretrain_all
+from sie.data.storage import ViewDataset
+from sie.method.pretraining import ImageFormat, Settings, pretrain_all
 if __name__ == "__main__":
     folder, path, settings = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     runs = {f"seed-{seed}": Settings(**settings, seed=seed) for seed in range(2)}
@@ -164,10 +176,10 @@ def test_a_finished_seed_of_other_settings_or_code_is_not_taken_up(tmp_path, dat
     folders = [tmp_path / name for name in ("models", "logs", "checkpoints")]
     runs = lambda **settings: {"run": Settings(**{**SMALL, "epochs": 2, **settings})}
     steps = []
-    monkeypatch.setattr("sie.pretraining._train", lambda *args: steps.append(args[1].lr) or _train(*args))
+    monkeypatch.setattr("sie.method.pretraining._train", lambda *args: steps.append(args[1].lr) or _train(*args))
     for settings in ({}, {}, {"lr": 2e-3}): pretrain_all(dataset, runs(**settings), *folders)
     assert steps == [1e-3, 2e-3]
-    monkeypatch.setattr("sie.pretraining._code", lambda: "other")
+    monkeypatch.setattr("sie.method.pretraining._code", lambda: "other")
     pretrain_all(dataset, runs(lr=2e-3), *folders)
     assert steps == [1e-3, 2e-3, 2e-3]
 
@@ -175,7 +187,7 @@ def test_a_finished_seed_of_other_settings_or_code_is_not_taken_up(tmp_path, dat
 def test_leftovers_go_with_the_next_stage_that_has_all_of_its_runs(tmp_path, dataset, monkeypatch):
     folders = [tmp_path / name for name in ("models", "logs", "checkpoints")]
     settings = Settings(**{**SMALL, "epochs": 2})
-    monkeypatch.setattr("sie.pretraining._code", lambda: "older")
+    monkeypatch.setattr("sie.method.pretraining._code", lambda: "older")
     pretrain(dataset, settings, None, checkpoints=folders[2])
     monkeypatch.undo()
     (folders[2] / "of-another-run.safetensors").touch()
@@ -230,7 +242,7 @@ def stopped(dataset: ViewDataset, folder: Path, at: int = 20) -> Settings:
 def test_a_checkpoint_of_other_code_is_not_used(tmp_path, dataset, monkeypatch):
     settings, seen = stopped(dataset, tmp_path), []
     with monkeypatch.context() as patch:
-        patch.setattr("sie.pretraining._code", lambda: "other")
+        patch.setattr("sie.method.pretraining._code", lambda: "other")
         pretrain(dataset, settings, tmp_path / "other", checkpoints=tmp_path / "checkpoints", progress=lambda step, steps: seen.append(step))
     assert seen[0] == 1
     seen.clear()
@@ -252,11 +264,11 @@ def test_a_compiled_run_that_was_stopped_goes_on_and_ends_in_the_same_weights(tm
 def test_what_is_long_enough_is_compiled_where_it_can_be(tmp_path, dataset, monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "compile", lambda model, **_: seen.append(model) or model)
-    monkeypatch.setattr("sie.pretraining._can_compile", lambda device: True)
+    monkeypatch.setattr("sie.method.pretraining._can_compile", lambda device: True)
     settings = Settings("sie_matrix", **{**SMALL, "epochs": 2})
     steps = pretrain(dataset, settings, None, checkpoints=tmp_path / "few")[-1]["step"]
     for limit in (1, 0):
-        monkeypatch.setattr("sie.pretraining.COMPILED_FROM", steps * 16 * 24 * 24 + limit)
+        monkeypatch.setattr("sie.method.pretraining.COMPILED_FROM", steps * 16 * 24 * 24 + limit)
         assert not seen
         pretrain(dataset, settings, None, checkpoints=tmp_path / str(limit))
     assert seen
@@ -289,9 +301,9 @@ def test_a_gpu_compiled_or_not_trains_as_the_cpu_does(dataset, tmp_path, monkeyp
 def test_both_ways_to_decode_for_a_gpu_agree(dataset, monkeypatch):
     objects, views = [0, 3, 5], [1, 4, 0]
     def refuse(jpegs, device): raise RuntimeError
-    sd._decode_by_torchvision([dataset.jpeg(0, 0)], torch.device("cuda"))     # else both would be the CPU's
+    _decode_by_torchvision([dataset.jpeg(0, 0)], torch.device("cuda"))     # else both would be the CPU's
     by_gpu = dataset.decode(objects, views, 16, "cuda")
-    monkeypatch.setattr(sd, "_decode_by_torchvision", refuse)
+    monkeypatch.setattr("sie.data.storage._decode_by_torchvision", refuse)
     by_cpu = dataset.decode(objects, views, 16, "cuda")
     assert by_gpu.is_cuda and by_cpu.is_cuda and by_gpu.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(by_cpu.cpu(), dataset.decode(objects, views, 16))

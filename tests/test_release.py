@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from copies import ROOT, change, copy_of_the_repository, environment, run
-from sie.dataset import LIST_NAMES, ViewDataset, export_layout, render_dataset
-from sie.meshes import CLASS_BY_SYNSET
+from sie.data.layout import export_layout, LIST_NAMES
+from sie.data.storage import ViewDataset
+from sie.data.rendering import render_dataset
+from sie.objects.classes import CLASS_BY_SYNSET
 from test_dataset import Stripes
 
 OFFICIAL = ROOT.parent / "shared" / "official_splits"
@@ -106,7 +108,7 @@ def test_nothing_is_downloaded_unless_asked_for(repo, server):
     change(repo, **RELEASE)
     dag = run(repo, "dvc", "dag", "--dot", "report").stdout
     assert "data.dvc" in dag and all(f"splits/{name}.dvc" in dag for name in LIST_NAMES)
-    change(repo, **{"data.source": "procedural", "data.input": "sie/objects.py"})
+    change(repo, **{"data.source": "procedural", "data.input": "sie/objects/gallery.py"})
 
 
 def test_a_rendering_killed_under_dvc_goes_on_in_parts(repo, server):
@@ -118,7 +120,7 @@ def test_a_rendering_killed_under_dvc_goes_on_in_parts(repo, server):
     os.killpg(process.pid, signal.SIGKILL); process.wait()
     while (now := stamps()) != (time.sleep(3), stamps())[1]: pass                                 # the notebook's kernel sees within a second that its parent is gone
     assert 0 < len(now) < 6 and not (out / "dataset.json").exists()
-    code = run(repo, sys.executable, "-m", "sie.params", "fetch", "1", "2").returncode             # what a job of an array does
+    code = run(repo, sys.executable, "-m", "sie.pipeline.params", "fetch", "1", "2").returncode             # what a job of an array does
     part = stamps()
     assert code == 0 and set(part) == set(now) | {f"shard-{k:05d}.arrow" for k in (1, 3, 5)} and part == part | now
     assert reproduce(repo, "fetch")[0] == 0

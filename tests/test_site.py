@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from sie.methods import METHODS
+from sie.method.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_docs/html"
@@ -119,4 +119,4 @@ def test_search_in_a_browser(site, tmp_path):
         done = subprocess.run([CHROMIUM, *flags, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom", url], capture_output=True, text=True, timeout=120)
         server.shutdown()
     found = [a["href"] for a in BeautifulSoup(done.stdout, "html.parser").select("#search-results a[href]")]
-    assert any(href.startswith("reference/sie.rotations.html#sie.rotations.euler_to_quaternion") for href in found), found
+    assert any(href.startswith("reference/sie.method.rotations.html#sie.method.rotations.euler_to_quaternion") for href in found), found

@@ -12,8 +12,9 @@ import pytest
 from safetensors import safe_open
 
 from copies import BIN, ROOT, change, copy_of_the_repository, environment, run
-from sie.dataset import ProceduralRenderer, ViewDataset, procedural_objects, render_dataset
-from sie.pretraining import launched, read_curves
+from sie.data.rendering import procedural_objects, ProceduralRenderer, render_dataset
+from sie.data.storage import ViewDataset
+from sie.method.pretraining import launched, read_curves
 
 COMMANDS = {
     "srun": 'exec "$@"',
@@ -84,7 +85,7 @@ ALONE = {
     "a kernel of srun --ntasks=4": SCRIPT | {"SLURM_STEP_ID": "0", "JPY_PARENT_PID": "1"},
     "torchrun's variables without torchrun": {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "RANK": "0"},
 }
-FABRIC = "from sie.pretraining import make_fabric; fabric = make_fabric('32-true'); print(fabric.world_size, fabric.global_rank)"
+FABRIC = "from sie.method.pretraining import make_fabric; fabric = make_fabric('32-true'); print(fabric.world_size, fabric.global_rank)"
 
 
 def without_slurm() -> dict[str, str]:
@@ -127,7 +128,7 @@ def test_tasks_of_srun_train_together_as_processes_of_torchrun_do(tmp_path):
     settings = {"encoder": "small", "widths": [16, 16, 16], "epochs": 2, "batch_size": 4, "log_every": 2, "probe_views": 0}
     for name in ("srun", "torchrun"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"dataset": str(dataset.path), "out": str(tmp_path / name), "settings": settings}))
-    program = ["-m", "sie.pretraining"]
+    program = ["-m", "sie.method.pretraining"]
     task = JOB | {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "MASTER_PORT": str(free_port())}
     started = []
     for rank in "01":

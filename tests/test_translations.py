@@ -12,15 +12,29 @@ import trimesh
 from ruamel.yaml import YAML
 from scipy.spatial.transform import Rotation
 
-import sie.dataset as sd
-from sie.blender import blender_values
-from sie.methods import METHODS, Model
-from sie.params import Params
-from sie.pretraining import Settings, load_model, pretrain, pretrain_all
-from sie.rotations import (FORMS, LATENT_RANGES, TRANSLATION_FORMS, TRANSLATION_RANGES, pose, relative_pose,
-                           relative_translation, sample_latents, sample_translations, transformation,
-                           transformation_norm, transformation_size)
-from sie.scene import Renderer, Scene
+from sie.data.layout import export_layout, import_layout
+from sie.data.rendering import render_dataset, render_object
+from sie.data.storage import ViewDataset, _read_table
+from sie.method.pairs import PairDataset, PairLoader, SingleViewDataset, load_views
+from sie.data.blender import blender_values
+from sie.method.methods import METHODS, Model
+from sie.pipeline.params import Params
+from sie.method.pretraining import load_model, pretrain, pretrain_all, Settings
+from sie.method.rotations import (
+    FORMS,
+    LATENT_RANGES,
+    pose,
+    relative_pose,
+    relative_translation,
+    sample_latents,
+    sample_translations,
+    transformation,
+    transformation_norm,
+    transformation_size,
+    TRANSLATION_FORMS,
+    TRANSLATION_RANGES,
+)
+from sie.data.scene import Renderer, Scene
 
 ROOT = Path(__file__).parents[1]
 LATENT_FILES = YAML(typ="safe").load(ROOT / "tests" / "bad_inputs" / "latents.yaml")
@@ -151,19 +165,19 @@ class Patches:
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory):
-    return sd.render_dataset(tmp_path_factory.mktemp("sets") / "moved", OBJECTS, Patches(), views=4, ranges=MOVED, workers=0, objects_per_shard=4)
+    return render_dataset(tmp_path_factory.mktemp("sets") / "moved", OBJECTS, Patches(), views=4, ranges=MOVED, workers=0, objects_per_shard=4)
 
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory):
-    return sd.render_dataset(tmp_path_factory.mktemp("sets") / "still", OBJECTS, Patches(), views=4, workers=0, objects_per_shard=4)
+    return render_dataset(tmp_path_factory.mktemp("sets") / "still", OBJECTS, Patches(), views=4, workers=0, objects_per_shard=4)
 
 
 def test_folder_and_archive_bring_translations_back_to_the_bit(moved, tmp_path):
-    sd.export_layout(moved, tmp_path / "layout")
+    export_layout(moved, tmp_path / "layout")
     with tarfile.open(tmp_path / "moved.tar.gz", "w:gz") as tar: tar.add(tmp_path / "layout", "3DIEBench-T")
     for source in ("layout", "moved.tar.gz"):
-        back = sd.import_layout(tmp_path / source, tmp_path / f"from {source}", tmp_path / "layout")
+        back = import_layout(tmp_path / source, tmp_path / f"from {source}", tmp_path / "layout")
         order = [list(zip(back.synsets, back.object_ids)).index(name) for name in zip(moved.synsets, moved.object_ids)]
         assert back.translations[order].tobytes() == moved.translations.tobytes() and back.translations.dtype == np.float32
         assert back.latents[order].tobytes() == moved.latents.tobytes() and back.fingerprint == moved.fingerprint
@@ -172,12 +186,12 @@ def test_folder_and_archive_bring_translations_back_to_the_bit(moved, tmp_path):
 
 def test_batches_have_ten_latents(moved, still):
     for data, columns in ((moved, 10), (still, 7)):
-        views = sd.load_views(data)
+        views = load_views(data)
         expected = torch.from_numpy(data.latents if columns == 7 else np.concatenate([data.latents, data.translations], -1))
         assert torch.equal(views.latents, expected) and np.array_equal(data.conditions, expected)
-        batch = next(sd.PairLoader(views, 8, 0).epoch(0))
+        batch = next(PairLoader(views, 8, 0).epoch(0))
         assert batch.latents_1.shape == batch.latents_2.shape == (8, columns)
-        assert torch.equal(sd.SingleViewDataset(data)[6].latents, expected[1, 2]) and sd.PairDataset(data)[3].latents_1.shape == (columns,)
+        assert torch.equal(SingleViewDataset(data)[6].latents, expected[1, 2]) and PairDataset(data)[3].latents_1.shape == (columns,)
 
 
 def test_shards_with_and_without_translations(moved, still, tmp_path):
@@ -186,7 +200,7 @@ def test_shards_with_and_without_translations(moved, still, tmp_path):
     part.write_bytes((still.path / part.name).read_bytes())
     info = dict(moved.info, shards=[dict(shard, bytes=(tmp_path / shard["file"]).stat().st_size) for shard in moved.info["shards"]])
     info.pop("digest")     # of dataset.json, which is not what is tested here
-    with pytest.raises(ValueError, match="shard-00001.arrow has no translations, unlike shard-00000.arrow"): sd.ViewDataset(tmp_path, info).translations
+    with pytest.raises(ValueError, match="shard-00001.arrow has no translations, unlike shard-00000.arrow"): ViewDataset(tmp_path, info).translations
 
 
 def test_shards_moved_along_the_axes_of_the_world_are_made_anew(moved, still):
@@ -197,7 +211,7 @@ def test_shards_moved_along_the_axes_of_the_world_are_made_anew(moved, still):
 def test_data_without_translations_is_as_it_was(still):
     "Digests that the code before there were translations in the object's frame gave."
     assert still.fingerprint == "815f5d3ed05f6f5be7fe3c3149bd59ea0f42f39fcebe75a037ca9caec0c63a82"
-    assert [sd._read_table(path).schema.metadata[b"made_with"].decode()[:16] for path in sorted(still.path.glob("shard*"))] == [
+    assert [_read_table(path).schema.metadata[b"made_with"].decode()[:16] for path in sorted(still.path.glob("shard*"))] == [
         "072eecdfacd7032d", "28c209141dc809f8", "75334c510826afb8"]
 
 
@@ -232,17 +246,17 @@ def test_latent_files(row, tmp_path):
             (home / object_id / f"latent_{view}.npy").write_bytes(npy(usual[view]))
     (home / "b" / "latent_2.npy").write_bytes(content)
     if "says" in row:
-        with pytest.raises(ValueError) as refused: sd.import_layout(tmp_path / "layout", tmp_path / "set", val_fraction=.5)
+        with pytest.raises(ValueError) as refused: import_layout(tmp_path / "layout", tmp_path / "set", val_fraction=.5)
         for words in ["03001627/b/latent_2.npy", *row["says"]]: assert words in str(refused.value)
         assert not (tmp_path / "set" / "dataset.json").exists()
         return
-    data = sd.import_layout(tmp_path / "layout", tmp_path / "set", val_fraction=.5)
+    data = import_layout(tmp_path / "layout", tmp_path / "set", val_fraction=.5)
     expected = np.load(io.BytesIO(content))[:row["numbers"]].astype(np.float32)
     assert np.array_equal(data.conditions[1, 2], expected) and np.array_equal(data.conditions[1, [0, 1, 3]], usual[[0, 1, 3]])
 
 
 def test_objects_with_and_without_translations(tmp_path):
-    row = sd.render_object(Patches(), *OBJECTS[0], 3, MOVED, 0, 95)
+    row = render_object(Patches(), *OBJECTS[0], 3, MOVED, 0, 95)
     for object_id, columns in (("a", 10), ("b", 10), ("c", 7)):
         home = tmp_path / "layout" / "03001627" / object_id
         home.mkdir(parents=True)
@@ -250,7 +264,7 @@ def test_objects_with_and_without_translations(tmp_path):
             (home / f"image_{view}.jpg").write_bytes(row.jpegs[view])
             np.save(home / f"latent_{view}.npy", np.r_[row.latents[view], row.translations[view]][:columns])
     with pytest.raises(ValueError, match="03001627/c/latent_0.npy has no translations, unlike those of 03001627/a"):
-        sd.import_layout(tmp_path / "layout", tmp_path / "set")
+        import_layout(tmp_path / "layout", tmp_path / "set")
 
 
 # Training
@@ -288,7 +302,7 @@ def test_pretraining_with_translations(form, moved, still, tmp_path):
     history = pretrain(moved, settings, tmp_path / "model")
     model, *_ = load_model(tmp_path / "model")
     assert np.isfinite(history[-1]["train/loss"]) and model.method.form == form
-    batch = next(sd.PairLoader(sd.load_views(moved), 8, 0).epoch(0))
+    batch = next(PairLoader(load_views(moved), 8, 0).epoch(0))
     with torch.no_grad(): outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
     assert outputs.g.shape == (8, FORMS[form]) and torch.equal(outputs.g, transformation(batch.latents_1, batch.latents_2, form))
     with pytest.raises(ValueError, match=f"conditioning is '{form}', which needs translations"): pretrain(still, settings, tmp_path / "no")

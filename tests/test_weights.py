@@ -14,12 +14,23 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from sie.dataset import ProceduralRenderer, ViewDataset, normalise, procedural_objects, render_dataset
-from sie.encoders import make_encoder
-from sie.evaluation import embed, predict_views
-from sie.pretraining import Settings, load_model, new_model, pretrain
-from sie.rotations import transformation
-from sie.weights import RELEASE_IMAGES, SIE, Images, load_release, load_release_backbone, save_release, save_release_backbone
+from sie.data.rendering import procedural_objects, ProceduralRenderer, render_dataset
+from sie.data.storage import ViewDataset
+from sie.method.pairs import normalise
+from sie.method.encoders import make_encoder
+from sie.evaluation.probes import embed
+from sie.evaluation.retrieval import predict_views
+from sie.method.pretraining import load_model, new_model, pretrain, Settings
+from sie.method.rotations import transformation
+from sie.method.weights import (
+    Images,
+    load_release,
+    load_release_backbone,
+    RELEASE_IMAGES,
+    save_release,
+    save_release_backbone,
+    SIE,
+)
 
 
 # ---- a model of the pipeline, carried away
@@ -171,7 +182,7 @@ def test_settings_left_out_take_their_defaults_and_other_precisions_are_read(mod
 
 README = """
 import torch
-from sie.weights import SIE, Images
+from sie.method.weights import SIE, Images
 
 model = SIE.from_pretrained("models/sie_matrix/seed-0")
 images = Images("photos", model.size)

@@ -14,8 +14,10 @@ import psutil
 import pytest
 import torch
 
-from sie import dataset as sd
-from sie.evaluation import Probe
+from sie.data.rendering import render_dataset
+from sie.data import storage
+from sie.method.system import _group_memory, cores, free_memory, map_in_workers
+from sie.evaluation.probes import Probe
 
 OBJECTS = [(synset, f"{k:06d}") for synset in ("02691156", "02747177") for k in range(6)]
 
@@ -58,10 +60,10 @@ IMPORTS = """
 import sys
 from pathlib import Path
 import test_workers as t
-from sie import dataset as sd
+
 from sie.evaluation import embed, evaluate_all
-from sie.mesh_files import usable_models
-from sie.pretraining import ImageFormat, Settings, load_model, pretrain_all
+from sie.data.mesh_files import usable_models
+from sie.method.pretraining import ImageFormat, Settings, load_model, pretrain_all
 
 here = Path(sys.argv[1])
 tiny = dict(encoder="small", widths=(8, 8), batch_size=4, log_every=2, probe_views=0)
@@ -71,20 +73,20 @@ def run():
 """
 POOLS = {
     "rendering": ("started", """
-    sd.render_dataset(here / "set", t.OBJECTS, t.Slow(), views=2, workers=2)
+    render_dataset(here / "set", t.OBJECTS, t.Slow(), views=2, workers=2)
 """),
     "checks of models": ("started", """
     usable_models({("02691156", str(k)): here / f"{k}.ply" for k in range(16)}, up=t.SlowAxis("y"), workers=2)
 """),
     "pretraining": ("checkpoints", """
-    data = sd.render_dataset(here / "set", t.OBJECTS, t.Noise(), views=2, workers=0)
+    data = render_dataset(here / "set", t.OBJECTS, t.Noise(), views=2, workers=0)
     runs = {str(seed): Settings(method="sie", seed=seed, epochs=10 ** 6, **tiny) for seed in range(2)}
     pretrain_all(data, runs, here / "models", here / "logs", here / "checkpoints", workers=2)
 """),
     "evaluation": ("started", """
     names = "01"
     if not (here / "ready").exists():
-        data = sd.render_dataset(here / "set", t.OBJECTS, t.Noise(), views=2, workers=0)
+        data = render_dataset(here / "set", t.OBJECTS, t.Noise(), views=2, workers=0)
         runs = {name: Settings(method="random", seed=int(name), **tiny) for name in names}
         pretrain_all(data, runs, here / "models", here / "logs", here / "checkpoints")
         for name in names: embed(load_model(here / "models" / name)[0], data, ImageFormat.of(data)).save(here / name)
@@ -98,7 +100,7 @@ def start(folder, pool, end):
     "A process that runs a pool, and what is there as soon as its workers are at work."
     begun, body = POOLS[pool]
     (folder / "script.py").write_text(IMPORTS + body + end)
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(sd.__file__).parents[1])])
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(storage.__file__).parents[1])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": path}
     command = [sys.executable, folder / "script.py", folder]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True), folder / begun
@@ -134,10 +136,10 @@ def ended(how): os.kill(os.getpid(), signal.SIGKILL) if how == "killed" else os.
 
 
 def test_a_worker_that_ends_too_early():
-    assert list(sd.map_in_workers(pow, [(2, 3), (3, 2), (5, 1)], 0)) == [8, 9, 5]
-    with pytest.raises(RuntimeError, match="memory ran out"): list(sd.map_in_workers(ended, [("killed",)], 1))
-    with pytest.raises(RuntimeError, match=r"\(exit code 3\); what it printed is above"): list(sd.map_in_workers(ended, [("3",)], 1))
-    results = sd.map_in_workers(divmod, [(7, 2), (1, 0)], 1)
+    assert list(map_in_workers(pow, [(2, 3), (3, 2), (5, 1)], 0)) == [8, 9, 5]
+    with pytest.raises(RuntimeError, match="memory ran out"): list(map_in_workers(ended, [("killed",)], 1))
+    with pytest.raises(RuntimeError, match=r"\(exit code 3\); what it printed is above"): list(map_in_workers(ended, [("3",)], 1))
+    results = map_in_workers(divmod, [(7, 2), (1, 0)], 1)
     assert next(results) == (3, 1)
     with pytest.raises(ZeroDivisionError): next(results)
 
@@ -190,14 +192,14 @@ def test_cores_and_memory_are_those_of_the_container(tmp_path, monkeypatch, case
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"{content}\n")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64))
-    assert sd.cores(root, tmp_path / "membership") == count
-    free = sd._group_memory(root, tmp_path / "membership")
+    assert cores(root, tmp_path / "membership") == count
+    free = _group_memory(root, tmp_path / "membership")
     assert free > 2 ** 60 if left is None else free == left * GIB
-    monkeypatch.setattr(sd, "_group_memory", lambda: free)
+    monkeypatch.setattr("sie.method.system._group_memory", lambda: free)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7 * GIB))
-    assert sd._free_memory(torch.device("cpu")) == (7 if left is None else left) * GIB
+    assert free_memory(torch.device("cpu")) == (7 if left is None else left) * GIB
 
 
 def test_without_control_groups(tmp_path):
-    assert sd.cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0)) and sd._group_memory(tmp_path, tmp_path / "none") == float("inf")
-    assert 1 <= sd.cores() <= os.cpu_count() and sd._free_memory(torch.device("cpu")) > 0
+    assert cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0)) and _group_memory(tmp_path, tmp_path / "none") == float("inf")
+    assert 1 <= cores() <= os.cpu_count() and free_memory(torch.device("cpu")) > 0
