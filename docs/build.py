@@ -28,6 +28,7 @@ from sphinx.pycode import ModuleAnalyzer
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "_docs/source"
 LINK = re.compile(r'(\[[^\]]*\]\(|src="|href=")(?!\w+:|#|/)([^)"#\s]+)(#[^)"\s]*)?')
+STAGES = ("fetch", "pretrain", "embed", "evaluate", "report")
 DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*(\S.*?)[ \t]*$\n?", re.M)
 
 
@@ -152,7 +153,7 @@ def title(nb) -> tuple[str, str]:
 
 def site_target(path: str) -> str:
     "Where a link to a file of the repository leads on the site: to its page, or to a copy of the file."
-    if path.startswith("nbs/pipeline/"): path = path.replace("nbs/pipeline", "results", 1)
+    if path.startswith("nbs/pipeline/") and Path(path).stem in STAGES: path = path.replace("nbs/pipeline", "results", 1)
     if path == "nbs/index.ipynb": return "/index.ipynb"
     file = ROOT / path
     if path.startswith("results/figures/"): write(path, figure(path))
@@ -208,6 +209,8 @@ def with_references(nb, module: str):
 
 def processed(folder: Path) -> dict[str, object]:
     "nbdev's processed notebooks of a folder, by file name. Unlike nbdev, keep exported constants in sight and exported definitions folded."
+    if not any(folder.glob("*.ipynb")):
+        return {}
     with tempfile.TemporaryDirectory() as copies:
         for path in folder.glob("*.ipynb"):
             nb = nbformat.read(path, as_version=4)
@@ -266,43 +269,80 @@ def stage_notebook(path: Path):
     return nb
 
 
+PARTS = {   # folder of nbs/: heading of its section, what is in it
+    "tutorials": ("Tutorials", "To read and run in one sitting each."),
+    "method": ("Method", "Split, hypernetwork, losses and training, in the order in which one understands them."),
+    "evaluation": ("Evaluation", "What is measured of a trained model, and how it is shown."),
+    "data": ("Data", "From objects to a data set on disk: storage, renderer, import and export, models from files."),
+    "objects": ("Objects", "The 55 families of generated objects."),
+    "results": ("Results", "A page for each comparison, the most important first."),
+    "pipeline": ("Parameters", "What configures a run."),
+}
+HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets")
+
+
+def how_to() -> list[tuple[str, str, str]]:
+    "Copy the guides, which are Markdown; returns their paths, titles and first lines."
+    entries = []
+    for name in HOW_TO:
+        source = ROOT / f"docs/how-to/{name}.md"
+        if not source.exists():
+            continue
+        text = relink(source.read_text(encoding="utf-8"), "docs/how-to", site_target)
+        write(f"how-to/{name}.md", text.encode())
+        head, lead = re.match(r"# +(.+)\n+(.+)", text).groups()
+        entries.append((f"how-to/{name}.md", head, lead))
+    return entries
+
+
 def site() -> None:
     "Write _docs/source, with nothing left of an older site."
     shutil.rmtree(SOURCE.parent, ignore_errors=True)
     (SOURCE / "reference").mkdir(parents=True)  # after "nbs" in the alphabet: Sphinx takes the page it reads last as the one that documents a name
-    notebooks = processed(ROOT / "nbs")
+    notebooks = {f"{part}/{name}": nb for part in PARTS for name, nb in processed(ROOT / "nbs" / part).items()
+                 if part != "pipeline" or Path(name).stem not in STAGES}
     modules = {}
     for name in notebooks:
-        exported = re.search(r"#\| *default_exp (\w+)", (ROOT / "nbs" / name).read_text(encoding="utf-8"))
+        exported = re.search(r"#\| *default_exp ([\w.]+)", (ROOT / "nbs" / name).read_text(encoding="utf-8"))
         if exported: modules[name] = "sie." + exported[1]
     exports = {module: importlib.import_module(module).__all__ for module in modules.values()}
     names = {}  # what is linked where prose names it: a full path, or a name that no ordinary word looks like
     for module, public in exports.items():
         names |= {module: module} | {f"{module}.{n}": f"{module}.{n}" for n in public} | {n: f"{module}.{n}" for n in public if "_" in n or n[0].isupper()}
 
-    sections = {"library": [], "results": [], "reference/index": []}
-    index = notebooks.pop("index.ipynb")
+    sections = {part: [] for part in PARTS}
     for name, nb in notebooks.items():
+        part = name.split("/")[0]
         if name in modules: nb = with_references(nb, modules[name])
-        sections["library"].append((f"nbs/{name}", *write_page(nb, f"nbs/{name}", "nbs", names)))
+        sections[part].append((f"nbs/{name}", *write_page(nb, f"nbs/{name}", f"nbs/{part}", names)))
+    runs = []
     for path in stage_notebooks():
         page = path.relative_to(ROOT).as_posix()
         name, text = write_page(stage_notebook(path), page, "nbs/pipeline", names)
-        sections["results"].append((page, name, about(path) or text))
-    for name, module in modules.items():
+        runs.append((page, name, about(path) or text))
+    references = []
+    for name, module in sorted(modules.items(), key=lambda item: list(PARTS).index(item[0].split("/")[0])):
         doc = importlib.import_module(module).__doc__ or ""
         text = [f"# {module}", doc, f"Explained in [{title(notebooks[name])[0]}](/nbs/{name}).", f":::{{py:module}} {module}\n:::", *(reference(module, n) for n in exports[module])]
         (SOURCE / f"reference/{module}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-        sections["reference/index"].append((f"reference/{module}.md", module, doc))
+        references.append((f"reference/{module}.md", module, doc))
 
-    heads = {
-        "library": ("Library", "The notebooks that define the package, in reading order.", "Notebook"),
-        "results": ("Results", "The notebooks of the pipeline as they were executed: reports first, then what led to the last one.", "Notebook"),
-        "reference/index": ("API", "Every exported name with its signature, module by module.", "Module"),
+    lists = {
+        "tutorials": (*PARTS["tutorials"], "Notebook", sections["tutorials"]),
+        "method": (*PARTS["method"], "Notebook", sections["method"]),
+        "evaluation": (*PARTS["evaluation"], "Notebook", sections["evaluation"]),
+        "data": (*PARTS["data"], "Notebook", sections["data"] + sections["objects"]),
+        "results": (*PARTS["results"], "Comparison", sections["results"] + [("runs.md", "Reports and runs", "The notebooks of the pipeline as they were executed.")]),
+        "how-to": ("How-to", "Guides to a task each.", "Guide", how_to() + sections["pipeline"]),
+        "reference/index": ("API", "Every exported name with its signature, module by module.", "Module", references),
+        "runs": ("Reports and runs", "The notebooks of the pipeline as they were executed: reports first, then what led to the last one.", "Notebook", runs),
     }
-    sections = {name: entries for name, entries in sections.items() if entries}
-    for name, entries in sections.items(): (SOURCE / f"{name}.md").write_text(listing(*heads[name], entries), encoding="utf-8")
-    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *sections, "benchmarks/README", "```"])))   # a page that the index links to, and so is copied with it
+    lists = {name: entries for name, entries in lists.items() if entries[3]}
+    for name, (head, intro, kind, entries) in lists.items():
+        (SOURCE / f"{name}.md").write_text(listing(head, intro, kind, entries), encoding="utf-8")
+    index = processed(ROOT / "nbs")["index.ipynb"]
+    tree = [name for name in lists if name != "runs"]
+    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, "benchmarks/README", "```"])))   # a page that the index links to, and so is copied with it
     write_page(index, "index.ipynb", "nbs", names)
 
 

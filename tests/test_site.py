@@ -20,8 +20,9 @@ from sie.method.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_docs/html"
-NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb"))
-MODULES = [f"sie.{found[1]}" for p in NOTEBOOKS if (found := re.search(r"#\| *default_exp (\w+)", p.read_text(encoding="utf-8")))]
+STAGES = ("fetch", "pretrain", "embed", "evaluate", "report")
+NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if p.parent.name != "pipeline" or p.stem not in STAGES)
+MODULES = [f"sie.{found[1]}" for p in NOTEBOOKS if (found := re.search(r"#\| *default_exp ([\w.]+)", p.read_text(encoding="utf-8")))]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
