@@ -40,6 +40,7 @@ $(SETUP): requirements.txt settings.ini setup.py
 repro: $(SETUP)
 	python -m sie.pipeline.params $(if $(PRESET),preset $(PRESET),check)
 	dvc repro $(ARGS)
+	@rm -rf runs/checkpoints/done   # finished models, which DVC keeps by now
 	@echo "The report: results/report.ipynb"
 
 keep: $(SETUP)

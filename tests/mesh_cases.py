@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 import struct
 import tarfile
@@ -126,6 +127,12 @@ def _strips(header, add):
     header["meshes"][0]["primitives"] = [{**primitive, "mode": 5, "indices": add((4 * k + np.array([0, 1, 3, 2])).astype(np.uint8))} for k in range(6)]
 
 
+def _no_places(header, add):
+    "A texture without texture coordinates: the material's factor."
+    del _primitive(header)["attributes"]["TEXCOORD_0"]
+    header["materials"][0]["pbrMetallicRoughness"]["baseColorFactor"] = [1, 0, 0, 1]
+
+
 def _fans(header, add):
     "Each side is a fan without indices."
     primitive = _plain(header)
@@ -212,6 +219,27 @@ def _dae(colour: str, texcoord: str = "", primitive: str = "polylist", image: st
 <scene><instance_visual_scene url="#w"/></scene></COLLADA>""".encode()
 
 
+NAMESPACE = ' xmlns="http://www.collada.org/2005/11/COLLADASchema"'
+
+
+def _dae_with(colour: str, *changes: tuple[str, str], **more: str) -> bytes:
+    "The same with some of its text replaced."
+    text = _dae(colour, **more).decode()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    return text.encode()
+
+
+def _dae_concave() -> bytes:
+    "A quad with a dent, of area 0.375; its bounding box is a unit square."
+    corners = np.array([[0, 0, 0], [0.25, 0.25, 0], [1, 0, 0], [0, 1, 0]])
+    text = _dae("<color>1 0 0 1</color>").decode()
+    text = re.sub(r'(<float_array id="p-a" count=")24(">)[^<]*', rf'\g<1>12\g<2>{" ".join(f"{x:g}" for x in corners.ravel())}', text)
+    text = text.replace('source="#p-a" count="8"', 'source="#p-a" count="4"')
+    return re.sub("<vcount>.*</p>", "<vcount>4</vcount><p>0 1 2 3</p>", text).encode()
+
+
 def _stl(name: bytes = b"", colour: int = 0, end: bytes = b"") -> bytes:
     "A binary cube."
     faces = CUBE[QUADS[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)]
@@ -238,7 +266,7 @@ COLOUR = "property {0} red\nproperty {0} green\nproperty {0} blue\n"
 def made() -> dict[str, tuple[dict[str, bytes], Case]]:
     "Folder -> (its files, the case)."
     glTF = {"data_uris": (None, FOUR), "sparse": (_sparse, RED), "quantized": (_quantized, FOUR), "second_uv": (_second_uv, FOUR), "moved_texture": (_moved_texture, {"255 0 0": .5, "0 0 255": .5}),
-            "strips": (_strips, RED), "fans": (_fans, RED), "points_and_lines": (_points, RED), "colours_uint8": (_corner_colours("uint8"), RED), "colours_uint16": (_corner_colours("uint16"), RED),
+            "no_places": (_no_places, RED), "strips": (_strips, RED), "fans": (_fans, RED), "points_and_lines": (_points, RED), "colours_uint8": (_corner_colours("uint8"), RED), "colours_uint16": (_corner_colours("uint16"), RED),
             "colours_float": (_corner_colours("float32"), RED), "placed": (_placed, RED), "skinned": (_skinned, RED)}
     cases = {f"gltf_{name}": ({"m.gltf": json.dumps(gltf(change)).encode()}, Case("m.gltf", 12 / 11 if name == "placed" else 2, colours)) for name, (change, colours) in glTF.items()}
     outside = gltf()
@@ -282,6 +310,24 @@ def made() -> dict[str, tuple[dict[str, bytes], Case]]:
     cases["dae_texture"] = {"m.dae": _dae(four, uv, image="data/my%20t.png"), "data/my t.png": png()}, Case("m.dae", 2, FOUR)
     cases["dae_placed"] = {"m.dae": _dae(red, place="<scale>1 1 2</scale>", up="Z_UP")}, Case("m.dae", 10 / 6, RED)
 
+    cases["dae_unused_missing_texture"] = {"m.dae": _dae_with(red, (
+        "<library_materials>", '<library_images><image id="gone"><init_from>gone.png</init_from></image></library_images>'
+        '<library_materials><material id="unused"><instance_effect url="#e2"/></material>'),
+        ("</library_effects>", '<effect id="e2"><profile_COMMON><technique sid="c"><lambert><diffuse>'
+         '<texture texture="gone" texcoord="UV"/></diffuse></lambert></technique></profile_COMMON></effect></library_effects>'))
+    }, Case("m.dae", 2, RED)
+    second = (uv.replace('"0"', '"1"') + '<input semantic="TEXCOORD" source="#p" offset="0" set="0"/>')
+    cases["dae_second_set"] = {"m.dae": _dae(four, second, image="t.png").replace(b'input_set="0"', b'input_set="1"'),
+                               "t.png": png()}, Case("m.dae", 2, FOUR)
+    cases["dae_no_namespace"] = {"m.dae": _dae_with(red, (NAMESPACE, ""))}, Case("m.dae", 2, RED)
+    cases["dae_1_5"] = {"m.dae": _dae_with(
+        four, (NAMESPACE, NAMESPACE.replace("2005/11", "2008/03")), ("1.4.1", "1.5.0"),
+        ("<init_from>t.png</init_from>", "<init_from><ref>t.png</ref></init_from>"),
+        ("<source>s</source>", '<instance_image url="#i"/>'), texcoord=uv, image="t.png"), "t.png": png()}, Case("m.dae", 2, FOUR)
+    cases["dae_concave"] = {"m.dae": _dae_concave()}, Case("m.dae", 0.1875, RED)
+
+    cases["stl_capitals"] = {"m.stl": _stl_text(("a",)).upper()}, Case("m.stl", 2, GREY)
+    cases["stl_padded"] = {"m.stl": _stl(end=b"\0" * 49)}, Case("m.stl", 2, GREY)
     cases["stl_binary"] = {"m.stl": _stl()}, Case("m.stl", 2, GREY)
     cases["stl_called_solid"] = {"m.stl": _stl(b"solid cube", 0x7fff)}, Case("m.stl", 2, GREY)
     cases["stl_solids"] = {"m.stl": _stl_text(("a", "b b", ""))}, Case("m.stl", 2, GREY)

@@ -42,6 +42,12 @@ def test_values(tmp_path, key, value, says): refused(with_value(tmp_path, key, v
 def test_variants(tmp_path, name, says): refused(with_value(tmp_path, "methods", ["sie", name]), says)
 
 
+@pytest.mark.parametrize("name", TABLE["changes"])
+def test_variants_that_change_something(tmp_path, name):
+    params = load_params(with_value(tmp_path, "methods", [name.partition("+")[0], name]))
+    assert params.settings(name, 0) != params.settings(params.methods[0], 0)
+
+
 @pytest.mark.parametrize(("names", "says"), TABLE["same"])
 def test_variants_that_are_the_same(tmp_path, names, says): refused(with_value(tmp_path, "methods", names), says)
 
@@ -84,6 +90,20 @@ def test_accents_and_a_byte_order_mark_are_read(tmp_path, encoding):
     path = tmp_path / "params.yaml"
     path.write_bytes(f"# \u00e9\n{TEXT}".encode(encoding))
     assert load_params(path) == load_params(ROOT / "params.yaml")
+
+
+def test_a_number_of_too_many_digits_is_named(tmp_path):
+    "Of more digits than Python reads."
+    line = "  epochs: 100 "
+    number = TEXT[:TEXT.index(line)].count("\n") + 1
+    refused(changed(tmp_path, line, "  epochs: " + 5_000 * "1"), f"line {number}: '1111")
+
+
+def test_a_variant_of_too_long_a_name_is_refused(tmp_path):
+    "Results have it in the names of files."
+    longest = "sie+widths=[" + "1" * 187 + "]"
+    refused(with_value(tmp_path, "methods", [longest]), "sets widths.0: given 111")
+    refused(with_value(tmp_path, "methods", [longest + " "]), "has 201 characters; the name of files may have 200")
 
 
 def test_deep_nesting_is_refused(tmp_path):

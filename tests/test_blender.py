@@ -8,9 +8,9 @@ import pytest
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from sie.data.blender import blender_values, BlenderRenderer
+from sie.data.blender import _front_only, blender_values, BlenderRenderer
 from sie.method.rotations import sample_latents
-from sie.data.scene import project, Renderer, Scene
+from sie.data.scene import project, Renderer, Scene, spherical
 
 
 def boxes():
@@ -38,6 +38,19 @@ def test_values_without_blender():
         np.testing.assert_allclose(spot["matrix_world"][:3, 3], 4 * np.array([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)]), atol=1e-9)
         np.testing.assert_allclose(spot["matrix_world"] @ [0, 0, -4, 1], [0, 0, 0, 1], atol=1e-9)     # looks along its -z, at the origin
         assert (spot["energy"], values["sun"]["energy"], spot["shadow_soft_size"]) == (123., .7, 0) and max(spot["color"]) == pytest.approx(.8) and max(values["floor"]["color"]) == pytest.approx(.6)
+
+
+def test_one_sided_faces_are_shown_from_their_front():
+    "Of a box, which is convex, those faces are hidden whose plane has the camera on its inner side."
+    box, scene, rng = boxes().triangles[:12], Scene(), np.random.default_rng(2)
+    for row in sample_latents(20, rng):
+        shift = rng.uniform(-.3, .3, 3)
+        shown = _front_only(scene, box, np.arange(6), row, shift)
+        placed = Rotation.from_euler("xyz", row[:3]).apply(box.reshape(-1, 3) + shift).reshape(-1, 3, 3)
+        camera = spherical(scene.camera_radius, scene.camera_theta, scene.camera_phi)
+        volumes = np.linalg.det(placed - camera)        # of the tetrahedra that faces make with the camera
+        hidden = (np.ptp(shown, axis=1) == 0).all(1)
+        assert (hidden[:6] == (volumes[:6] > 0)).all() and not hidden[6:].any() and (shown[~hidden] == box[~hidden]).all()
 
 
 def test_without_blender_the_error_says_what_to_install():

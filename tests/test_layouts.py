@@ -211,10 +211,12 @@ def test_a_data_set_of_other_classes(tmp_path, names):
     assert show_views(data, data.split("val")[:2], views=2) is not None
 
 
-def test_the_archive_of_other_classes(tmp_path, capsys):
-    "A stream shows its classes only at its end, with lists and without."
+@pytest.mark.parametrize("names", [["dog", "cat", "03001627"], ["03001627", "cat", "chair", "dog"]], ids=["mixed", "one class twice"])
+def test_the_archive_of_other_classes(tmp_path, capsys, names):
+    """A stream shows its classes only at its end, with lists and without. Synsets and other names may stand side by side,
+    and a synset's objects are of one class with those of its name in words."""
     import tarfile
-    data = made(tmp_path / "set", ["dog", "cat", "03001627"])
+    data = made(tmp_path / "set", names)
     export_layout(data, tmp_path / "out")
     for with_lists in (True, False):
         if not with_lists:
@@ -223,7 +225,7 @@ def test_the_archive_of_other_classes(tmp_path, capsys):
         with tarfile.open(tmp_path / str(with_lists) / "a.tar.gz", "w:gz") as tar: tar.add(tmp_path / "out", "views")
         lists = tmp_path / "out" if with_lists else None
         back = import_layout(tmp_path / str(with_lists) / "a.tar.gz", tmp_path / f"back-{with_lists}", lists=lists)
-        assert back.classes == ("cat", "chair", "dog") and "2 of 3 are none of ShapeNetCore's 55" in capsys.readouterr().out
+        assert back.classes == ("cat", "chair", "dog") and f"2 of {len(names)} are none of ShapeNetCore's 55" in capsys.readouterr().out
         assert all(back.classes[label] == {"03001627": "chair"}.get(synset, synset) for label, synset in zip(back.labels, back.synsets))
 
 

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mesh_cases import all_cases, gltf, write_cases  # noqa: E402
+from mesh_cases import _dae, _stl, _stl_text, all_cases, gltf, png, write_cases  # noqa: E402
 from sie.data import mesh_files  # noqa: E402
 from sie.data.mesh_files import _triangulated, load_model, missing_textures, model_digest, model_files  # noqa: E402
 from sie.method.rotations import sample_latents  # noqa: E402
@@ -55,6 +55,61 @@ def test_what_is_refused_is_named(tmp_path, row):
     with pytest.raises(ValueError, match=f"(?s){re.escape(str(tmp_path))}.*(?:{row['says']})") as refusal:
         load_model(path)
     assert path.stem in str(refusal.value)
+
+
+RED, FOUR = "<color>1 0 0 1</color>", '<texture texture="t" texcoord="UV"/>'
+PLACED = '<input semantic="TEXCOORD" source="#u" offset="1" set="0"/>'
+COLLADAS = {     # what is replaced in a COLLADA that is right, and the message
+    "nan": ((RED,), ("0 0 0 1 0 0", "0 0 nan 1 0 0"), "corners that are not finite"),
+    "inf": ((RED,), ("0 0 0 1 0 0", "0 0 INF 1 0 0"), "corners that are not finite"),
+    "comma": ((RED,), ("0 0 0 1 0 0", "0 0 0,5 1 0 0"), "could not convert string to float: '0,5'"),
+    "sampler": ((FOUR, PLACED, "polylist", "t.png"), ('texture="t"', 'texture="lost"'), "has the texture lost, which is no"),
+    "index": ((RED,), ("<p>4 5", "<p>4 55"), "g has an index beyond its 8 POSITIONs"),
+    "material": ((RED,), ('target="#m"', 'target="#gone"'), "<instance_material> names '#gone', which is not in the file"),
+    "geometry": ((RED,), ('url="#g"', 'url="#gone"'), "<instance_geometry> names '#gone', which is not in the file"),
+    "set": ((FOUR, PLACED + PLACED.replace('"0"', '"2"'), "polylist", "t.png"), ('input_set="0"', 'input_set="1"'),
+            "g has no TEXCOORD of the set 1"),
+    "vcount": ((RED,), ("<vcount>4 4", "<vcount>4 3"), "has 24 corners, and its polygons 23"),
+    "skew": ((RED,), ('<node id="n">', '<node id="n"><skew>1 1 0 0 0 1 0</skew>'), "places a geometry by <skew>"),
+    "hole": ((RED, "", "polygons"), ("<p>4 5 7 6</p>", "<ph><p>4 5 7 6</p><h>1 2 3</h></ph>"), "polygons with holes"),
+}
+
+
+@pytest.mark.parametrize("name", COLLADAS)
+def test_colladas_that_are_refused(tmp_path, name):
+    arguments, (old, new), says = COLLADAS[name]
+    right = _dae(*arguments).decode()
+    assert old in right
+    (tmp_path / "t.png").write_bytes(png())
+    (tmp_path / "m.dae").write_text(right.replace(old, new, 1))
+    with pytest.raises(ValueError, match=f"(?s)m.dae.*{re.escape(says)}"):
+        load_model(tmp_path / "m.dae")
+
+
+def test_a_missing_texture_of_a_collada(tmp_path):
+    (tmp_path / "m.dae").write_bytes(_dae(FOUR, PLACED, image="gone.png"))
+    assert missing_textures(tmp_path / "m.dae") == ["gone.png"]
+    with pytest.raises(ValueError, match="m.dae names the texture gone.png, which is missing"):
+        load_model(tmp_path / "m.dae")
+    mesh = load_model(tmp_path / "m.dae", missing_textures="colour")
+    assert (mesh.visual.face_colors[:, :3] == 231).all()      # a diffuse texture leaves no place for a colour
+
+
+@pytest.mark.parametrize(("data", "says"), [
+    (_stl(end=bytes(50)), "goes on for 50 bytes after the 12 faces"), (_stl() + _stl(), "goes on for 684 bytes after the 12"),
+    (_stl()[:-1], "is cut short: it has 683 bytes, and 684"), (_stl_text(("a",)).upper()[:-20], "an STL in text ends in endsolid")])
+def test_stls_that_are_refused(tmp_path, data, says):
+    (tmp_path / "m.stl").write_bytes(data)
+    with pytest.raises(ValueError, match=f"m.stl.*{says}"):
+        load_model(tmp_path / "m.stl")
+
+
+def test_a_texture_whose_set_of_coordinates_is_missing(tmp_path):
+    def change(header, add):
+        header["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
+    (tmp_path / "m.gltf").write_text(json.dumps(gltf(change)))
+    with pytest.raises(ValueError, match="m.gltf: a texture is placed by TEXCOORD_1"):
+        load_model(tmp_path / "m.gltf")
 
 
 def test_double_sided_faces_show_the_side_that_faces_the_camera(folder):
@@ -177,10 +232,15 @@ def test_files_of_a_gltf(folder):
     assert [file.name for file in model_files(folder / "gltf_outside/m.gltf")] == ["m.gltf", "my cube.bin", "t.png"]
 
 
-@pytest.mark.parametrize(("case", "reader", "what"), [("R04_some_faces_without_vt/all.obj", "_read_obj", "faces"), ("R04_some_faces_without_vt/all.obj", "_read_obj", "placed"),
-                                                      ("R11_material_names/single.obj", "_read_obj", "materials"), ("R07_mtllib_word_in_a_comment/m.obj", "_read_obj", "libraries"),
-                                                      ("ply_mixed_little/m.ply", "_read_ply", "faces"), ("off/m.off", "_read_off", "faces"), ("glb/m.glb", "_read_gltf", "faces"),
-                                                      ("stl_solids/m.stl", "_read_stl", "faces"), ("dae_polylist/m.dae", "_read_dae", "faces")])
+@pytest.mark.parametrize(("case", "reader", "what"), [
+    ("R04_some_faces_without_vt/all.obj", "_read_obj", "faces"), ("R04_some_faces_without_vt/all.obj", "_read_obj", "placed"),
+    ("R11_material_names/single.obj", "_read_obj", "materials"), ("obj_all_syntaxes/m.obj", "_read_obj", "libraries"),
+    ("ply_mixed_little/m.ply", "_read_ply", "faces"), ("ply_corner_uv/m.ply", "_read_ply", "placed"),
+    ("ply_vertex_uv/m.ply", "_read_ply", "placed"), ("off/m.off", "_read_off", "faces"),
+    ("glb/m.glb", "_read_gltf", "faces"), ("glb/m.glb", "_read_gltf", "placed"), ("glb/m.glb", "_read_gltf", "materials"),
+    ("stl_solids/m.stl", "_read_stl", "faces"), ("stl_binary/m.stl", "_read_stl", "faces"),
+    ("dae_polylist/m.dae", "_read_dae", "faces"), ("dae_texture/m.dae", "_read_dae", "placed"),
+    ("dae_polygons/m.dae", "_read_dae", "materials")])
 def test_a_file_that_was_not_read_whole_is_refused(folder, monkeypatch, case, reader, what):
     read = getattr(mesh_files, reader)
 
@@ -189,7 +249,7 @@ def test_a_file_that_was_not_read_whole_is_refused(folder, monkeypatch, case, re
         setattr(model, what, getattr(model, what) - 1)
         return model
     monkeypatch.setitem(mesh_files.READERS, Path(case).suffix, careless)
-    with pytest.raises(ValueError, match="was not read whole"):
+    with pytest.raises(ValueError, match=f"was not read whole.* instead of .*{mesh_files.NAMES[what]}"):
         load_model(folder / case)
 
 

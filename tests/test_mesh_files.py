@@ -1,5 +1,5 @@
 """Models from files: formats, textures, layouts, faults, and a data set of them."""
-import json, os, shutil, struct
+import json, struct
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from ruamel.yaml import YAML
 from trimesh.visual import TextureVisuals
-from trimesh.visual.material import PBRMaterial, SimpleMaterial
+from trimesh.visual.material import PBRMaterial
 
 from sie.data import mesh_files as mf
 from sie.data.storage import ViewDataset

@@ -120,7 +120,7 @@ STAGE = """
 import json, sys
 from pathlib import Path
 from sie.data.storage import ViewDataset
-from sie.method.pretraining import ImageFormat, Settings, pretrain_all
+from sie.method.pretraining import ImageFormat, pretrain_all, Settings
 if __name__ == "__main__":
     folder, path, settings = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     runs = {f"seed-{seed}": Settings(**settings, seed=seed) for seed in range(2)}

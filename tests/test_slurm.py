@@ -1,6 +1,7 @@
 "The SLURM scripts, with stand-ins for SLURM's commands: what they start, and what happens at the end of a job's time."
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -121,6 +122,35 @@ def test_variables_of_a_task_on_several_machines(monkeypatch):
     assert 15_000 <= int(found["MASTER_PORT"]) < 25_000
     monkeypatch.setenv("SLURM_NTASKS", "5")
     with pytest.raises(ValueError, match="5 tasks on 2 machines"): launched()
+
+
+TASK = JOB | {"SLURM_STEP_ID": "2", "SLURM_PROCID": "1"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+BAD_VARIABLES = [
+    (TASK, "SLURM_NTASKS", "abc"), (TASK, "SLURM_NTASKS", "0"), (TASK, "SLURM_NTASKS", "-1"), (TASK, "SLURM_NTASKS", "²"),
+    (TASK, "SLURM_NTASKS", "4(x2)"), (TASK, "SLURM_STEP_NUM_TASKS", "2.0"), (TASK, "SLURM_NNODES", "0"),
+    (TASK, "SLURM_STEP_NUM_NODES", "1-2"), (TASK, "SLURM_PROCID", "first"), (TASK, "SLURM_LOCALID", "0,1"),
+    (TASK, "SLURM_NODEID", "gpu1"), (TASK, "SLURM_JOB_ID", "41007_1"), (TASK, "SLURM_STEP_ID", "9" * 20),
+    (TORCHRUN, "WORLD_SIZE", "two"), (TORCHRUN, "WORLD_SIZE", ""), (TORCHRUN, "LOCAL_WORLD_SIZE", "0"), (TORCHRUN, "RANK", "-1"),
+    (TORCHRUN, "LOCAL_RANK", None),
+]
+
+
+@pytest.mark.parametrize(("variables", "name", "value"), BAD_VARIABLES)
+def test_a_variable_of_a_task_that_is_no_number_is_named(variables, name, value, monkeypatch):
+    for other in [n for n in os.environ if n.startswith(("SLURM_", "JPY_"))]: monkeypatch.delenv(other)
+    for key, said in (variables | {name: value}).items():
+        if said is None: monkeypatch.delenv(key, raising=False)
+        else: monkeypatch.setenv(key, said)
+    says = f"variable {name} is {re.escape(repr(value))}; it must be a whole number" if value else f"variable {name} is not set"
+    with pytest.raises(ValueError, match=says): launched()
+
+
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "SLURM_NNODES", "SLURM_STEP_ID", "SLURM_PROCID"])
+def test_a_variable_that_is_no_number_does_not_matter_to_a_process_alone(name, monkeypatch):
+    for other in [n for n in os.environ if n.startswith(("SLURM_", "JPY_"))]: monkeypatch.delenv(other)
+    for key, said in (JOB | {name: "abc"}).items(): monkeypatch.setenv(key, said)
+    assert launched() is None
 
 
 def test_tasks_of_srun_train_together_as_processes_of_torchrun_do(tmp_path):

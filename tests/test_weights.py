@@ -182,7 +182,7 @@ def test_settings_left_out_take_their_defaults_and_other_precisions_are_read(mod
 
 README = """
 import torch
-from sie.method.weights import SIE, Images
+from sie.method.weights import Images, SIE
 
 model = SIE.from_pretrained("models/sie_matrix/seed-0")
 images = Images("photos", model.size)
@@ -499,7 +499,19 @@ BAD_PARAMS = {  # params.json -> what the message must say
     '{"experience": "SIE", "predictor": "", "hypernetwork": "deep"}': "missing: module.predictor.hypernet.net.2.weight",
     '{"experience": "SIE", "predictor": "", "equi": 128}': "projector_equi.0.weight is .*, not ",
     '{"experience": "SIE", "predictor": "", "mlp": "48-40-48"}': r"projector_inv.6.weight is \(28, 20\) float32, not \(24, 20\)",
-    '{"experience": "SIE", "predictor": "", "mlp": "99999999-40-48"}': "params.json: widths is",
+    '{"experience": "SIE", "predictor": "", "mlp": "99999999-40-48"}': "params.json: mlp is '99999999-40-48'; .* from 1 to 32768",
+    '{"experience": "SIE", "predictor": "", "mlp": "%s"}' % ("9" * 5000): "params.json: mlp is '999.* from 1 to 32768",
+    '{"experience": "SIE", "predictor": "", "mlp": "%s"}' % ("8-" * 999 + "8"): "params.json: mlp is '8-8.* 1 to 16 of them",
+    '{"experience": "SIE", "predictor": "%s"}' % ("8-" * 999 + "8"): "params.json: predictor is '8-8.* 0 to 16 of them",
+    '{"experience": "SIE", "predictor": "", "mlp": "1"}': "params.json: mlp is '1'; of 1 nothing is left for a part of 256 of 512",
+    '{"experience": "SIE", "predictor": "", "mlp": "48-40-56", "equi": 1}': "params.json: mlp is '48-40-56'; of 48 nothing is left for a part of 1 of 512",
+    '{"experience": "SIE", "predictor": "", "equi": 0}': "params.json: equi is 0; it must be from 1 to 511",
+    '{"experience": "SIE", "predictor": "", "equi": -1}': "params.json: equi is -1; it must be from 1 to 511",
+    '{"experience": "SIE", "predictor": "", "equi": 512}': "params.json: equi is 512; it must be from 1 to 511",
+    '{"experience": "VICRegPartInv", "equi": -1}': "params.json: equi is -1",
+    '{"experience": "VICRegPartInv", "mlp": "48-40-56", "equi": 56}': "params.json: equi is 56; it must be less than the 56",
+    '{"experience": "SIE", "predictor": "", "resolution": 100000}': "params.json: images: height is 100000; .* at most 8192",
+    '{"experience": "SIE", "predictor": "", "equi": 256, "equi": 128}': "params.json: the key equi is given more than once",
     '{"experience": "SIE", "predictor": "", "epochs": 0}': "params.json: epochs is 0",
     '{"experience": "SIE", "predictor": "", "base_lr": NaN}': "params.json: base_lr is nan",
     '{"experience": "SIE", "predictor": "", "resolution": 0}': "params.json: images: height is 0",
@@ -514,6 +526,16 @@ def test_bad_params_are_refused(release, tmp_path, text):
     path = written(tmp_path / "m", whole(release), None)
     path.with_name("params.json").write_text(text)
     with pytest.raises(ValueError, match=f"(?s)m/.*{BAD_PARAMS[text]}"): load_release(path)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "sparse_csr", "meta", "nested", "quantized"])
+def test_tensors_without_numbers_for_every_entry_are_named(release, tmp_path, kind):
+    state, name = whole(release), "module.projector_inv.0.weight"
+    made = {"sparse": lambda v: v.to_sparse(), "sparse_csr": lambda v: v.to_sparse_csr(), "meta": lambda v: v.to("meta"),
+            "nested": lambda v: torch.nested.nested_tensor([v, v[:1]]),
+            "quantized": lambda v: torch.quantize_per_tensor(v, .1, 0, torch.qint8)}[kind]
+    path = written(tmp_path / "m", state | {name: made(state[name])}, PARAMS)
+    with pytest.raises(ValueError, match=f"m/model.pth: {name} is a .*{kind}.* tensor; it must be dense"): load_release(path)
 
 
 REFERENCE = np.load(Path(__file__).with_name("resnet18_release.npz"))   # what the authors' network gives for the weights and images below

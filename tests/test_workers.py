@@ -16,7 +16,7 @@ import torch
 
 from sie.data.rendering import render_dataset
 from sie.data import storage
-from sie.method.system import _group_memory, cores, free_memory, map_in_workers
+from sie.method.system import _group_memory, cores, free_memory, map_in_workers, start_worker
 from sie.evaluation.probes import Probe
 
 OBJECTS = [(synset, f"{k:06d}") for synset in ("02691156", "02747177") for k in range(6)]
@@ -61,9 +61,9 @@ import sys
 from pathlib import Path
 import test_workers as t
 
-from sie.evaluation import embed, evaluate_all
+from sie.evaluation.probes import embed; from sie.evaluation.protocol import evaluate_all
 from sie.data.mesh_files import usable_models
-from sie.method.pretraining import ImageFormat, Settings, load_model, pretrain_all
+from sie.method.pretraining import ImageFormat, load_model, pretrain_all, Settings
 
 here = Path(sys.argv[1])
 tiny = dict(encoder="small", widths=(8, 8), batch_size=4, log_every=2, probe_views=0)
@@ -130,6 +130,34 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path, pool):
     assert process.returncode == 1 and not (tmp_path / "started").exists()
     assert error.count("Traceback") == 1 and "bootstrapping" not in error, error
     assert 'worker processes import the script that starts them' in error and 'if __name__ == "__main__":' in error, error
+
+
+SCRIPT = """
+import sys
+
+
+if __name__ == "__main__":
+    print(list(map_in_workers(pow, [(2, 3)], int(sys.argv[1]))), flush=True)
+    process = start_worker(print, "worked")
+    process.join()
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_script_from_standard_input_is_told_to_be_a_file(tmp_path, workers):
+    process = subprocess.run([sys.executable, "-", str(workers)], input=SCRIPT, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 1 and process.stdout == ("" if workers else "[8]\n"), process.stderr
+    assert process.stderr.count("Traceback") == 1 and "<stdin> is no file" in process.stderr, process.stderr
+    assert "Save the script as a file" in process.stderr and 'if __name__ == "__main__":' in process.stderr
+
+
+@pytest.mark.parametrize("how", ["file", "-c", "-m"])
+def test_scripts_that_workers_can_import(tmp_path, how):
+    "A file is found from where the script was started, too."
+    (tmp_path / "script.py").write_text(SCRIPT.replace("    print(", "    import os; os.chdir('/')\n    print("))
+    command = {"file": ["script.py"], "-c": ["-c", SCRIPT], "-m": ["-m", "script"]}[how]
+    process = subprocess.run([sys.executable, *command, "1"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0 and process.stdout == "[8]\nworked\n", process.stderr
 
 
 def ended(how): os.kill(os.getpid(), signal.SIGKILL) if how == "killed" else os._exit(int(how))

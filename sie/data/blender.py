@@ -4,7 +4,11 @@
 
 # %% ../../nbs/data/06_blender.ipynb #cell003
 from __future__ import annotations
-import io, math, os, sys, tempfile
+import io
+import math
+import os
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -12,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.image import imread
 from scipy.spatial.transform import Rotation
@@ -105,8 +109,13 @@ class BlenderRenderer(Renderer):
         latents, translations, triangles, reflectance = _check(mesh, latents, translations)
         bpy, images = _import_bpy(), np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
         made, out = self._fill(bpy, triangles, reflectance), bpy.context.scene
+        one_sided = np.flatnonzero(mesh.face_attributes.get("one_sided", np.zeros(len(triangles), bool)))
         with tempfile.TemporaryDirectory() as folder:
             for view in range(len(latents)):
+                if len(one_sided):
+                    shown = _front_only(self.scene, triangles, one_sided, latents[view], translations[view])
+                    made["object"].data.vertices.foreach_set("co", shown.astype(np.float32).ravel())
+                    made["object"].data.update()
                 for name, values in blender_values(self.scene, latents[view], translations[view]).items():
                     for key, value in values.items():
                         if name == "floor" and key == "color": out.objects["floor"].active_material.node_tree.nodes["diffuse"].inputs["Color"].default_value = (*value, 1)
@@ -139,6 +148,24 @@ class BlenderRenderer(Renderer):
                 "object": add("object", _blender_mesh(bpy, "object", triangles, reflectance))}
         out.camera = made["camera"]
         return made
+
+
+def _front_only(
+    scene: Scene,
+    triangles: Float[np.ndarray, "faces 3 3"],
+    one_sided: Int[np.ndarray, "some"],        # faces that show only their front
+    latents: Float[np.ndarray, "7"],
+    translation: Float[np.ndarray, "3"],
+) -> Float[np.ndarray, "faces 3 3"]:
+    "The faces of a view. A one-sided one whose back faces the camera has all its corners in one point, as in `Renderer`."
+    rotation = Rotation.from_euler("xyz", latents[:3])
+    camera = spherical(scene.camera_radius, scene.camera_theta, scene.camera_phi)
+    camera = rotation.inv().apply(camera) - translation
+    a, b, c = triangles[one_sided].swapaxes(0, 1)
+    back = one_sided[((camera - a) * np.cross(b - a, c - a)).sum(1) < 0]
+    shown = triangles.copy()
+    shown[back] = triangles[back, :1]
+    return shown
 
 
 def _blender_mesh(bpy: Any, name: str, triangles: Float[np.ndarray, "faces 3 3"], colours: Float[np.ndarray, "faces 3"] | None = None) -> Any:

@@ -240,6 +240,7 @@ def _tar_files(stream: io.BufferedIOBase) -> Iterator[tuple[str, bytes]]:
 # %% ../../nbs/data/03_layout.ipynb #cell048d
 _BESIDE = re.compile("|".join([r"LICENSE.*", r"README.*", *map(re.escape, LIST_NAMES)]), re.IGNORECASE)
 _LEFT_BY_SYSTEMS = re.compile(r"(?:^|/)(?:__MACOSX|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
+_OBJECT_FILE = re.compile(r"image_\d+\.jpg|latent_\d+\.npy")
 Files = tuple[str, str, dict[str, bytes]]   # synset, object id, content by file name
 
 
@@ -297,23 +298,31 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _archive_objects(archive: Path) -> Iterator[Files]:
-    current, files, tops = None, {}, []
+    current, files, first, beside = None, {}, None, []     # first: the top folder and name of the first member of an object
+    def unexpected(name: str) -> ValueError:
+        return ValueError(f"{archive}: unexpected member {name!r}; there may be <synset>/<object id>/image_<i>.jpg and "
+                          "latent_<i>.npy, LICENSE, README and split lists, all in at most one top folder")
     for name, content in _members(archive):
         if _LEFT_BY_SYSTEMS.search(name): continue
         home, _, file = name.rpartition("/")
         if home != current:
             parts = name.removeprefix("./").split("/")
-            if len(parts) < 3 and _BESIDE.fullmatch(file): continue
-            if len(parts) not in (3, 4): raise ValueError(f"{archive}: unexpected member {name!r}; there may be <synset>/<object id>/<file>, LICENSE, README and split lists, all in at most one top folder")
+            if len(parts) < 3 and _BESIDE.fullmatch(file):
+                beside.append(name)
+                continue
+            if len(parts) not in (3, 4) or not _OBJECT_FILE.fullmatch(file): raise unexpected(name)
             top = "/".join(parts[:-3])
-            if not tops: tops.append(top)
-            if top != tops[0]:
-                raise ValueError(f"{archive}: objects lie in two places, {tops[0] or '.'!r} and {top or '.'!r} (member {name!r}); "
-                                 "all must be in one top folder, or all in none")
+            first = first or (top, name)
+            if top != first[0]:
+                raise ValueError(f"{archive}: objects lie in two places, {first[0] or '.'!r} and {top or '.'!r} (members {first[1]!r} "
+                                 f"and {name!r}); all must be in one top folder, or all in none")
             if current is not None: yield synset, object_id, files
             current, synset, object_id, files = home, *parts[-3:-1], {}
         if file in files: raise ValueError(f"{archive}: member {name!r} comes a second time")
         files[file] = content
+    for name in beside:
+        home = name.removeprefix("./").rpartition("/")[0]
+        if home and first and home != first[0]: raise unexpected(name)     # in the folder of a class
     if current is not None: yield synset, object_id, files
 
 # %% ../../nbs/data/03_layout.ipynb #cell049

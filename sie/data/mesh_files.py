@@ -15,7 +15,7 @@ import re
 import struct
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -39,7 +39,7 @@ from ..objects.classes import CLASS_BY_SYNSET, CLASSES
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'SHAPENET', 'MODEL_FORMATS', 'COMPRESSED', 'SHARED_FOLDERS', 'ENCODINGS', 'OPTIONS', 'TYPES', 'PLACES',
-           'NUMBER', 'GREY', 'COMPONENTS', 'COLUMNS', 'WRAPS', 'SUPPORTED', 'READERS', 'NAMES', 'MOST_FACES',
+           'NUMBER', 'GREY', 'COMPONENTS', 'COLUMNS', 'WRAPS', 'SUPPORTED', 'READERS', 'NAMES', 'COUNTS', 'MOST_FACES',
            'MOST_PAIRS', 'unread_models', 'mesh_objects', 'model_files', 'missing_textures', 'model_digest',
            'load_model', 'usable_models', 'MeshFileRenderer']
 
@@ -196,7 +196,7 @@ ENCODINGS = ("utf-8", "gbk", "shift_jis", "cp1252")   # of names in OBJ, MTL and
 
 
 def _spellings(name: bytes) -> list[str]:
-    "What a name in a text may mean: with and without quotes and a comment behind, in the file system's own and in other encodings."
+    "What a name in a text may mean: with and without quotes and a comment behind, in several encodings."
     bare = re.sub(rb"[ \t]+#.*", b"", name)
     forms = [form for raw in (name, bare) for form in (raw.strip(), raw.strip().strip(b"\"'"))]
     spelled = [os.fsdecode(form) for form in forms]
@@ -230,7 +230,8 @@ def _beside(folder: Path, name: str) -> Path | None:
 
 
 def _found(path: Path, name: bytes) -> Path | None:
-    "The file that is named in a model's text: as it stands, with backslashes as Windows writes them, or, as Blender does, by its last part beside the model."
+    """The file that is named in a model's text: as it stands, with backslashes as Windows writes them, or, as Blender
+    does, by its last part beside the model."""
     spelled = _spellings(name)
     written = [*spelled, *(name.replace("\\", "/") for name in spelled)]
     for file in [*written, *(re.split(r"[/\\]", name)[-1] for name in spelled)]:
@@ -249,7 +250,13 @@ def _text(path: Path) -> bytes:
             raise ValueError(f"{path} is damaged, or not a text: it begins as UTF-16 and goes on otherwise") from None
     data = data.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     data = re.sub(rb"(?m)^[ \t]*#[^\n]*", b"", data)     # lines of comment are not continued
-    return re.sub(rb"(?<![\x80-\xff])\\[ \t]*\n", b" ", data)   # after a byte above 127 a backslash may be half of a Japanese letter
+    # after a byte above 127 a backslash may be half of a Japanese letter
+    return re.sub(rb"(?m)^(?:.*(?<![\x80-\xff])\\[ \t]*\n)+.*", _joined, data)
+
+
+def _joined(lines: re.Match) -> bytes:
+    "Continued lines as one, and empty ones for the others, so that the numbers of lines stay."
+    return re.sub(rb"\\[ \t]*\n", b" ", lines[0]) + b"\n" * lines[0].count(b"\n")
 
 
 @dataclass
@@ -263,21 +270,23 @@ class _Map:
     range: tuple[float, float] = (0, 1)      # values that black and white stand for
 
 
-OPTIONS = {b"-blendu": 1, b"-blendv": 1, b"-cc": 1, b"-clamp": 1, b"-imfchan": 1, b"-texres": 1, b"-bm": 1, b"-boost": 1, b"-type": 1, b"-mm": 2,
-           b"-o": 3, b"-s": 3, b"-t": 3}   # of map_Kd, and how many values follow at most
+#: Options of map_Kd, and how many values follow at most.
+OPTIONS = {b"-blendu": 1, b"-blendv": 1, b"-cc": 1, b"-clamp": 1, b"-imfchan": 1, b"-texres": 1, b"-bm": 1,
+           b"-boost": 1, b"-type": 1, b"-mm": 2, b"-o": 3, b"-s": 3, b"-t": 3}
 
 
 def _map(path: Path, statement: bytes) -> _Map | None:
-    "What `map_Kd` names, seen from a library; None if nothing. Raises `ValueError` for options that cannot be understood."
+    "What `map_Kd` names, seen from a library; None if nothing. Raises `ValueError` for an option without a value."
     rest, options = statement.strip(), {}
-    while (word := re.match(rb"-\w+(?=[ \t]|$)", rest)) and (option := word[0].lower()) in OPTIONS and not _found(path, rest):
+    while (word := re.match(rb"-\w+(?=[ \t]|$)", rest)) and word[0].lower() in OPTIONS and not _found(path, rest):
+        option = word[0].lower()
         most, rest, values = OPTIONS[option], rest[word.end():].strip(), []
         numeric = option in (b"-o", b"-s", b"-t", b"-mm")
         while len(values) < most and (word := re.match(NUMBER + rb"(?=[ \t]|$)" if numeric else rb"\S+", rest)):
             values.append(word[0])
             rest = rest[word.end():].strip()
         if not values:
-            raise ValueError(f"{path}: map_Kd {_shown(statement)} has no value after {_shown(option)}")
+            raise ValueError(f"map_Kd {_shown(statement)} has no value after {_shown(option)}")
         options[option] = values
     if not _spellings(rest):
         return None
@@ -285,7 +294,8 @@ def _map(path: Path, statement: bytes) -> _Map | None:
     def two(option, default):
         values = [float(value) for value in options.get(option, [])][:2]
         return (*values, *(default,) * (2 - len(values)))
-    found = _Map(rest, _found(path, rest), two(b"-s", 1), two(b"-o", 0), options.get(b"-clamp", [b""])[0].lower() == b"on")
+    clamp = options.get(b"-clamp", [b""])[0].lower() == b"on"
+    found = _Map(rest, _found(path, rest), two(b"-s", 1), two(b"-o", 0), clamp)
     low, gain = two(b"-mm", 0) if b"-mm" in options else (0, 1)
     found.range = low, low + gain
     return found
@@ -300,7 +310,8 @@ def _shown(name: bytes) -> str:
 class _PlyHead:
     "What the head of a PLY says."
     order: str                                               # "" for text, "<" or ">" for binary
-    elements: list[tuple[str, int, list[tuple[str, str, str]]]]   # name, how many, properties: name, type, and the type of a list's length
+    # name, how many, properties: name, type, and the type of a list's length
+    elements: list[tuple[str, int, list[tuple[str, str, str]]]]
     textures: list[bytes]
     size: int                                                # of the head, bytes
 
@@ -311,9 +322,12 @@ class _PlyHead:
         return "texcoord" in names or any(set(pair) <= names for pair in PLACES)
 
 
-TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8", "int8": "i1", "uint8": "u1",
-         "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}   # of PLY
-PLACES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))                  # names of texture coordinates of vertices
+#: Types of PLY.
+TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
+         "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
+         "float32": "f4", "float64": "f8"}
+#: Names of texture coordinates of vertices.
+PLACES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))
 
 
 def _ply_head(path: Path) -> tuple[_PlyHead, bytes]:
@@ -351,7 +365,7 @@ def _commands(text: bytes, *keys: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _libraries(path: Path, text: bytes) -> list[Path]:
-    "The material libraries of an OBJ. A line may name several, or one with spaces in its name."
+    "The material libraries of an OBJ, as often as it names them. A line may name several, or one with spaces."
     libraries = []
     for _, names in _commands(text, b"mtllib"):
         bare = re.sub(rb"(^|[ \t]+)#.*", b"", names)
@@ -364,12 +378,13 @@ def _libraries(path: Path, text: bytes) -> list[Path]:
             if not (library := _found(path, name)):
                 raise ValueError(f"{path} names the material library {_shown(name)}, which is missing")
             libraries.append(library)
-    return list(dict.fromkeys(libraries))
+    return libraries
 
 
 @dataclass
 class _Material:
     "An entry of a library, as it stands there."
+    where: str                      # library, line and name
     library: Path
     colour: bytes | None = None     # what follows Kd
     image: bytes | None = None      # what follows map_Kd
@@ -381,31 +396,40 @@ class _Material:
         words = re.sub(rb"#.*", b"", self.colour).split()
         plain = len(words) in (1, 3) and all(re.fullmatch(NUMBER, word) for word in words)
         if not plain or not all(0 <= float(word) <= 1.001 for word in words):
-            raise ValueError(f"{self.library}: Kd {_shown(self.colour)} is not a colour; it must be one number or three, from 0 to 1")
+            raise ValueError(f"{self.where}: Kd {_shown(self.colour)} is not a colour; "
+                             "it must be one number or three, from 0 to 1")
         return np.clip(np.array([float(word) for word in words]), 0, 1) * np.ones(3)
 
     def map(self) -> _Map | None:
-        return None if self.image is None else _map(self.library, self.image)
+        "The image that takes the colour's place. Raises `ValueError` for options that cannot be understood."
+        try:
+            return None if self.image is None else _map(self.library, self.image)
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from None
 
 
 def _materials(libraries: list[Path]) -> dict[bytes, _Material]:
     "Materials by name; the first library that has a name counts."
     materials: dict[bytes, _Material] = {}
-    for library in libraries:
+    for library in dict.fromkeys(libraries):
         own, current = {}, None
-        for key, rest in _commands(_text(library), b"newmtl", b"kd", b"map_kd"):
-            if key.lower() == b"newmtl":
-                current = own[rest] = _Material(library)
-            elif current and key.lower() == b"kd":
-                current.colour = rest
-            elif current:
-                current.image = rest
+        for number, line in enumerate(_text(library).split(b"\n"), 1):
+            for key, rest in _commands(line, b"newmtl", b"kd", b"map_kd"):
+                if key.lower() == b"newmtl":
+                    current = own[rest] = _Material("", library)
+                    name = _shown(rest)
+                elif current and key.lower() == b"kd":
+                    current.colour = rest
+                elif current:
+                    current.image = rest
+                if current:
+                    current.where = f"{library}: line {number}, material {name}"
         materials = {**own, **materials}
     return materials
 
 
 def _material(materials: dict[bytes, _Material], name: bytes) -> _Material | None:
-    "That which `usemtl` means: the very name, else the name in another spelling, else without regard to upper case and double spaces."
+    "That which `usemtl` means: the very name, else another spelling, else without regard to case and double spaces."
     if name in materials:
         return materials[name]
     for same in (lambda text: text, lambda text: " ".join(_folded(text).split())):
@@ -419,7 +443,8 @@ def _material(materials: dict[bytes, _Material], name: bytes) -> _Material | Non
 def _used(materials: dict[bytes, _Material], text: bytes) -> dict[bytes, _Material | None]:
     "The materials of an OBJ's faces, by the name that it uses."
     commands = _commands(text, b"usemtl", b"f")
-    names = [name for (key, name), (following, _) in zip(commands, commands[1:]) if key.lower() == b"usemtl" and following.lower() == b"f"]
+    names = [name for (key, name), (following, _) in zip(commands, commands[1:])
+             if key.lower() == b"usemtl" and following.lower() == b"f"]
     return {name: _material(materials, name) for name in dict.fromkeys(names)}
 
 
@@ -453,7 +478,7 @@ def _uri(path: Path, uri: str) -> Path | None:
 
 
 def _base(material: dict) -> tuple[list[float], dict | None]:
-    "Factor and texture that colour a glTF's material: those of metal and roughness where it has them, else of specular and glossiness."
+    "Factor and texture that colour a glTF's material: of metal and roughness, else of specular and glossiness."
     metal = material.get("pbrMetallicRoughness", {})
     gloss = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {})
     if gloss and not {"baseColorFactor", "baseColorTexture"} & set(metal):
@@ -468,26 +493,6 @@ def _gltf_image(header: dict, texture: dict) -> dict:
     if source is None:
         raise ValueError(f"texture {texture['index']} has no image of a kind that can be read (PNG, JPEG or WebP)")
     return header["images"][source]
-
-
-def _dae_images(path: Path) -> list[str]:
-    "The images of a COLLADA file that are the diffuse colour of an effect."
-    root = ElementTree.parse(path).getroot()
-    for item in root.iter():
-        item.tag = item.tag.rpartition("}")[2]
-    images = {item.get("id"): "".join(item.find("init_from").itertext()).strip() for item in root.iter("image") if item.find("init_from") is not None}
-    names = []
-    for effect in root.iter("effect"):
-        params = {item.get("sid"): item for item in effect.iter("newparam")}
-        for texture in effect.findall(".//diffuse/texture"):
-            name = texture.get("texture")
-            while name in params:      # a sampler, which names a surface, which names an image
-                inner = next((item for item in params[name].iter() if item.tag in ("source", "init_from", "instance_image")), None)
-                params.pop(name)
-                name = inner is not None and (inner.get("url", "").lstrip("#") or (inner.text or "").strip())
-            if name in images:
-                names.append(images[name])
-    return list(dict.fromkeys(names))
 
 
 def _references(path: Path) -> tuple[list[Path], dict[str, Path | None]]:
@@ -517,36 +522,42 @@ def _references(path: Path) -> tuple[list[Path], dict[str, Path | None]]:
                 if not uri.startswith("data:"):
                     textures[uri] = _uri(path, uri)
     if suffix == ".dae":
-        textures = {name: _uri(path, name) for name in _dae_images(path)}
+        textures = {name: _uri(path, name) for name in _Dae(path).images()}
     return needed, textures
 
 
-def _checked_references(path: str | Path) -> tuple[list[Path], dict[str, Path | None]]:
-    "The same, or a `ValueError` that names the model."
-    path = Path(path)
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    "Whatever goes wrong within becomes a `ValueError` that names the model."
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:
-        return _references(path)
+        yield
     except ValueError as error:
-        raise error if str(path.parent) in str(error) else ValueError(f"{path}: {error}") from None
-    except Exception as error:   # what comes of a damaged file
-        raise ValueError(f"{path} cannot be read: {error!r}") from error
+        raise ValueError(str(error) if str(path) in str(error) else f"{path} cannot be read: {error}") from error
+    except Exception as error:      # what comes of a damaged file
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, or not of the format that its name says ({error!r})") from error
 
 
 def model_files(
     path: str | Path,   # of the model
 ) -> list[Path]:        # the model's own file first
-    """A model's file and those that it needs and that are there: material libraries, buffers and the textures of its used materials.
+    """A model's file and those that it needs and that are there: material libraries, buffers and the textures of its
+    used materials.
 
-    Raises `ValueError` naming a missing library or buffer. Textures that are missing are listed by `missing_textures`."""
-    needed, textures = _checked_references(path)
-    return list(dict.fromkeys([Path(path), *needed, *filter(None, textures.values())]))
+    Raises `ValueError` naming a missing library or buffer. `missing_textures` lists the textures that are missing."""
+    path = Path(path)
+    with _naming(path):
+        needed, textures = _references(path)
+    return list(dict.fromkeys([path, *needed, *filter(None, textures.values())]))
 
 
 def missing_textures(path: str | Path) -> list[str]:
     "The textures that a model needs and that are missing, as the model names them."
-    return [name for name, file in _checked_references(path)[1].items() if file is None]
+    path = Path(path)
+    with _naming(path):
+        return [name for name, file in _references(path)[1].items() if file is None]
 
 
 def model_digest(path: str | Path) -> str:
@@ -567,17 +578,17 @@ class _Part:
     colours: Float[np.ndarray, "faces 3 3"]    # linear, for each corner
     uv: Float[np.ndarray, "faces 3 2"]         # v upwards; of no meaning without an image
     image: Image.Image | None = None
-    wrap: tuple[str, str] = ("repeat", "repeat")   # beyond the image, to the right and upwards: "repeat", "clamp" or "mirror"
+    wrap: tuple[str, str] = ("repeat", "repeat")   # beyond the image, in x and y: "repeat", "clamp" or "mirror"
 
 
 @dataclass
 class _Model:
     "What a reader made of a file. `faces` and what follows is what it found in it, to be compared with `_count`."
     parts: list[_Part]
-    faces: int            # polygons of OBJ, PLY and OFF, triangles of the other formats
+    faces: int            # polygons, triangles of strips, of fans and of glTF
     materials: int = 0    # that faces use
     placed: int = 0       # faces with texture coordinates
-    libraries: int = 0
+    libraries: int = 0    # as often as they are named
 
 
 def _linear(colours: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -642,12 +653,13 @@ def _triangulated(
     points: Float[np.ndarray, "corners 3"],   # of all polygons, one after the other
     sizes: Int[np.ndarray, "polygons"],       # how many corners each has
 ) -> tuple[Int[np.ndarray, "triangles 3"], Int[np.ndarray, "triangles"]]:
-    "Triangles as indices of corners, and of which polygon each is part. Convex polygons become fans, others are cut by Manifold in their plane."
+    """Triangles as indices of corners, and of which polygon each is part. Convex polygons become fans, others are cut
+    by Manifold in their plane."""
     starts, triangles, owners = np.cumsum(sizes) - sizes, [np.zeros((0, 3), int)], [np.zeros(0, int)]
     for size in np.unique(sizes[sizes >= 3]).tolist():
         own = np.flatnonzero(sizes == size)
         first = np.zeros(len(own), int)
-        fan = np.stack([np.zeros(size - 2, int), np.arange(1, size - 1), np.arange(2, size)], 1)
+        fan = _fan(size)
         if size > 3:
             ring = points[starts[own, None] + np.arange(size)]
             ring = ring - ring[:, :1]
@@ -669,9 +681,20 @@ def _triangulated(
     return np.concatenate(triangles)[order], np.concatenate(owners)[order]
 
 
+def _fan(length: int) -> Int[np.ndarray, "triangles 3"]:
+    "The triangles of a fan about the first corner."
+    first = np.arange(max(length - 2, 0))
+    return np.stack([0 * first, first + 1, first + 2], 1)
+
+
+def _strip(length: int) -> Int[np.ndarray, "triangles 3"]:
+    "The triangles of a strip, every second turned round."
+    first = np.arange(max(length - 2, 0))
+    return np.stack([first, first + 1 + first % 2, first + 2 - first % 2], 1)
+
+
 def _ears(ring: Float[np.ndarray, "corners 3"], normal: Float[np.ndarray, "3"]) -> Int[np.ndarray, "triangles 3"]:
     "Triangles of a concave polygon; a fan if it crosses itself, so that no cut is right."
-    fan = np.stack([np.zeros(len(ring) - 2, int), np.arange(1, len(ring) - 1), np.arange(2, len(ring))], 1)
     area = np.linalg.norm(normal) / 2
     normal = normal / (2 * area)
     side = np.cross(normal, np.eye(3)[np.abs(normal).argmin()])
@@ -680,7 +703,7 @@ def _ears(ring: Float[np.ndarray, "corners 3"], normal: Float[np.ndarray, "3"]) 
     ears = np.asarray(manifold3d.triangulate([flat]), int).reshape(-1, 3)
     a, b, c = flat[ears].swapaxes(0, 1)
     covered = np.abs((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).sum() / 2
-    return ears if np.isclose(covered, area, rtol=1e-6) else fan
+    return ears if np.isclose(covered, area, rtol=1e-6) else _fan(len(ring))
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell031
 def _placed_parts(
@@ -699,12 +722,24 @@ def _placed_parts(
     return parts
 
 
+def _index(word: bytes, count: int) -> int:
+    "An index of an OBJ, which is counted from 1 or, if negative, from the last of `count` backwards, counted from 0."
+    k = int(word)
+    if k == 0:
+        raise ValueError("there is no corner 0, they are counted from 1")
+    if k < -count:
+        raise ValueError("it counts backwards beyond the first corner")
+    if k > 2 ** 31:
+        raise ValueError("no file has so many corners")
+    return k - 1 if k > 0 else count + k
+
+
 def _read_obj(path: Path, textures: _Textures) -> _Model:
-    "An OBJ, which may count corners backwards, leave out what it likes in each face, and have colours behind the places of corners."
+    "An OBJ, which may count corners backwards, leave out what it likes in each face, and have colours of corners."
     text = _text(path)
     libraries = _libraries(path, text)
     used, current, number = _used(_materials(libraries), text), None, 0
-    places, colours, coordinates, corners, mapped, sizes, owners = [], [], [], [], [], [], []
+    places, colours, coordinates, corners, mapped, sizes, owners, lines = [], [], [], [], [], [], [], []
     try:
         for number, line in enumerate(text.split(b"\n"), 1):
             key, _, rest = line.strip().replace(b"\t", b" ").partition(b" ")
@@ -719,36 +754,39 @@ def _read_obj(path: Path, textures: _Textures) -> _Model:
                 if len(words) not in (3, 4, 6, 7, 8):
                     raise ValueError("a corner has 3 numbers, and a colour 3 more")
                 values = [float(word) for word in words]
+                colour = values[4:7] if len(words) == 8 else values[3:6]
+                if not all(map(math.isfinite, colour)):
+                    raise ValueError("its colour is not finite")
                 places.append(values[:3])
-                colours.append(values[3:6] if len(words) in (6, 7) else values[4:7] if len(words) == 8 else [np.nan] * 3)
+                colours.append(colour if len(colour) == 3 else [np.nan] * 3)
             elif key == b"vt":
                 coordinates.append([float(word) for word in words[:2]] + [0.0] * (2 - len(words)))
             elif key == b"f" and len(words) > 2:
                 for word in words:
                     v, _, more = word.partition(b"/")
                     t = more.partition(b"/")[0]
-                    v, t = int(v), int(t) if t else None
-                    if v == 0 or t == 0:
-                        raise ValueError("there is no corner 0, they are counted from 1")
-                    v, t = v - 1 if v > 0 else len(places) + v, -1 if t is None else t - 1 if t > 0 else len(coordinates) + t
-                    if v < 0 or t < -1 or more[:1] == b"-" and t < 0:
-                        raise ValueError("it counts backwards beyond the first corner")
-                    corners.append(v)
-                    mapped.append(t)
+                    corners.append(_index(v, len(places)))
+                    mapped.append(_index(t, len(coordinates)) if t else -1)
                 sizes.append(len(words))
                 owners.append(current)
+                lines.append(number)
             elif key in (b"surf", b"call"):
                 raise ValueError("free-form surfaces and calls of other files are not supported; export it as polygons")
     except ValueError as error:
         raise ValueError(f"{path}: line {number}, {_shown(line)[:80]!r}, cannot be read: {error}") from None
-    points, tints, places_in_image = (np.array(rows, float).reshape(-1, n) for rows, n in ((places, 3), (colours, 3), (coordinates, 2)))
+    points, tints, places_in_image = (np.array(rows, float).reshape(-1, n)
+                                      for rows, n in ((places, 3), (colours, 3), (coordinates, 2)))
     corners, mapped, sizes = np.array(corners, int), np.array(mapped, int), np.array(sizes, int)
     for what, index, of in (("corner", corners, points), ("texture coordinate", mapped, places_in_image)):
         if (index >= len(of)).any():
-            raise ValueError(f"{path} has a face with {what} {index.max() + 1}, but only {len(of)} of them")
+            line = np.repeat(lines, sizes)[index.argmax()]
+            beyond = f"a face with {what} {index.max() + 1}, but only {len(of)} of them"
+            raise ValueError(f"{path}: line {line} has {beyond}")
     tints, starts = _linear(_unit(tints[corners], str(path))), np.cumsum(sizes) - sizes
-    whole = np.minimum.reduceat(mapped, starts) >= 0 if len(sizes) else np.zeros(0, bool)     # all corners of the face have a place in an image
-    uv = np.where(mapped[:, None] >= 0, places_in_image[mapped], 0) if len(places_in_image) else np.zeros((len(mapped), 2))
+    whole = np.zeros(0, bool)     # whether all corners of the face have a place in an image
+    if len(sizes):
+        whole = np.minimum.reduceat(mapped, starts) >= 0
+    uv = np.where(mapped[:, None] >= 0, np.concatenate([places_in_image, [[0, 0]]])[mapped], 0)
     names = list(dict.fromkeys(owners))
     order = {name: k for k, name in enumerate(names)}
     kind, look = 2 * np.array([order[name] for name in owners], int) + whole, {}
@@ -758,7 +796,8 @@ def _read_obj(path: Path, textures: _Textures) -> _Model:
         image = textures(_shown(wanted.name), wanted.file) if wanted else None
         if image and wanted.range != (0, 1):
             low, high = wanted.range
-            image = Image.fromarray(np.rint(255 * (low + (high - low) * np.asarray(image) / 255).clip(0, 1)).astype(np.uint8))
+            values = (low + (high - low) * np.asarray(image) / 255).clip(0, 1)
+            image = Image.fromarray(np.rint(255 * values).astype(np.uint8))
         if image and k % 2:
             tints[own], uv[own] = 1, uv[own] * wanted.scale + wanted.offset
             look[k] = image, ("clamp", "clamp") if wanted.clamp else ("repeat", "repeat")
@@ -773,86 +812,67 @@ def _read_obj(path: Path, textures: _Textures) -> _Model:
 def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str, Any]]:
     "The values of each property: an array, or the values and lengths of its lists."
     cut = ValueError(f"{path} is cut short: it ends before all that its head announces")
-    if head.order == "":
-        words = data[head.size:].split()
+    text, buffer, at, elements = head.order == "", data[head.size:], 0, {}
+    if text:
         try:
-            numbers = np.array(words, dtype=object).astype(float)
+            buffer = np.array(buffer.split(), dtype=object).astype(float).tobytes()
         except ValueError as error:
             raise ValueError(f"{path} has a value that is no number: {error}") from None
-        buffer, head_types = numbers.tobytes(), "<"
-    else:
-        buffer, head_types = data[head.size:], head.order
-    at, elements = 0, {}
 
     def kind(name: str) -> np.dtype:
-        return np.dtype("<f8" if head.order == "" else head_types + name)
+        return np.dtype("<f8" if text else head.order + name)
     for element, count, properties in head.elements:
-        values: dict[str, Any] = {}
-        elements[element] = values
+        elements[element] = {}
         if not count or not properties:
             continue
-        if count * sum(kind(length or name).itemsize for _, name, length in properties) > len(buffer) - at:
+        if count * sum(kind(length or own).itemsize for _, own, length in properties) > len(buffer) - at:
             raise cut
-        lengths, fields = [], []                      # as in the first row; mostly all rows are alike
-        place = at
-        for name, own, length in properties:
-            size = 1
-            if length:
-                if place + kind(length).itemsize > len(buffer):
+        runs: dict[str, list] = {name: [] for name, _, _ in properties}
+        lists, window, left = [name for name, _, length in properties if length], count, count
+        while left:      # rows in a run have lists of the same lengths; mostly all rows are one run
+            fields, sizes, place = [], {}, at
+            for name, own, length in properties:
+                size = 1
+                if length:
+                    if place + kind(length).itemsize > len(buffer):
+                        raise cut
+                    size = sizes[name] = int(np.frombuffer(buffer, kind(length), 1, place)[0])
+                    fields.append((f"{name} length", kind(length)))
+                    place += kind(length).itemsize
+                if size < 0:
                     raise cut
-                size = int(np.frombuffer(buffer, kind(length), 1, place)[0])
-                fields.append((f"{name} length", kind(length)))
-                place += kind(length).itemsize
-            lengths.append(size)
-            fields.append((name, kind(own), (max(size, 0),)))
-            place += max(size, 0) * kind(own).itemsize
-        row = np.dtype(fields)
-        alike = at + count * row.itemsize <= len(buffer)
-        if alike:
-            rows = np.frombuffer(buffer, row, count, at)
-            alike = all((rows[f"{name} length"] == size).all() for (name, _, length), size in zip(properties, lengths) if length)
-        if alike:
-            for (name, _, length), size in zip(properties, lengths):
-                own = rows[name].astype(float)
-                values[name] = (own.ravel(), np.full(count, size)) if length else own.ravel()
-            at += count * row.itemsize
-            continue
-        values.update({name: ([], []) if length else [] for name, _, length in properties})
-        steps = [(name, kind(own).itemsize, kind(own), kind(length) if length else None) for name, own, length in properties]
-        for _ in range(count):
-            for name, width, own, length in steps:
-                if length is None:
-                    values[name].append(buffer[at:at + width])
-                    at += width
-                    continue
-                if at + length.itemsize > len(buffer):
-                    raise cut
-                size = int(np.frombuffer(buffer, length, 1, at)[0])
-                at += length.itemsize
-                if not 0 <= size <= (len(buffer) - at) // width:
-                    raise cut
-                values[name][0].append(buffer[at:at + size * width])
-                values[name][1].append(size)
-                at += size * width
-        if at > len(buffer):
-            raise cut
-        for name, _, own, length in steps:
-            rows = values[name][0] if length else values[name]
-            flat = np.frombuffer(b"".join(rows), own).astype(float)
-            values[name] = (flat, np.array(values[name][1], int)) if length else flat
-    if head.order and at < len(buffer.rstrip(b"\r\n\0 ")) or head.order == "" and at < len(buffer):
+                fields.append((name, kind(own), (size,)))
+                place += size * kind(own).itemsize
+            if place > len(buffer):
+                raise cut
+            rows = np.frombuffer(buffer, fields, min(window, left, (len(buffer) - at) // (place - at)), at)
+            alike = np.all([np.ones(len(rows), bool), *(rows[f"{name} length"] == sizes[name] for name in lists)], 0)
+            same = int(np.argmin(np.r_[alike, False]))
+            for name in runs:
+                runs[name].append((rows[name][:same].astype(float).ravel(), np.full(same, sizes.get(name, 1))))
+            at, left, window = at + same * (place - at), left - same, 2 * same
+        for name, pieces in runs.items():
+            values, lengths = (np.concatenate(arrays) for arrays in zip(*pieces))
+            elements[element][name] = (values, lengths) if name in lists else values
+    if at < len(buffer if text else buffer.rstrip(b"\r\n\0 ")):
         raise ValueError(f"{path} goes on after all that its head announces; it is damaged")
     return elements
 
 
-def _ply_colours(head: _PlyHead, element: str, values: dict[str, Any], path: Path) -> Float[np.ndarray, "rows 3"] | None:
+def _ply_colours(
+    head: _PlyHead, element: str, values: dict[str, Any], path: Path,
+) -> Float[np.ndarray, "rows 3"] | None:
     "Linear colours of vertices or faces, if they have some."
-    names = next((names for names in (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b")) if set(names) <= set(values)), None)
+    spellings = ("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b")
+    names = next((names for names in spellings if set(names) <= set(values)), None)
     if names is None:
         return None
-    (own,) = {dict((name, own) for name, own, _ in properties)[names[0]] for what, _, properties in head.elements if what == element}
+    own = next(own for what, _, properties in head.elements if what == element
+               for name, own, _ in properties if name == names[0])
     colours = np.stack([values[name] for name in names], 1)
-    return _linear(_unit(colours, str(path)) if own[0] == "f" else (colours / (65535 if own == "u2" else 255)).clip(0, 1))
+    if own[0] == "f":
+        return _linear(_unit(colours, str(path)))
+    return _linear((colours / (65535 if own == "u2" else 255)).clip(0, 1))
 
 
 def _read_ply(path: Path, textures: _Textures) -> _Model:
@@ -860,11 +880,12 @@ def _read_ply(path: Path, textures: _Textures) -> _Model:
     head, data = _ply_head(path)
     elements = _ply_elements(path, head, data)
     vertex, face = elements.get("vertex", {}), elements.get("face", {})
-    if not {"x", "y", "z"} <= set(vertex):
-        return _Model([], 0)
+    if absent := {"x", "y", "z"} - set(vertex):
+        raise ValueError(f"{path} has no vertices with x, y and z: there is no {', '.join(sorted(absent))}")
     points = np.stack([vertex[axis] for axis in "xyz"], 1)
-    index, sizes = next((face[name] for name in ("vertex_indices", "vertex_index", "vertex_indexes") if name in face), (np.zeros(0), np.zeros(0, int)))
-    number, placed = len(sizes), 0
+    spelled = [face[name] for name in ("vertex_indices", "vertex_index", "vertex_indexes") if name in face]
+    index, sizes = (spelled or [(np.zeros(0), np.zeros(0, int))])[0]
+    number, pair = len(sizes), next((pair for pair in PLACES if set(pair) <= set(vertex)), None)
     if "tristrips" in elements and elements["tristrips"]:
         (strips, lengths), strip = next(iter(elements["tristrips"].values())), []
         for run in np.split(strips.astype(int), np.cumsum(lengths)[:-1]):
@@ -874,7 +895,8 @@ def _read_ply(path: Path, textures: _Textures) -> _Model:
         extra = np.concatenate([np.zeros((0, 3), int), *strip])
         index, sizes = np.concatenate([index, extra.ravel()]), np.concatenate([sizes, np.full(len(extra), 3)])
     if len(index) and (index.min() < 0 or index.max() >= len(points)):
-        raise ValueError(f"{path} has a face with vertex {index[(index < 0) | (index >= len(points))][0]:.0f}; they go from 0 to {len(points) - 1}")
+        wrong = index[(index < 0) | (index >= len(points))][0]
+        raise ValueError(f"{path} has a face with vertex {wrong:.0f}; they go from 0 to {len(points) - 1}")
     corners = index.astype(int)
     tints = np.full((len(corners), 3), GREY)
     if (own := _ply_colours(head, "vertex", vertex, path)) is not None:
@@ -882,10 +904,8 @@ def _read_ply(path: Path, textures: _Textures) -> _Model:
     if number == len(sizes) and (own := _ply_colours(head, "face", face, path)) is not None:
         tints = own.repeat(sizes, 0)
     uv, kind = np.zeros((len(corners), 2)), np.full(len(sizes), -1)
-    pair = next((pair for pair in PLACES if set(pair) <= set(vertex)), None)
     if pair:
         uv, kind[:] = np.stack([vertex[name] for name in pair], 1)[corners], 0
-        placed = len(kind)
     elif "texcoord" in face:
         coordinates, lengths = face["texcoord"]
         own = (lengths == 2 * sizes) & (sizes > 0)
@@ -893,25 +913,23 @@ def _read_ply(path: Path, textures: _Textures) -> _Model:
             raise ValueError(f"{path} has a face whose texture coordinates are not two for each corner")
         uv[own.repeat(sizes)] = coordinates.reshape(-1, 2)
         kind[own] = 0
-        placed = int(own.sum())
-    if "texnumber" in face and placed:
+    most = len(head.textures) - 1
+    if most < 0:
+        kind[:] = -1
+    elif "texnumber" in face:
         kind = np.where(kind < 0, -1, face["texnumber"].astype(int))
-    elif len(head.textures) > 1 and placed:
-        raise ValueError(f"{path} names {len(head.textures)} textures, but not which of them a face has; add texnumber to its faces")
-    kind[kind >= len(head.textures)] = -1
+        if ((kind < -1) | (kind > most)).any():
+            wrong = kind[(kind < -1) | (kind > most)][0]
+            raise ValueError(f"{path} has a face with texnumber {wrong}; they go from 0 to {most}, and -1 is none")
+    elif most > 0 and (kind == 0).any():
+        raise ValueError(f"{path} names {most + 1} textures, but not which a face has; add texnumber to its faces")
     look = {}
     for k in np.unique(kind[kind >= 0]).tolist():
         if image := textures(_shown(head.textures[k]), _found(path, head.textures[k])):
             look[k] = (image,)
             tints[(kind == k).repeat(sizes)] = 1
     parts = _placed_parts(points[corners], sizes, kind, tints, uv, look)
-    return _Model(parts, number, 0, placed, 0)
-
-
-def _strip(length: int) -> Int[np.ndarray, "triangles 3"]:
-    "The triangles of a strip, every second turned round."
-    first = np.arange(max(length - 2, 0))
-    return np.stack([first, first + 1 + first % 2, first + 2 - first % 2], 1)
+    return _Model(parts, number, placed=number * bool(pair or "texcoord" in face))
 
 
 def _read_off(path: Path, textures: _Textures) -> _Model:
@@ -921,12 +939,13 @@ def _read_off(path: Path, textures: _Textures) -> _Model:
         lines[0][:1] = lines[0][0].replace(b"OFF", b"OFF ", 1).split()
     found = re.fullmatch(rb"(ST)?(C)?(N)?(4)?(n)?OFF", lines[0][0]) if lines else None
     if not found or b"BINARY" in lines[0] or found[4] or found[5]:
-        raise ValueError(f"{path} is not an OFF file of three dimensions in text; its first word is OFF, COFF, NOFF, CNOFF, STOFF or so")
+        raise ValueError(f"{path} is not an OFF file of three dimensions in text; its first word is OFF, COFF or so")
     lines = [rest for rest in (lines[0][1:],) if rest] + lines[1:]
     try:
         vertices, faces = (int(word) for word in lines[0][:2])
         if len(lines) < 1 + vertices + faces or vertices < 0 or faces < 0:
-            raise ValueError(f"it is cut short, as there are {len(lines) - 1} lines for {vertices} vertices and {faces} faces")
+            announced = f"{vertices} vertices and {faces} faces"
+            raise ValueError(f"it is cut short, as there are {len(lines) - 1} lines for {announced}")
         rows = [[float(word) for word in line] for line in lines[1:1 + vertices]]
         if any(len(row) < 3 for row in rows):
             raise ValueError("a vertex has fewer than three coordinates")
@@ -948,11 +967,13 @@ def _read_off(path: Path, textures: _Textures) -> _Model:
             own = line[1 + size:]
             if len(own) in (3, 4):
                 whole = all(word.isdigit() for word in own) and any(int(word) > 1 for word in own)
-                tints[end - size:end] = _linear(np.array([float(word) for word in own[:3]]).clip(0, 255 if whole else 1) / (255 if whole else 1))
-    except (ValueError, IndexError) as error:
+                most = 255 if whole else 1
+                tints[end - size:end] = _linear(np.array([float(word) for word in own[:3]]).clip(0, most) / most)
+    except (ValueError, IndexError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     points = np.array([row[:3] for row in rows], float).reshape(-1, 3)
-    return _Model(_placed_parts(points[corners], sizes, np.zeros(len(sizes), int), tints, np.zeros((len(corners), 2)), {}), len(sizes))
+    kind, uv = np.zeros(len(sizes), int), np.zeros((len(corners), 2))
+    return _Model(_placed_parts(points[corners], sizes, kind, tints, uv, {}), len(sizes))
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell032
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}   # of glTF's accessors
@@ -972,7 +993,8 @@ class _Gltf:
         for buffer in self.header.get("buffers", []):
             data = blob if "uri" not in buffer else self.bytes(buffer["uri"])
             if data is None or len(data) < buffer["byteLength"]:
-                raise ValueError(f"{path} is not a whole glTF file: a buffer of {buffer['byteLength']} bytes is missing or cut short")
+                size = buffer["byteLength"]
+                raise ValueError(f"{path} is not a whole glTF file: a buffer of {size} bytes is missing or cut short")
             self.buffers.append(data)
 
     def bytes(self, uri: str) -> bytes:
@@ -984,7 +1006,8 @@ class _Gltf:
     def view(self, index: int) -> tuple[bytes, int]:
         "Bytes of a buffer view, and the step from one of its elements to the next, 0 if they are packed."
         view = self.header["bufferViews"][index]
-        if "EXT_meshopt_compression" in view.get("extensions", {}) and "uri" not in self.header["buffers"][view["buffer"]]:
+        packed = "EXT_meshopt_compression" in view.get("extensions", {})
+        if packed and "uri" not in self.header["buffers"][view["buffer"]]:
             raise ValueError(f"{self.path} uses EXT_meshopt_compression, which is not supported; export it without")
         start = view.get("byteOffset", 0)
         data = self.buffers[view["buffer"]][start:start + view["byteLength"]]
@@ -998,7 +1021,9 @@ class _Gltf:
         step = step or columns * kind.itemsize
         if count and start + step * (count - 1) + columns * kind.itemsize > len(data):
             raise ValueError(f"{self.path}: an accessor reaches beyond buffer view {view}")
-        return np.ndarray((count, columns), kind, data, start, (step, kind.itemsize)).copy() if count else np.zeros((0, columns), kind)
+        if not count:
+            return np.zeros((0, columns), kind)
+        return np.ndarray((count, columns), kind, data, start, (step, kind.itemsize)).copy()
 
     def accessor(self, index: int) -> np.ndarray:
         "Numbers of an accessor, with those that a sparse one replaces, in -1..1 if they are normalised integers."
@@ -1009,8 +1034,10 @@ class _Gltf:
             values = self.rows(a["bufferView"], a.get("byteOffset", 0), count, a["componentType"], columns)
         if sparse := a.get("sparse"):
             where, new = sparse["indices"], sparse["values"]
-            at = self.rows(where["bufferView"], where.get("byteOffset", 0), sparse["count"], where["componentType"], 1)[:, 0]
-            values[at] = self.rows(new["bufferView"], new.get("byteOffset", 0), sparse["count"], a["componentType"], columns)
+            start, more = where.get("byteOffset", 0), sparse["count"]
+            at = self.rows(where["bufferView"], start, more, where["componentType"], 1)[:, 0]
+            start = new.get("byteOffset", 0)
+            values[at] = self.rows(new["bufferView"], start, more, a["componentType"], columns)
         if a.get("normalized") and values.dtype.kind in "iu":
             values = np.maximum(values / np.iinfo(values.dtype).max, -1)
         return values
@@ -1019,7 +1046,9 @@ class _Gltf:
         "Where the nodes of the scene are: node -> matrix."
         nodes, scenes, found = self.header.get("nodes", []), self.header.get("scenes", []), {}
         children = {child for node in nodes for child in node.get("children", [])}
-        roots = scenes[self.header.get("scene", 0)].get("nodes", []) if scenes else [k for k in range(len(nodes)) if k not in children]
+        roots = [k for k in range(len(nodes)) if k not in children]
+        if scenes:
+            roots = scenes[self.header.get("scene", 0)].get("nodes", [])
         waiting = [(root, np.eye(4)) for root in roots]
         while waiting:
             k, parent = waiting.pop()
@@ -1030,13 +1059,16 @@ class _Gltf:
                 raise ValueError(f"{self.path} uses EXT_mesh_gpu_instancing, which is not supported; export it without")
             matrix = np.array(node["matrix"], float).reshape(4, 4).T if "matrix" in node else np.eye(4)
             if "matrix" not in node:
-                matrix[:3, :3] = Rotation.from_quat(node.get("rotation", [0, 0, 0, 1])).as_matrix() * node.get("scale", [1, 1, 1])
+                turn = Rotation.from_quat(node.get("rotation", [0, 0, 0, 1])).as_matrix()
+                matrix[:3, :3] = turn * node.get("scale", [1, 1, 1])
                 matrix[:3, 3] = node.get("translation", [0, 0, 0])
             found[k] = parent @ matrix
             waiting += [(child, found[k]) for child in node.get("children", [])]
         return found
 
-    def corners(self, primitive: dict, node: dict, place: np.ndarray, places: dict[int, np.ndarray]) -> Float[np.ndarray, "vertices 3"]:
+    def corners(
+        self, primitive: dict, node: dict, place: np.ndarray, places: dict[int, np.ndarray],
+    ) -> Float[np.ndarray, "vertices 3"]:
         "Where a primitive's vertices are, with morph targets at their given weights and a skin in its rest pose."
         attributes = primitive["attributes"]
         points = self.accessor(attributes["POSITION"]).astype(float)
@@ -1050,43 +1082,42 @@ class _Gltf:
         skin = self.header["skins"][node["skin"]]
         inverse = np.tile(np.eye(4), (len(skin["joints"]), 1, 1))
         if "inverseBindMatrices" in skin:
-            inverse = self.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4).swapaxes(1, 2)[:len(inverse)].astype(float)
+            matrices = self.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4).swapaxes(1, 2)
+            inverse = matrices[:len(inverse)].astype(float)
         joints = np.stack([places.get(joint, np.eye(4)) for joint in skin["joints"]]) @ inverse
         total, k = np.zeros((len(points), 4)), 0
         while f"JOINTS_{k}" in attributes:
-            for joint, weight in zip(self.accessor(attributes[f"JOINTS_{k}"]).T, self.accessor(attributes[f"WEIGHTS_{k}"]).T):
+            entries = (self.accessor(attributes[f"{name}_{k}"]).T for name in ("JOINTS", "WEIGHTS"))
+            for joint, weight in zip(*entries):
                 total += weight[:, None] * np.einsum("vij,vj->vi", joints[joint.astype(int)], homogeneous)
             k += 1
         return total[:, :3] / np.maximum(total[:, 3:], np.finfo(float).tiny)
 
 
 def _gltf_triangles(mode: int, index: Int[np.ndarray, "corners"]) -> Int[np.ndarray, "triangles 3"]:
-    "The triangles of a primitive; none of points and lines."
+    "The triangles of a primitive."
     if mode == 4:
         if len(index) % 3:
             raise ValueError(f"a primitive of triangles has {len(index)} corners, which is no multiple of 3")
         return index.reshape(-1, 3)
-    if mode == 5:
-        return index[_strip(len(index))]
-    first = np.arange(max(len(index) - 2, 0)) if mode == 6 else np.zeros(0, int)
-    return index[np.stack([first + 1, first + 2, np.zeros(len(first), int)], 1)]
+    return index[(_strip if mode == 5 else _fan)(len(index))]
 
 
 def _gltf_part(model: _Gltf, primitive: dict, points: np.ndarray, triangles: np.ndarray, image: Callable) -> _Part:
-    "A primitive with its colours: factor, texture and colours of corners, which multiply."
+    """A primitive with its colours: factor, texture and colours of corners, which multiply. As in an OBJ, a texture
+    does not count where there are no texture coordinates."""
     header, attributes, uv, look = model.header, primitive["attributes"], np.zeros((len(points), 2)), ()
     own = model.accessor(attributes["COLOR_0"])[:, :3].astype(float) if "COLOR_0" in attributes else None
     colours = np.full((len(points), 3), GREY if own is None and "material" not in primitive else 1.0)
-    if "material" in primitive:
-        factor, texture = _base(header["materials"][primitive["material"]])
-        colours *= factor[:3]
-        picture = image(texture) if texture else None
-        moved = texture.get("extensions", {}).get("KHR_texture_transform", {}) if texture else {}
-        places = attributes.get(f"TEXCOORD_{moved.get('texCoord', texture.get('texCoord', 0))}") if texture else None
-        if picture and places is None:
-            colours *= _mean(picture)
-        elif picture:
-            uv = model.accessor(places).astype(float) * moved.get("scale", [1, 1])
+    factor, texture = _base(header["materials"][primitive["material"]]) if "material" in primitive else ([1] * 3, None)
+    colours *= factor[:3]
+    if texture and _coordinates(primitive):
+        moved = texture.get("extensions", {}).get("KHR_texture_transform", {})
+        name = f"TEXCOORD_{moved.get('texCoord', texture.get('texCoord', 0))}"
+        if name not in attributes:
+            raise ValueError(f"{model.path}: a texture is placed by {name}, which a primitive that has it lacks")
+        if picture := image(texture):
+            uv = model.accessor(attributes[name]).astype(float) * moved.get("scale", [1, 1])
             cos, sin = np.cos(moved.get("rotation", 0)), np.sin(moved.get("rotation", 0))
             uv = uv @ np.array([[cos, -sin], [sin, cos]]) + moved.get("offset", [0, 0])
             uv = uv * [1, -1] + [0, 1]                       # glTF's v points downwards
@@ -1098,9 +1129,14 @@ def _gltf_part(model: _Gltf, primitive: dict, points: np.ndarray, triangles: np.
     return _Part(points[triangles], colours[triangles], uv[triangles], *look)
 
 
+def _coordinates(primitive: dict) -> bool:
+    "Whether a primitive of a glTF has texture coordinates."
+    return any(name.startswith("TEXCOORD_") for name in primitive["attributes"])
+
+
 def _read_gltf(path: Path, textures: _Textures) -> _Model:
     "A glTF or GLB: all triangles of its scene."
-    model, parts, opened = _Gltf(path), [], {}
+    model, parts, opened, materials, placed = _Gltf(path), [], {}, set(), 0
     header, places = model.header, model.places()
 
     def image(texture: dict) -> Image.Image | None:
@@ -1123,26 +1159,36 @@ def _read_gltf(path: Path, textures: _Textures) -> _Model:
             if "KHR_draco_mesh_compression" in primitive.get("extensions", {}) and "bufferView" not in accessor:
                 raise ValueError(f"{path} uses KHR_draco_mesh_compression, which is not supported; export it without")
             points = model.corners(primitive, node, place, places)
-            index = model.accessor(primitive["indices"])[:, 0].astype(int) if "indices" in primitive else np.arange(len(points))
+            index = np.arange(len(points))
+            if "indices" in primitive:
+                index = model.accessor(primitive["indices"])[:, 0].astype(int)
             triangles = _gltf_triangles(primitive.get("mode", 4), index)
             if len(triangles) and triangles.max() >= len(points):
                 raise ValueError(f"{path} has a face with vertex {triangles.max()}, but only {len(points)} of them")
             if np.linalg.det(place[:3, :3]) < 0 and "skin" not in node:   # a mirrored node turns its faces round
                 triangles = triangles[:, ::-1]
             parts.append(_gltf_part(model, primitive, points, triangles, image))
-    return _Model(parts, sum(len(part.corners) for part in parts))
+            materials.add(primitive.get("material"))
+            placed += len(triangles) * _coordinates(primitive)
+    return _Model(parts, sum(len(part.corners) for part in parts), len(materials - {None}), placed)
 
 
 def _read_stl(path: Path, textures: _Textures) -> _Model:
-    "An STL, binary or text, by trimesh. Binary ones may begin with `solid` too, and some programs write more after the last face."
+    "An STL, binary or text, by trimesh. Binary ones may begin with `solid` too."
     data = path.read_bytes()
     faces = _stl_faces(data)
-    if faces is not None:
-        if len(data) < 84 + 50 * faces:
-            raise ValueError(f"{path} is cut short: it has {len(data)} bytes, and {84 + 50 * faces} are needed for its {faces} faces")
-        data = data[:84 + 50 * faces]
-    elif not data.rstrip().rpartition(b"\n")[2].strip().lower().startswith(b"endsolid"):
-        raise ValueError(f"{path} has no faces, or is cut short: an STL in text ends in endsolid")
+    if faces is None:
+        data = data.lower()     # trimesh knows the keywords in lower case only
+        if not data.rstrip().rpartition(b"\n")[2].strip().startswith(b"endsolid"):
+            raise ValueError(f"{path} has no faces, or is cut short: an STL in text ends in endsolid")
+    else:
+        size = 84 + 50 * faces
+        if len(data) < size:
+            raise ValueError(
+                f"{path} is cut short: it has {len(data)} bytes, and {size} are needed for its {faces} faces")
+        if len(data) >= size + 50:          # less than a face is padding
+            raise ValueError(f"{path} goes on for {len(data) - size} bytes after the {faces} faces that it announces")
+        data = data[:size]
     scene = trimesh.load_scene(io.BytesIO(data), file_type="stl", process=False)
     corners = [mesh.triangles for mesh in scene.geometry.values() if isinstance(mesh, trimesh.Trimesh)]
     corners = np.concatenate([np.zeros((0, 3, 3)), *corners])
@@ -1151,189 +1197,311 @@ def _read_stl(path: Path, textures: _Textures) -> _Model:
 
 def _stl_faces(data: bytes) -> int | None:
     "How many faces a binary STL announces; None if it is text."
-    if len(data) < 84 or data.lstrip()[:5].lower() == b"solid" and b"facet" in data[:4096] and b"\0" not in data[:4096]:
+    start = data[:4096].lower()
+    if len(data) < 84 or start.lstrip().startswith(b"solid") and b"facet" in start and b"\0" not in start:
         return None
     return struct.unpack_from("<I", data, 80)[0]
 
 
-class _Resolver(trimesh.resolvers.Resolver):
-    "Finds what a COLLADA names, for trimesh."
+class _Dae:
+    "A COLLADA of any version: its elements without namespaces, and those that have an id."
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.root = path, ElementTree.parse(path).getroot()
+        for item in self.root.iter():
+            item.tag = item.tag.rpartition("}")[2]
+        self.named = {item.get("id"): item for item in self.root.iter() if item.get("id")}
 
-    def keys(self):
-        return []
+    def of(self, item: ElementTree.Element, key: str = "url") -> ElementTree.Element:
+        "What an element refers to. Raises `ValueError` if it is not in the file."
+        name = item.get(key, "")
+        if (target := self.named.get(name.removeprefix("#"))) is None:
+            raise ValueError(f"{self.path}: <{item.tag}> names {name!r}, which is not in the file")
+        return target
 
-    def namespaced(self, namespace: str):
-        return self
+    def instances(self, item: ElementTree.Element | None = None, place: np.ndarray = np.eye(4)) -> Iterator[tuple]:
+        "Each geometry of the scene, or below one of its nodes, its place, and what its symbols are bound to."
+        if item is None:
+            scene = self.root.find("scene/instance_visual_scene")
+            item = ElementTree.Element("none") if scene is None else self.of(scene)
+        for step in item:
+            if step.tag in ("translate", "rotate", "scale", "matrix"):
+                place = place @ _dae_move(step)
+            elif step.tag in ("lookat", "skew") and item.find(".//instance_geometry") is not None:
+                raise ValueError(f"{self.path} places a geometry by <{step.tag}>, which is not supported")
+            elif step.tag in ("node", "instance_node"):
+                yield from self.instances(step if step.tag == "node" else self.of(step), place)
+            elif step.tag == "instance_geometry":
+                yield self.of(step), place, {one.get("symbol"): one for one in step.iter("instance_material")}
+            elif step.tag == "instance_controller":
+                raise ValueError(f"{self.path} has a skin or a morph, which is not supported; export it without")
 
-    def write(self, name: str, data: bytes):
-        raise OSError("models are only read")
+    def numbers(self, source: ElementTree.Element, axes: int) -> Float[np.ndarray, "rows axes"]:
+        "The values of a source."
+        accessor = source.find("technique_common/accessor")
+        stride, start, count = (int(accessor.get(*key)) for key in (("stride", 1), ("offset", 0), ("count", 0)))
+        columns = [k for k, one in enumerate(accessor.findall("param")) if one.get("name")] or list(range(stride))
+        values = _floats(self.of(accessor, "source"))[start:start + stride * count]
+        if len(values) < stride * count or len(columns) < axes:
+            raise ValueError(f"{self.path}: the source {source.get('id')} has fewer values than it says")
+        return values.reshape(-1, stride)[:, columns[:axes]]
 
-    def get(self, name: str) -> bytes:
-        return _uri(self.path, name).read_bytes()
+    def inputs(self, faces: ElementTree.Element) -> dict[str, list[tuple[int, str, ElementTree.Element]]]:
+        "Offset, set and source of the inputs of some faces, by what they mean; those of their vertices among them."
+        found: dict[str, list] = {}
+        for one in faces.findall("input"):
+            source = self.of(one, "source")
+            for inner in source.findall("input") if source.tag == "vertices" else [one]:
+                entry = int(one.get("offset", 0)), inner.get("set", "0"), self.of(inner, "source")
+                found.setdefault(inner.get("semantic"), []).append(entry)
+        return found
+
+    def diffuse(self, bound: ElementTree.Element) -> tuple[Float[np.ndarray, "3"], str | None, str]:
+        "Colour of a material that is bound, the image that takes its place, and the set of that one's coordinates."
+        effect = self.of(self.of(bound, "target").find("instance_effect"))
+        params = {item.get("sid"): item for item in effect.iter("newparam")}
+        colour, texture = (effect.find(f".//diffuse/{kind}") for kind in ("color", "texture"))
+        if (param := effect.find(".//diffuse/param")) is not None:
+            colour = next(iter(params[param.get("ref")]))
+        if texture is None:
+            return np.full(3, GREY) if colour is None else _floats(colour)[:3], None, "0"
+        name, image = texture.get("texture"), None
+        while name in params:      # a sampler, which names a surface, which names an image
+            links = [one for one in params.pop(name).iter() if one.tag in ("source", "init_from", "instance_image")]
+            name = links[0].get("url", "").lstrip("#") or (links[0].text or "").strip() if links else None
+        image = self.named.get(name)
+        file = "" if image is None or image.tag != "image" else "".join(image.find("init_from").itertext()).strip()
+        if not file:
+            name = texture.get("texture")
+            raise ValueError(f"{self.path} has the texture {name}, which is no sampler or image with a file")
+        sets = [one.get("input_set", "0") for one in bound.findall("bind_vertex_input")
+                if one.get("semantic") == texture.get("texcoord")]
+        return np.full(3, GREY), file, (sets or ["0"])[0]
+
+    def images(self) -> list[str]:
+        "The images that faces of the scene have."
+        bound = [symbols[part.get("material")] for geometry, _, symbols in self.instances()
+                 for part in geometry.iterfind("mesh/*") if part.get("material") in symbols]
+        names = [self.diffuse(one)[1] for one in dict.fromkeys(bound)]
+        return list(dict.fromkeys(filter(None, names)))
+
+
+def _floats(item: ElementTree.Element) -> Float[np.ndarray, "values"]:
+    return np.array([float(word) for word in (item.text or "").split()])
+
+
+def _dae_move(step: ElementTree.Element) -> Float[np.ndarray, "4 4"]:
+    "The matrix of a node's transformation."
+    values, move = _floats(step), np.eye(4)
+    if step.tag == "matrix":
+        return values.reshape(4, 4)
+    if step.tag == "translate":
+        move[:3, 3] = values
+    elif step.tag == "scale":
+        move[:3, :3] *= values
+    else:
+        axis = values[:3] / max(np.linalg.norm(values[:3]), np.finfo(float).tiny)
+        move[:3, :3] = Rotation.from_rotvec(np.radians(values[3]) * axis).as_matrix()
+    return move
+
+
+def _dae_polygons(
+    faces: ElementTree.Element, step: int,
+) -> tuple[Float[np.ndarray, "corners step"], Int[np.ndarray, "polygons"]]:
+    "Indices of the corners' inputs, and how many corners each polygon has."
+    runs = [_floats(item).reshape(-1, step) for item in faces.findall("p")]
+    if faces.find("ph") is not None:
+        raise ValueError("it has polygons with holes (<ph>), which are not supported; export it as triangles")
+    if faces.tag in ("tristrips", "trifans"):
+        runs = [run[(_strip if faces.tag == "tristrips" else _fan)(len(run)).ravel()] for run in runs]
+    rows = np.concatenate([np.zeros((0, step)), *runs])
+    if faces.tag == "polygons":
+        return rows, np.array([len(run) for run in runs], int)
+    if faces.tag == "polylist":
+        sizes = _floats(faces.find("vcount")).astype(int)
+    else:
+        sizes = np.full(len(rows) // 3, 3)
+    if sizes.sum() != len(rows):
+        raise ValueError(f"<{faces.tag}> has {len(rows)} corners, and its polygons {sizes.sum()}")
+    return rows, sizes
 
 
 def _read_dae(path: Path, textures: _Textures) -> _Model:
-    "A COLLADA by trimesh and pycollada, turned as its `up_axis` says so that y is up."
-    import collada     # by which trimesh reads it: the error says so if it is missing  # noqa: F401
-    for name in _dae_images(path):
-        textures(name, _uri(path, name))
-    scene, parts = trimesh.load_scene(path, process=False, resolver=_Resolver(path)), []
-    for node in scene.graph.nodes_geometry:
-        place, name = scene.graph[node]
-        mesh = scene.geometry[name]
-        if not isinstance(mesh, trimesh.Trimesh):
-            continue
-        faces, material = mesh.faces[:, ::-1] if np.linalg.det(place[:3, :3]) < 0 else mesh.faces, getattr(mesh.visual, "material", None)
-        colours, uv, look = np.full((len(faces), 3, 3), GREY), np.zeros((len(faces), 3, 2)), ()
-        if material is not None:
-            factor = material.baseColorFactor
-            colours[:] = 1 if factor is None else factor[:3] / 255
-            if image := material.baseColorTexture:
-                image = _opened_again(image)
-                if mesh.visual.uv is None:
-                    colours[:] = _mean(image)
-                else:
-                    colours[:], uv, look = 1, mesh.visual.uv[faces, :2], (image,)
-        elif mesh.visual.kind == "vertex":
-            colours = _linear(mesh.visual.vertex_colors[:, :3] / 255)[faces]
-        parts.append(_Part(trimesh.transform_points(mesh.vertices, place)[faces], colours, uv, *look))
-    up = next((item.text.strip() for item in ElementTree.parse(path).getroot().iter() if item.tag.endswith("up_axis")), "Y_UP")
-    turned = {"Y_UP": np.eye(3), "Z_UP": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), "X_UP": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])}[up]
-    for part in parts:
-        part.corners = part.corners @ turned.T
-    return _Model(parts, sum(len(part.corners) for part in parts))
+    "A COLLADA: all polygons of its scene, turned as its `up_axis` says so that y is up."
+    dae = _Dae(path)
+    turned = {"Y_UP": np.eye(3), "Z_UP": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
+              "X_UP": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])}[dae.root.findtext("asset/up_axis", "Y_UP").strip()]
+    model, materials = _Model([], 0), set()
+    for geometry, place, bound in dae.instances():
+        for faces in geometry.iterfind("mesh/*"):
+            if faces.tag not in ("triangles", "polylist", "polygons", "tristrips", "trifans"):
+                continue
+            inputs, material = dae.inputs(faces), bound.get(faces.get("material"))
+            index, sizes = _dae_polygons(faces, 1 + max(offset for group in inputs.values() for offset, *_ in group))
+            if np.linalg.det(place[:3, :3]) < 0:      # a mirrored node turns its faces round
+                index, sizes = index[::-1], sizes[::-1]
 
-
-def _opened_again(image: Image.Image) -> Image.Image:
-    "An image that trimesh opened, in 8-bit RGB."
-    image.fp.seek(0)
-    return _opened(image.fp.read(), "the texture")
+            def rows(semantic: str, axes: int, wanted: str = "0") -> np.ndarray:
+                "What the corners have of an input."
+                group = inputs[semantic]
+                entry = group[0] if len(group) == 1 else next((one for one in group if one[1] == wanted), None)
+                if entry is None:
+                    raise ValueError(f"{path}: {geometry.get('id')} has no {semantic} of the set {wanted}")
+                values, own = dae.numbers(entry[2], axes), index[:, entry[0]]
+                if ((own < 0) | (own >= len(values))).any():
+                    raise ValueError(f"{path}: {geometry.get('id')} has an index beyond its {len(values)} {semantic}s")
+                return values[own.astype(int)]
+            with np.errstate(invalid="ignore"):       # `_parts` refuses what is not finite
+                points = rows("POSITION", 3) @ place[:3, :3].T + place[:3, 3]
+            tints, uv, look = np.full((len(index), 3), GREY), np.zeros((len(index), 2)), ()
+            if material is not None:
+                tints[:], name, wanted = dae.diffuse(material)
+                materials.add(material.get("target"))
+                image = textures(name, _uri(path, name)) if name else None
+                if image and "TEXCOORD" in inputs:
+                    tints[:], uv, look = 1, rows("TEXCOORD", 2, wanted), (image,)
+                elif image:
+                    tints[:] = _mean(image)
+            elif "COLOR" in inputs:
+                tints = _linear(_unit(rows("COLOR", 3), str(path)))
+            kind = np.zeros(len(sizes), int)
+            model.parts += _placed_parts(points @ turned.T, sizes, kind, tints, uv, {0: look})
+            model.faces += len(sizes)
+            model.placed += len(sizes) * ("TEXCOORD" in inputs)
+    model.materials = len(materials)
+    return model
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell033
-READERS = {".obj": _read_obj, ".ply": _read_ply, ".glb": _read_gltf, ".gltf": _read_gltf, ".stl": _read_stl, ".off": _read_off, ".dae": _read_dae}
+READERS = {".obj": _read_obj, ".ply": _read_ply, ".glb": _read_gltf, ".gltf": _read_gltf, ".stl": _read_stl,
+           ".off": _read_off, ".dae": _read_dae}
+NAMES = {"faces": "faces", "placed": "faces with texture coordinates", "materials": "materials",
+         "libraries": "names of material libraries"}
 
 
 def _count(path: Path) -> dict[str, int]:
-    "Faces and, of an OBJ, materials, faces with texture coordinates and libraries: counted in the file by itself, without the readers."
+    "What there is in a file of what `_Model` counts, found in another way than the readers do."
     data, suffix = path.read_bytes(), path.suffix.lower()
-    if suffix == ".obj":
-        text = _text(path)
-        if b"\0" not in data:
-            text = re.sub(rb"(?m)^[ \t]*#[^\r\n]*", b"", data.removeprefix(codecs.BOM_UTF8))
-            text = re.sub(rb"(?<![\x80-\xff])\\[ \t]*\r?\n", b" ", text)
-        lines = re.findall(rb"(?:^|[\r\n])[ \t]*([fF]|[uU][sS][eE][mM][tT][lL])[ \t]+([^\r\n]*)", text)
-        counted, name, names = {"faces": 0, "placed": 0}, None, set()
-        for key, rest in lines:
-            if len(key) > 1:
-                name = rest.rstrip()
-                continue
-            words = rest.split(b"#")[0].split()
-            if len(words) > 2:
-                counted["faces"] += 1
-                counted["placed"] += all(re.match(rb"-?\d+/-?\d", word) for word in words)
-                names.add(name)
-        return {**counted, "materials": len(names - {None})}
+    if suffix in COUNTS:
+        return COUNTS[suffix](path)
     if suffix == ".ply":
-        return {"faces": sum(int(n) for n in re.findall(rb"[\r\n]element[ \t]+face[ \t]+(\d+)", re.split(rb"[\r\n]end_header", data)[0]))}
+        head = re.split(rb"[\r\n]end_header", data)[0]
+        elements = {part.split()[0]: part for part in re.split(rb"[\r\n]element[ \t]+", head)[1:]}
+        faces = int(elements[b"face"].split()[1]) if b"face" in elements else 0
+        known = b"\n".join(elements.get(name, b"") for name in (b"vertex", b"face"))
+        names = set(re.findall(rb"(\w+)[ \t]*(?=[\r\n]|$)", known))
+        pairs = ({b"texcoord"}, {b"s", b"t"}, {b"u", b"v"}, {b"texture_u", b"texture_v"}, {b"texture_s", b"texture_t"})
+        return {"faces": faces, "placed": faces * any(pair <= names for pair in pairs)}
     if suffix == ".off":
         plain = b" ".join(line.partition(b"#")[0] for line in data.replace(b"\r", b"\n").split(b"\n"))
         words = re.sub(rb"OFF(?=\d)", b"OFF ", plain, count=1).split(None, 3)
         return {"faces": int(words[2])}
-    if suffix == ".stl":
-        announced = _stl_faces(data)
-        return {"faces": len(re.findall(rb"endfacet", data, re.IGNORECASE)) if announced is None else announced}
-    if suffix == ".dae":
-        return {"faces": _dae_triangles(path)}
-    header, faces = _gltf(path)[0], {}
-    for k, mesh in enumerate(header.get("meshes", [])):
-        for p in mesh["primitives"]:
-            n = header["accessors"][p.get("indices", p["attributes"].get("POSITION", 0))]["count"]
-            more = max(n - 2, 0) if p.get("mode", 4) in (5, 6) else n // 3 * (p.get("mode", 4) == 4)
-            faces[k] = faces.get(k, 0) + more * ("POSITION" in p["attributes"])
+    text = len(re.findall(rb"endfacet", data, re.IGNORECASE))
+    return {"faces": text or (len(data) - 84) // 50}      # by the length of a binary STL, not by what it announces
+
+
+def _count_obj(path: Path) -> dict[str, int]:
+    text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if b"\0" in text:
+        text = text.decode("utf-16").encode()
+    text = re.sub(rb"(?m)^[ \t]*#[^\r\n]*", b"", text.replace(b"\r\n", b"\n"))
+    text = re.sub(rb"(?<![\x80-\xff])\\[ \t]*\n", b" ", text)
+    counted, name, names, libraries = {"faces": 0, "placed": 0}, None, set(), []
+    for key, rest in re.findall(rb"(?i)(?:^|[\r\n])[ \t]*(f|usemtl|mtllib)[ \t]+([^\r\n]*)", text):
+        words = re.split(rb"(?:^|[ \t])#", rest)[0].split()
+        if key.lower() == b"usemtl":
+            name = rest.rstrip()
+        elif key.lower() == b"mtllib":
+            libraries += words
+        elif len(words) > 2:
+            counted["faces"] += 1
+            counted["placed"] += all(re.match(rb"-?\d+/-?\d", word) for word in words)
+            names.add(name)
+    if all(re.search(rb"(?i)\.mtl$", word) for word in libraries):      # else names may have spaces
+        counted["libraries"] = len(libraries)
+    return {**counted, "materials": len(names - {None})}
+
+
+def _count_gltf(path: Path) -> dict[str, int]:
+    header = _gltf(path)[0]
     nodes, scenes = header.get("nodes", []), header.get("scenes", [])
-
-    def below(k: int) -> int:
-        own = faces[nodes[k]["mesh"]] if "mesh" in nodes[k] else 0
-        return own + sum(below(child) for child in nodes[k].get("children", []))
     children = {child for node in nodes for child in node.get("children", [])}
-    roots = scenes[header.get("scene", 0)].get("nodes", []) if scenes else set(range(len(nodes))) - children
-    return {"faces": sum(below(k) for k in roots)}
+    left = list(scenes[header.get("scene", 0)].get("nodes", []) if scenes else set(range(len(nodes))) - children)
+    faces, placed, materials = 0, 0, set()
+    while left:
+        node = nodes[left.pop()]
+        left += node.get("children", [])
+        for p in header["meshes"][node["mesh"]]["primitives"] if "mesh" in node else []:
+            names, mode = p["attributes"], p.get("mode", 4)
+            if "POSITION" in names and mode > 3:
+                n = header["accessors"][p.get("indices", names["POSITION"])]["count"]
+                n = n // 3 if mode == 4 else max(n - 2, 0)
+                faces, placed = faces + n, placed + n * ("TEXCOORD_" in "".join(names))
+                materials.add(p.get("material"))
+    return {"faces": faces, "placed": placed, "materials": len(materials - {None})}
 
 
-def _dae_triangles(path: Path) -> int:
-    "Triangles that the scene of a COLLADA file has, by the numbers that it gives."
-    root = ElementTree.parse(path).getroot()
-    for item in root.iter():
-        item.tag = item.tag.rpartition("}")[2]
-    named = {item.get("id"): item for item in root.iter() if item.get("id")}
+def _count_dae(path: Path) -> dict[str, int]:
+    text = re.sub(r"<(/?)\w+:", r"<\1", ElementTree.canonicalize(from_file=str(path)))     # no prefixes
+    root = ElementTree.fromstring(re.sub(r' xmlns(:\w+)?="[^"]*"', "", text))
+    named = {"#" + item.get("id"): item for item in root.iter() if item.get("id")}
+    left = [named[scene.get("url")] for scene in root.iterfind("scene/instance_visual_scene")]
+    faces, placed, materials = 0, 0, set()
+    while left:
+        node = left.pop()
+        left += node.findall("node") + [named[one.get("url")] for one in node.findall("instance_node")]
+        for one in node.findall("instance_geometry"):
+            bound = {entry.get("symbol"): entry.get("target") for entry in one.iter("instance_material")}
+            for part in named[one.get("url")].iterfind("mesh/*[input]"):
+                runs = [len(p.text.split()) for p in part.findall("p")]
+                step = 1 + max(int(entry.get("offset", 0)) for entry in part.findall("input"))
+                n = {"triangles": sum(runs) // step // 3, "polylist": len(part.findtext("vcount", "").split()),
+                     "polygons": len(runs), "tristrips": sum(runs) // step - 2 * len(runs),
+                     "trifans": sum(runs) // step - 2 * len(runs)}.get(part.tag)
+                if n is not None:
+                    faces, placed = faces + n, placed + n * (part.find("input[@semantic='TEXCOORD']") is not None)
+                    materials.add(bound.get(part.get("material")))
+    return {"faces": faces, "placed": placed, "materials": len(materials - {None})}
 
-    def geometry(item) -> int:
-        total = sum(int(part.get("count")) for part in item.iter("triangles"))
-        for part in item.iter("polylist"):
-            total += sum(max(int(size) - 2, 0) for size in (part.findtext("vcount") or "").split())
-        for part in item.iter("polygons"):
-            step = 1 + max(int(one.get("offset")) for one in part.findall("input"))
-            total += sum(len(p.text.split()) // step - 2 for p in part.iter("p"))
-        for kind in ("tristrips", "trifans"):
-            for part in item.iter(kind):
-                step = 1 + max(int(one.get("offset")) for one in part.findall("input"))
-                total += sum(len(p.text.split()) // step - 2 for p in part.iter("p"))
-        return total
 
-    def node(item) -> int:
-        total = sum(geometry(named[one.get("url")[1:]]) for one in item.findall("instance_geometry"))
-        for one in item.findall("instance_controller"):
-            skin = named[one.get("url")[1:]].find("skin")
-            total += geometry(named[skin.get("source")[1:]]) if skin is not None else 0
-        total += sum(node(named[one.get("url")[1:]]) for one in item.findall("instance_node"))
-        return total + sum(node(one) for one in item.findall("node"))
-    scene = root.find("scene/instance_visual_scene")
-    return 0 if scene is None else sum(node(one) for one in named[scene.get("url")[1:]].findall("node"))
+COUNTS = {".obj": _count_obj, ".glb": _count_gltf, ".gltf": _count_gltf, ".dae": _count_dae}
 
 
 def _parts(path: Path, missing: str = "refuse") -> list[_Part]:
     "What is in a model's file. Raises `ValueError` naming it and what is wrong with it."
-    needed, _ = _checked_references(path)
-    try:
+    with _naming(path):
+        _references(path)
         model = READERS[path.suffix.lower()](path, _Textures(path, missing))
         counted = _count(path)
-    except ValueError as error:
-        raise error if str(path.parent) in str(error) else ValueError(f"{path} cannot be read: {error}") from error
-    except Exception as error:   # readers raise what comes of a damaged file
-        raise ValueError(f"{path} cannot be read: it is damaged, or not of the format that its name says ({error!r})") from error
-    if path.suffix.lower() == ".obj":
-        counted["libraries"] = len(needed)
-    for what, number in counted.items():
-        if getattr(model, what) != number:
-            raise ValueError(f"{path} was not read whole: {getattr(model, what)} instead of {number} {NAMES[what]}")
+    wrong = [f"{getattr(model, what)} instead of {number} {NAMES[what]}"
+             for what, number in counted.items() if getattr(model, what) != number]
+    if wrong:
+        raise ValueError(f"{path} was not read whole, by a count of what is in the file: {', '.join(wrong)}")
     parts = [part for part in model.parts if len(part.corners)]
-    for what, values in (("corners", [p.corners for p in parts]), ("colours", [p.colours for p in parts]), ("texture coordinates", [p.uv for p in parts])):
-        if bad := sum((~np.isfinite(v)).any((1, 2)).sum() for v in values):
-            raise ValueError(f"{path} has {what} that are not finite, in {bad} faces")
+    for what, name in (("corners", "corners"), ("colours", "colours"), ("uv", "texture coordinates")):
+        if bad := sum((~np.isfinite(getattr(part, what))).any((1, 2)).sum() for part in parts):
+            raise ValueError(f"{path} has {name} that are not finite, in {bad} faces")
     if not parts:
         raise ValueError(f"{path} has no faces, or is cut short")
     return parts
 
 
-NAMES = {"faces": "faces", "placed": "faces with texture coordinates", "materials": "materials", "libraries": "material libraries"}
-
-
 def _sized(path: Path, corners: Float[np.ndarray, "faces 3 3"]) -> Float[np.ndarray, "faces 3 3"]:
-    "Corners of unit size about the origin. Raises `ValueError` for a model that has no surface, or that cannot be told from its place or a stray corner."
+    """Corners of unit size about the origin. Raises `ValueError` for a model that has no surface, or that cannot be
+    told from its place or a stray corner."""
     low, high = corners.min((0, 1)), corners.max((0, 1))
     most = max(np.abs(low).max(), np.abs(high).max())
-    size = np.linalg.norm(high / most - low / most) if most else 0   # of numbers up to 1, as squares of others might not be finite
+    # of numbers up to 1, as squares of others might not be finite
+    size = np.linalg.norm(high / most - low / most) if most else 0
     if size == 0:
         raise ValueError(f"{path} has no size: all its corners are in one point")
     if size < 1e-6:
-        raise ValueError(f"{path} lies more than a million times its size away from the origin, where its corners are no longer exact; move it there")
+        raise ValueError(f"{path} lies more than a million times its size away from the origin, where its corners are "
+                         "no longer exact; move it there")
     unit = (corners / most - (low / most + high / most) / 2) / size
     areas = np.linalg.norm(np.cross(unit[:, 1] - unit[:, 0], unit[:, 2] - unit[:, 0]), axis=1) / 2
     real = unit[areas > 0]
     if len(real) and np.median(np.abs(real - np.median(real, axis=(0, 1))).max(2)) < 1e-5:
-        raise ValueError(f"{path} has absurd proportions: half of its corners lie within a hundred-thousandth of its size; look for a stray corner")
+        raise ValueError(f"{path} has absurd proportions: half of its corners lie within a hundred-thousandth of its "
+                         "size; look for a stray corner")
     if np.sort(np.ptp(unit, axis=(0, 1)))[1] < 1e-7 or areas.max() < 1e-9:
         raise ValueError(f"{path} has no surface: the corners of each face coincide or lie on a line")
     return unit

@@ -255,7 +255,7 @@ def _read_index(path: Path, objects: int) -> pa.RecordBatch:
     if table.num_rows != objects: raise _damaged(path, f"has {table.num_rows} objects, but the shards have {objects}")
     synsets, ids, splits = (table.column(c).to_pylist() for c in ("synset", "object_id", "split"))
     labels = table.column("label").to_pylist()
-    label_of, synset_of = {}, {}      # of each class, as the rows before say
+    label_of, class_of = {}, {}       # of each class, as the rows before say
     if CLASS_BY_SYNSET.keys() >= set(synsets): label_of = {synset: CLASS_BY_SYNSET[synset].label for synset in set(synsets)}
     for row, (synset, object_id, label, split) in enumerate(zip(synsets, ids, labels, splits)):
         name = f"{synset}/{object_id} (row {row})"
@@ -263,8 +263,9 @@ def _read_index(path: Path, objects: int) -> pa.RecordBatch:
         if label < 0: raise _damaged(path, f"has the label {label} for {name}; labels count from 0")
         known = label_of.setdefault(synset, label)
         if label != known: raise _damaged(path, f"has the label {label} for {name}; that of its class is {known}")
-        other = synset_of.setdefault(label, synset)
-        if other != synset: raise _damaged(path, f"has the label {label} for {name}, which is that of {other}")
+        words = CLASS_BY_SYNSET[synset].name if synset in CLASS_BY_SYNSET else synset   # `chair` and 03001627 are one class
+        other = class_of.setdefault(label, words)
+        if other != words: raise _damaged(path, f"has the label {label} for {name}, which is that of {other}")
     return table
 
 

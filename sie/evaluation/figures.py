@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from ..data.storage import ViewDataset
 from ..method.pairs import load_views
 from .probes import Embedded
-from .retrieval import nearest, predict_views, Predictor
+from .retrieval import predict_views, Predictor
 from ..method.pretraining import OnlineProbes
 from ..method.rotations import relative_rotation
 

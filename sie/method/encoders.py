@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -143,7 +142,11 @@ def projector(
     widths: Sequence[int],      # widths for the whole representation, the last is the embedding's; (2048, 2048, 2048) in the paper
     share: float = 1,           # the part's share of the representation, by which the widths are scaled
 ) -> nn.Sequential:
-    "The projector of Garrido et al. 2023, section 4: Linear, BatchNorm, ReLU, ..., Linear without bias."
+    """The projector of Garrido et al. 2023, section 4: Linear, BatchNorm, ReLU, ..., Linear without bias.
+
+    Raises `ValueError` where a width leaves nothing for the part."""
     sizes = [inputs] + [round(w * share) for w in widths]
+    for width, size in zip(widths, sizes[1:]):
+        if size < 1: raise ValueError(f"widths is {list(widths)}; of {width} nothing is left for a part of {inputs} dimensions, whose share is {share:.3g}")
     layers = [layer for i, o in zip(sizes[:-2], sizes[1:-1]) for layer in (nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU(inplace=True))]
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:], bias=False))

@@ -10,6 +10,7 @@ import json
 import math
 import multiprocessing as mp
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -41,10 +42,10 @@ from .rotations import FORMS, relative_rotation, TRANSLATION_FORMS
 if TYPE_CHECKING: from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'PRECISIONS', 'OPTIMISERS', 'MODEL_FILES', 'SLURM_SPECIAL_STEPS',
-           'COMPILED_FROM', 'Settings', 'best_precision', 'spread', 'explained', 'ridge', 'OnlineProbes',
-           'checkpoint_path', 'new_model', 'ImageFormat', 'save_model', 'load_model', 'launched', 'make_fabric',
-           'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
+__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'PRECISIONS', 'OPTIMISERS', 'LARGEST_SIDE', 'LEAST_STD', 'MODEL_FILES',
+           'SLURM_SPECIAL_STEPS', 'COMPILED_FROM', 'Settings', 'best_precision', 'spread', 'explained', 'ridge',
+           'OnlineProbes', 'checkpoint_path', 'new_model', 'ImageFormat', 'save_model', 'load_model', 'launched',
+           'make_fabric', 'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell006
 LARGEST_SEED = 2 ** 32 - 1
@@ -280,12 +281,16 @@ def new_model(settings: Settings) -> Model:
     return Model(settings.declaration, settings.encoder, settings.widths, settings.equivariant, settings.classes, options)
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell012b
+LARGEST_SIDE = 8192     # of an image, pixels
+LEAST_STD = 1e-3        # of pixels in [0, 1]: a quarter of a step of 8 bits
+
+
 @dataclass(frozen=True)
 class ImageFormat:
     """What the images are that an encoder was trained on, and how their pixels in [0, 1] are normalised.
 
-    Raises `ValueError` naming the field for sizes that are no positive whole numbers, means outside of [0, 1] and
-    standard deviations outside of (0, 1]."""
+    Raises `ValueError` naming the field for sizes that are no whole numbers from 1 to `LARGEST_SIDE`, means outside of
+    [0, 1] and standard deviations outside of [`LEAST_STD`, 1]."""
     height: int             # pixels, before the settings' crop
     width: int
     mean: Sequence[float]   # of the channels red, green, blue, of pixels in [0, 1]
@@ -294,13 +299,13 @@ class ImageFormat:
     def __post_init__(self):
         for name in ("height", "width"):
             value = getattr(self, name)
-            if not _is_number(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of pixels, at least 1")
-        for name, allowed in {"mean": "in [0, 1]", "std": "above 0 and at most 1"}.items():
+            if not _is_number(value, int) or not 1 <= value <= LARGEST_SIDE:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of pixels, at least 1 and at most {LARGEST_SIDE}")
+        for name, least in {"mean": 0, "std": LEAST_STD}.items():
             values = getattr(self, name)
             numbers = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(_is_number, values))
-            if not numbers or not all(0 <= v <= 1 for v in values) or name == "std" and 0 in values:
-                raise ValueError(f"{name} is {values!r}; it must be three numbers {allowed}, of red, green and blue")
+            if not numbers or not all(least <= v <= 1 for v in values):
+                raise ValueError(f"{name} is {values!r}; it must be three numbers in [{least}, 1], of red, green and blue")
 
     @classmethod
     def of(cls, dataset: ViewSource) -> ImageFormat:
@@ -320,14 +325,27 @@ def save_model(model: Model, settings: Settings, images: ImageFormat, folder: st
 MODEL_FILES = ("model.safetensors", "settings.json", "images.json")
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell012d
+def _read_object(path: Path) -> dict[str, Any]:
+    "The keys and values of a JSON file. Raises `ValueError` naming the file, and a key that is given more than once."
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1: raise ValueError(f"the key {key} is given more than once")
+        return dict(pairs)
+    try: values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    except ValueError as error: raise ValueError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; it must be an object with keys")
+    return values
+
+
 def _read_json(path: Path, kind: type) -> Any:
     """A dataclass from a JSON file, every value of the type that its field declares.
 
     Raises `ValueError` naming file and key."""
-    try: values = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error: raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; it must be an object with keys")
+    values = _read_object(path)
     declared = {f.name: f.default is MISSING and f.default_factory is MISSING for f in dataclasses.fields(kind)}
     if unknown := sorted(values.keys() - declared.keys()):
         raise ValueError(f"{path}: unknown key {unknown[0]}; the keys are {', '.join(declared)}")
@@ -460,28 +478,44 @@ def load_model(folder: str | Path) -> tuple[Model, Settings, ImageFormat]:
 SLURM_SPECIAL_STEPS = 0xFFFFFFF0   # step numbers from here on are SLURM's own: job script, interactive shell, external processes
 
 
+def _launch_number(*names: str, default: int | None = None, least: int = 0) -> int:
+    "The first of these variables that is set, or the default. Raises `ValueError` naming it where it is no whole number, or missing."
+    for name in names:
+        value = os.environ.get(name) or ""
+        if not value: continue
+        if not re.fullmatch("[0-9]{1,18}", value) or int(value) < least:
+            raise ValueError(f"the variable {name} is {value!r}; it must be a whole number of at least {least}, as torchrun or SLURM sets it")
+        return int(value)
+    if default is None: raise ValueError(f"the variable {names[0]} is not set, though others of torchrun or SLURM are")
+    return default
+
+
 def launched() -> dict[str, str] | None:
     """`torchrun`'s variables (`RANK`, `WORLD_SIZE`, ...) of a process that `torchrun`, or `srun` with several tasks, started; None for any other, which trains alone.
 
     That SLURM's variables are there is not enough: everything in a job inherits them, also a notebook or `dvc repro` that has the allocation for itself.
-    A task of `srun` has the number of a step, which is not that of the job's script or of an interactive shell. Raises `ValueError` where the machines have different numbers of tasks."""
+    A task of `srun` has the number of a step, which is not that of the job's script or of an interactive shell. Raises `ValueError` where the machines have different numbers of tasks,
+    and naming a variable of such a process that is missing or is no number."""
     get = os.environ.get
-    if "TORCHELASTIC_RUN_ID" in os.environ: return {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
-    step, tasks = get("SLURM_STEP_ID", ""), int(get("SLURM_STEP_NUM_TASKS") or get("SLURM_NTASKS") or 1)
-    is_task = step.isdigit() and int(step) < SLURM_SPECIAL_STEPS and "SLURM_PROCID" in os.environ
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        least = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        return {name: str(_launch_number(name, least=bound)) for name, bound in least.items()}
+    is_task = re.fullmatch("[0-9]+", get("SLURM_STEP_ID", "")) and "SLURM_PROCID" in os.environ
     interactive = "SLURM_PTY_PORT" in os.environ or "JPY_PARENT_PID" in os.environ   # a shell of `srun --pty`; a notebook's kernel
-    if tasks < 2 or interactive or not is_task: return None
+    if interactive or not is_task: return None
+    step, tasks = _launch_number("SLURM_STEP_ID"), _launch_number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", default=1, least=1)
+    if tasks < 2 or step >= SLURM_SPECIAL_STEPS: return None
     from lightning_fabric.plugins.environments import SLURMEnvironment
-    nodes = int(get("SLURM_STEP_NUM_NODES") or get("SLURM_NNODES") or 1)
+    nodes = _launch_number("SLURM_STEP_NUM_NODES", "SLURM_NNODES", default=1, least=1)
     if tasks % nodes: raise ValueError(f"srun has {tasks} tasks on {nodes} machines; each must have the same number (--ntasks-per-node)")
-    local, rank = tasks // nodes, int(os.environ["SLURM_PROCID"])
+    local, rank = tasks // nodes, _launch_number("SLURM_PROCID")
     names = get("SLURM_STEP_NODELIST") or get("SLURM_JOB_NODELIST") or get("SLURM_NODELIST") or "127.0.0.1"
     first = SLURMEnvironment.resolve_root_node_address(names) if nodes > 1 else "127.0.0.1"
-    port = 15_000 + (int(get("SLURM_JOB_ID") or 0) + 1009 * int(step)) % 10_000   # the same for all tasks, another for other jobs and steps on a machine
+    port = 15_000 + (_launch_number("SLURM_JOB_ID", default=0) + 1009 * step) % 10_000   # the same for all tasks, another for other jobs and steps on a machine
     return {
         "RANK": str(rank), "WORLD_SIZE": str(tasks),
-        "LOCAL_RANK": get("SLURM_LOCALID") or str(rank % local), "LOCAL_WORLD_SIZE": str(local),
-        "GROUP_RANK": get("SLURM_NODEID") or str(rank // local),
+        "LOCAL_RANK": str(_launch_number("SLURM_LOCALID", default=rank % local)), "LOCAL_WORLD_SIZE": str(local),
+        "GROUP_RANK": str(_launch_number("SLURM_NODEID", default=rank // local)),
         "MASTER_ADDR": get("MASTER_ADDR") or first, "MASTER_PORT": get("MASTER_PORT") or str(port),
     }
 
@@ -590,6 +624,7 @@ def pretrain(
     checkpoint = checkpoint_path(checkpoints or Path(out).parent / "checkpoints", dataset, settings)
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
     settings.check_translations(dataset)
+    images = ImageFormat.of(dataset)     # before the training: what it refuses cannot be a model's
     if METHODS[settings.method].terms:
         settings.steps(len(dataset.split("train")))
         fabric = fabric or make_fabric(settings.precision)
@@ -604,7 +639,7 @@ def pretrain(
         if fabric.global_rank: return history
     if out is None: return history
     if logs: write_curves(history, logs)
-    save_model(model.cpu(), settings, ImageFormat.of(dataset), out)
+    save_model(model.cpu(), settings, images, out)
     if not keep: checkpoint.unlink(missing_ok=True)
     return history
 

@@ -9,6 +9,7 @@ import multiprocessing as mp
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,9 +23,9 @@ import torch
 from tqdm.auto import tqdm
 
 # %% auto #0
-__all__ = ['CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD', 'GUARD_MESSAGE', 'PART_BYTES', 'cores', 'free_memory', 'exit_with_parent',
-           'start_worker', 'worker_failure', 'map_in_workers', 'progress', 'in_threads', 'rename_when_whole',
-           'whole_folder']
+__all__ = ['CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD', 'GUARD_MESSAGE', 'NO_FILE_MESSAGE', 'PART_BYTES', 'cores', 'free_memory',
+           'exit_with_parent', 'start_worker', 'worker_failure', 'map_in_workers', 'progress', 'in_threads',
+           'rename_when_whole', 'whole_folder']
 
 # %% ../../nbs/method/05_system.ipynb #cell017b
 CGROUPS = Path("/sys/fs/cgroup")            # where Linux shows control groups
@@ -85,12 +86,14 @@ def free_memory(device: torch.device) -> int:
 
 # %% ../../nbs/method/05_system.ipynb #cell017e
 NEEDS_GUARD = 77   # exit code of a worker that was about to start workers as it imported the script of its parent
-GUARD_MESSAGE = """worker processes import the script that starts them, and this script starts them when it is imported, too.
-Put what the script does under a main guard, or use no worker processes (workers=0 where there is this option):
+_IMPORTED = "worker processes import the script that starts them, and"
+_GUARD = """Put what the script does under a main guard, or use no worker processes (workers=0 where there is this option):
 
     if __name__ == "__main__":
         ...
 """
+GUARD_MESSAGE = f"{_IMPORTED} this script starts them when it is imported, too.\n{_GUARD}"
+NO_FILE_MESSAGE = f"{_IMPORTED} {{}} is no file, as where a script is read from standard input.\nSave the script as a file. {_GUARD}"
 
 
 def exit_with_parent() -> None:
@@ -112,16 +115,22 @@ def _work(threads: int, work: Callable, args: tuple) -> None:
     work(*args)
 
 
-def _end_if_imported() -> None:
+def _check_script() -> None:
+    "End a worker that imports the script of its parent and is about to start workers. Raises `RuntimeError` for a script that workers cannot import."
     if getattr(mp.current_process(), "_inheriting", False): os._exit(NEEDS_GUARD)   # as `multiprocessing` itself finds out
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if path is None or getattr(main, "__spec__", None): return      # a notebook, python -c or -m: workers import no file
+    if not Path(mp.process.ORIGINAL_DIR or "", path).is_file():     # where `multiprocessing` looks for it
+        raise RuntimeError(NO_FILE_MESSAGE.format(path))
 
 
 def start_worker(
     work: Callable, *args,   # what it does; both are pickled
     threads: int = 1,        # that torch computes with
 ) -> mp.Process:             # started; `worker_failure` of its exit code says why it failed
-    "A worker process of its own, that ends with its parent."
-    _end_if_imported()
+    "A worker process of its own, that ends with its parent. Raises `RuntimeError` for a script that is no file."
+    _check_script()
     process = mp.get_context("spawn").Process(target=_work, args=(threads, work, args))
     process.start()
     return process
@@ -143,11 +152,11 @@ def map_in_workers(
     threads: int = 1,        # that torch computes with in each worker
     chunksize: int = 1,      # jobs that a worker takes at a time
 ) -> Iterator:               # results, in the order of the jobs
-    "Do jobs in worker processes, which end with their parent. Raises what a job raises, and `RuntimeError` if a worker ends too early."
+    "Do jobs in worker processes, which end with their parent. Raises what a job raises, and `RuntimeError` if a worker ends too early or the script is no file."
     if not workers:
         yield from (work(*job) for job in jobs)
         return
-    _end_if_imported()
+    _check_script()
     try:
         with ProcessPoolExecutor(workers, mp.get_context("spawn"), _begin, (threads,)) as pool:
             for _ in range(workers): pool.submit(os.getpid)      # starts a process each

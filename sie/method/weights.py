@@ -24,12 +24,12 @@ from .system import rename_when_whole
 from .encoders import ReleaseResNet, Split
 from .methods import Method, METHODS, Model, PartInvariance
 from .predictors import Hypernetwork, MLPPredictor
-from .pretraining import ImageFormat, load_model, MODEL_FILES, save_model, Settings
-from .pretraining import _check_crop, _check_numbers, _check_types, _model_without_numbers
+from .pretraining import ImageFormat, LIMITS, load_model, MODEL_FILES, save_model, Settings
+from .pretraining import _check_crop, _check_numbers, _check_types, _model_without_numbers, _read_object
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'SIE', 'Images', 'load_release', 'save_release',
-           'load_release_backbone', 'save_release_backbone']
+__all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'MOST_LAYERS', 'SIE', 'Images', 'load_release',
+           'save_release', 'load_release_backbone', 'save_release_backbone']
 
 # %% ../../nbs/method/08_weights.ipynb #cell006
 class SIE(nn.Module):
@@ -133,6 +133,7 @@ EXPERIENCES: Mapping[str, str] = {
     "SimCLROnlyEqui": "simclr_equi_only", "SimCLROnlyEquiRotColor": "simclr_equi_only_rotcolor",
 }
 EVALUATOR = "module.evaluator."   # beginning of the names of their online evaluator
+MOST_LAYERS = 16                  # of a projector or a predictor
 _HYPERNET, _MLP = "module.predictor.hypernet.net.", "module.predictor.pred."
 
 # the keys of their params.json that are used, with their types
@@ -152,11 +153,7 @@ def _read_params(path: Path, params: Mapping[str, Any] | None) -> tuple[dict[str
     file = path.with_name("params.json")
     if params is None and not file.is_file(): return {}, str(path)
     where = "params" if params is not None else str(file)
-    if params is None:
-        try: params = json.loads(file.read_text())
-        except (ValueError, RecursionError) as error: raise ValueError(f"{file} is not JSON: {error}") from None
-        if not isinstance(params, dict):
-            raise ValueError(f"{file} holds a {type(params).__name__}; it must be an object with keys")
+    if params is None: params = _read_object(file)
     known = {key: value for key, value in params.items() if key in _PARAMS}
     _check_types(where, known, _PARAMS)
     for key, count in {"mlp": 1, "predictor": 0}.items():
@@ -166,9 +163,11 @@ def _read_params(path: Path, params: Mapping[str, Any] | None) -> tuple[dict[str
 
 def _widths(where: str, key: str, text: str, least: int) -> list[int]:
     "The widths in a text such as 2048-2048-2048. Raises `ValueError` for anything else."
-    parts = text.split("-") if text else []
-    if len(parts) < least or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"{where}: {key} is {text!r}; it must be widths such as 2048-2048-2048")
+    parts, largest = text.split("-") if text else [], LIMITS["widths"][1]
+    right = all(re.fullmatch("[0-9]{1,9}", part) and 0 < int(part) <= largest for part in parts)
+    if not right or not least <= len(parts) <= MOST_LAYERS:
+        raise ValueError(f"{where}: {key} is {text[:200]!r}; it must be widths such as 2048-2048-2048, "
+                         f"{least} to {MOST_LAYERS} of them, each from 1 to {largest}")
     return [int(part) for part in parts]
 
 
@@ -222,6 +221,7 @@ def _release_settings(path: Path, state: Mapping[str, Tensor], params: Mapping[s
     experience = params.get("experience") or (candidates or ["SIE"])[0]
     method = METHODS[EXPERIENCES[experience]]
     widths, equivariant = _sizes(state, params, method)
+    if method.split: _check_parts(where, params, equivariant)
     predictor, missing = _predictor(state, params, where) if method.predictor else ({"init": "default"}, [])
     unknown += missing
     ours = {"equi_factor": "equivariance_weight", "epochs": "epochs", "batch_size": "batch_size", "base_lr": "lr",
@@ -240,6 +240,19 @@ def _release_settings(path: Path, state: Mapping[str, Tensor], params: Mapping[s
     given |= {"widths": widths, "equivariant": equivariant, "predictor": predictor}
     try: return Settings(method=method.name, encoder="resnet18_release", **given)
     except ValueError as error: raise ValueError(f"{where}: {error}") from None
+
+
+def _check_parts(where: str, params: Mapping[str, Any], equivariant: int) -> None:
+    "Raises `ValueError` naming the key of params.json whose value leaves nothing for a part of the representation."
+    dim = ReleaseResNet.dim
+    if not 0 < params.get("equi", equivariant) < dim:
+        limit = f"it must be from 1 to {dim - 1}, of the {dim} dimensions of the representation"
+        raise ValueError(f"{where}: equi is {params['equi']}; {limit}")
+    part = min(equivariant, dim - equivariant)
+    for width in params.get("mlp", []):
+        if round(width * part / dim) < 1:
+            text = "-".join(map(str, params["mlp"]))
+            raise ValueError(f"{where}: mlp is {text!r}; of {width} nothing is left for a part of {part} of {dim} dimensions")
 
 
 def _sizes(state: Mapping[str, Tensor], params: Mapping[str, Any], method: Method) -> tuple[list[int], int | None]:
@@ -372,6 +385,8 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     state = found if inner is None else found[inner]
     for k, v in state.items():
         if not isinstance(k, str) or not isinstance(v, Tensor): raise ValueError(f"{path}: {k!r} is a {type(v).__name__}; it must be a mapping from names to tensors")
+        kind = next((name for name in ("meta", "sparse", "nested", "quantized") if getattr(v, f"is_{name}")), None)
+        if kind or v.layout is not torch.strided: raise ValueError(f"{path}: {k} is a {kind or v.layout} tensor; it must be dense and hold its numbers")
     return dict(state), [str(k) for k in found if inner is not None and k != inner]
 
 

@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
 from ruamel.yaml.reader import ReaderError
 
 from ..data.rendering import procedural_objects, ProceduralRenderer, render_dataset
@@ -39,16 +40,15 @@ from sie.method.rotations import (
     FORMS,
     has_translations,
     LATENT_NAMES,
-    LATENT_RANGES,
     sample_latents,
     TRANSLATION_FORMS,
     TRANSLATION_NAMES,
 )
 
 # %% auto #0
-__all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'ClassName', 'Data', 'Predictor',
-           'Pretrain', 'Evaluate', 'Params', 'read_yaml', 'load_params', 'check', 'fetch', 'apply_preset', 'changes',
-           'keep', 'check_dvc', 'main', 'train']
+__all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'LONGEST_NAME', 'LARGEST_LATENT',
+           'ClassName', 'MOST_VALUES', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params', 'read_yaml',
+           'load_params', 'check', 'fetch', 'apply_preset', 'changes', 'keep', 'check_dvc', 'main', 'train']
 
 # %% ../../nbs/pipeline/params.ipynb #cell006
 class _Section(BaseModel):
@@ -71,6 +71,9 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
+LONGEST_NAME = 200     # of a method or a variant, characters: results have it in the names of files
+
+
 def _distinct(values: list) -> list:
     twice = [v for v in dict.fromkeys(values) if values.count(v) > 1]
     if twice: raise ValueError(f"{twice[0]!r} stands there more than once")
@@ -79,6 +82,7 @@ def _distinct(values: list) -> list:
 
 def _known(methods: list[str]) -> list[str]:
     for name in methods:
+        if len(name) > LONGEST_NAME: raise ValueError(f"{_repr(name)} has {len(name)} characters; the name of files may have {LONGEST_NAME}")
         if (method := name.partition("+")[0]) not in METHODS: raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}{_meant(method, METHODS)}")
     return methods
 
@@ -91,11 +95,39 @@ def _without_effect(method: Method, key: str, given: Pretrain) -> str | None:
     if key == "equivariance_weight" and "equivariance" not in method.terms: return f"{method.name} has no term of the name equivariance"
     if key == "invariant_share" and not method.partly_invariant: return f"the invariance term of {method.name} is not of a part of the embedding"
     if section == "predictor" and name not in ("kind", "hidden") and given.predictor.kind == "mlp": return "of an mlp only hidden holds"
-    if key in ("predictor.hidden_bias", "predictor.relu") and not given.predictor.hidden: return "the predictor has no hidden layers"
+    if key == "predictor.relu" and not given.predictor.hidden: return "the predictor has no hidden layers"
     if key == "predictor.gain" and given.predictor.init != "scaled": return "it is for predictor.init=scaled"
+    if key == "widths" and not method.heads.keys() & {"invariant", "equivariant"}: return f"{method.name} has no projector"
     return None
 
 
+def _changed(section: BaseModel, key: str, value: Any) -> Any:
+    "The section with the value of a dotted key changed, unchecked."
+    name, _, rest = key.partition(".")
+    if rest: value = _changed(getattr(section, name), rest, value)
+    return section.model_copy(update={name: value})
+
+
+def _used(method: Method, given: Pretrain, image: int | None) -> dict[str, Any]:
+    """What a run of a method depends on, by dotted key of `pretrain`: what stands for another value is replaced by it,
+    shares of sizes by the sizes, and what the method does not use by `None`. `image` is the side of the images, if known."""
+    values = given.model_dump(exclude={"seeds"})
+    used = {key: None if _without_effect(method, key, given) else section[name] for key, section, name in _leaves(values)}
+    dim = _dimensions(given.encoder)
+    equivariant = used["equivariant"] = given.equivariant or dim // 2
+    parts = {"all": dim, "equivariant": equivariant, "invariant": dim - equivariant}
+    if given.crop == image: used["crop"] = None
+    if used["widths"]:
+        used["widths"] = {head: [round(width * (parts[part] / dim)) for width in given.widths]
+                          for head, part in method.heads.items() if head in ("invariant", "equivariant")}
+    if method.partly_invariant: used["invariant_share"] = round(given.invariant_share * given.widths[-1])
+    if method.predictor: used["conditioning"] = given.conditioning or method.form
+    if method.predictor and given.predictor.kind == "mlp" and not given.predictor.hidden:
+        used["predictor.hidden"] = used["widths"]["equivariant"][-1:]
+    return used
+
+
+LARGEST_LATENT = 1e6    # bounds of ranges lie within plus and minus this: radians, hues and lengths of objects in the unit ball
 ClassName = Literal[tuple(c.name for c in CLASSES)]
 
 
@@ -125,13 +157,20 @@ class Data(_Section):
     @field_validator("ranges", mode="before")
     @classmethod
     def _ranges(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not set(LATENT_NAMES) <= set(value) <= {*LATENT_NAMES, *TRANSLATION_NAMES}:
-            raise ValueError(f"must have exactly the keys {', '.join(LATENT_NAMES)}, and may have {', '.join(TRANSLATION_NAMES)}")
+        keys = f"must have exactly the keys {', '.join(LATENT_NAMES)}, and may have {', '.join(TRANSLATION_NAMES)}"
+        if not isinstance(value, dict): raise ValueError(keys)
+        for name in value:
+            if name in (*LATENT_NAMES, *TRANSLATION_NAMES): continue
+            raise ValueError(f"unknown key {_repr(name)}{_meant(name, LATENT_NAMES + TRANSLATION_NAMES)}; it {keys}")
+        for name in LATENT_NAMES:
+            if name not in value: raise ValueError(f"the key {name} is missing; it {keys}")
+        def is_bound(x: Any) -> bool:
+            return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= LARGEST_LATENT
         for name, given in value.items():
             pairs = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
-            number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
-            if not all(isinstance(pair, list) and len(pair) == 2 and all(map(number, pair)) for pair in pairs):
-                raise ValueError(f"{name} must be [low, high] with low <= high, or several such pairs, not {_repr(given)}")
+            if not all(isinstance(pair, list) and len(pair) == 2 and all(map(is_bound, pair)) for pair in pairs):
+                raise ValueError(f"{name} must be [low, high] with low <= high, or several such pairs, "
+                                 f"of numbers from {-LARGEST_LATENT:.0f} to {LARGEST_LATENT:.0f}, not {_repr(given)}")
         sample_latents(0, np.random.default_rng(0), value)   # raises an error of its own for anything that cannot be drawn from
         nested = lambda given: tuple(map(nested, given)) if isinstance(given, (list, tuple)) else float(given)
         return {name: nested(given) for name, given in value.items()}
@@ -201,7 +240,7 @@ class Params(_Section):
     @model_validator(mode="after")
     def _fit(self) -> Params:
         self._have_translations()
-        image = None if self.data.source == "3diebench" else self.data.crop or self.data.size
+        image = self.image
         if image and self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
             raise ValueError(f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is")
         if self.data.source == "procedural":
@@ -219,7 +258,7 @@ class Params(_Section):
         same = {}
         for name in self.methods:
             method, section = self.variant(name)
-            other = same.setdefault((method, section.model_dump_json()), name)
+            other = same.setdefault((method, json.dumps(_used(METHODS[method], section, image))), name)
             if other != name: raise ValueError(f"methods: {name!r} is the same as {other!r}")
         return self
 
@@ -246,6 +285,11 @@ class Params(_Section):
             if train_objects is None: continue
             try: Settings(**section.model_dump(exclude={"seeds"})).steps(train_objects)
             except ValueError as error: raise ValueError(f"{where}pretrain.{error}") from None
+
+    @property
+    def image(self) -> int | None:
+        "Side of the rendered images, pixels; none for data that is imported."
+        return None if self.data.source == "3diebench" else self.data.crop or self.data.size
 
     @property
     def train_objects(self) -> int:
@@ -276,14 +320,20 @@ class Params(_Section):
             if key in given: raise ValueError(f"methods: {name!r} changes {key} more than once")
             given[key] = section[last]
             try: section[last] = YAML(typ="safe").load(value)
-            except YAMLError: raise ValueError(f"methods: {name!r} changes {change!r}, whose value is not YAML") from None
+            except (YAMLError, *_NO_VALUE) as error:
+                raise ValueError(f"methods: {name!r} changes {change!r}, whose value is not YAML ({_first_line(error)})") from None
         try: changed = Pretrain(**values)
         except ValidationError as error: raise ValueError("; ".join(f"methods: {name!r} sets {_place(e)}: {_given(e)}{_allowed(e)}" for e in error.errors())) from None
+        declared = METHODS[method]
+        used = _used(declared, changed, self.image)
         for key, before in given.items():
-            if why := _without_effect(METHODS[method], key, changed): raise ValueError(f"methods: {name!r} changes {key}, which would change nothing: {why}")
+            if _used(declared, _changed(changed, key, before), self.image) != used: continue
             after = changed
             for part in key.split("."): after = getattr(after, part)
-            if after == before: raise ValueError(f"methods: {name!r} changes {key}, which would change nothing: pretrain.{key} is {before!r} already")
+            already = f"pretrain.{key} is {before!r} already"
+            if after != before: already = f"{after!r} is the same here as {before!r}, which pretrain.{key} is already"
+            why = _without_effect(declared, key, changed) or already
+            raise ValueError(f"methods: {name!r} changes {key}, which would change nothing: {why}")
         return method, changed
 
     def settings(self, name: str, seed: int) -> Settings:
@@ -301,23 +351,58 @@ class Params(_Section):
         return Probe(**self.evaluate.model_dump())
 
 # %% ../../nbs/pipeline/params.ipynb #cell008
-_CORE_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
+_NO_VALUE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)   # what ruamel.yaml raises where text has the form of a value and is none
+MOST_VALUES = 100_000     # in a YAML file, counting those that its aliases repeat
+
+
+def _first_line(error: Exception) -> str:
+    "What an error says, of limited length."
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _check_events(path: str | Path, events: Iterable[Event]) -> None:
+    "Raises `ValueError` naming the line of a tag, of an alias of what it lies in, and of the first value beyond `MOST_VALUES`."
+    sizes, around = {}, [[None, 0]]     # values in each anchor; anchor and values so far of the collections that a value lies in
+    for event in events:
+        where = f"{path}, line {event.start_mark.line + 1}"
+        anchor, size = getattr(event, "anchor", None), 1
+        if getattr(event, "tag", None):
+            raise ValueError(f"{where}: the tag {event.tag} has no place here; it must be a plain value")
+        if isinstance(event, CollectionStartEvent):
+            around.append([anchor, 1])
+            continue
+        if isinstance(event, CollectionEndEvent): anchor, size = around.pop()
+        elif isinstance(event, AliasEvent):
+            if anchor in [open_anchor for open_anchor, _ in around]: raise ValueError(f"{where}: *{anchor} lies in what it repeats")
+            size = sizes.get(anchor, 1)     # one that is not defined is found when it is read
+        elif not isinstance(event, ScalarEvent): continue
+        if anchor: sizes[anchor] = size
+        around[-1][1] += size
+        if around[-1][1] > MOST_VALUES: raise ValueError(f"{where}: the file holds more than {MOST_VALUES} values, with those that aliases repeat")
+
+
+def _wrong_scalar(events: Iterable[Event]) -> Event | None:
+    "The first plain value that has the form of a number, date or the like, and is none."
+    for event in events:
+        if not isinstance(event, ScalarEvent) or event.style: continue
+        try: YAML(typ="safe").load(event.value)
+        except YAMLError: continue
+        except _NO_VALUE: return event
+    return None
 
 
 def read_yaml(path: str | Path) -> Any:
     """What a YAML file in UTF-8 holds. Raises `ValueError` naming the line that is not YAML, and what stands there.
 
-    Anchors, merge keys and tags of YAML's core schema (`!!int`) are read; any other tag is refused."""
+    Anchors and merge keys are read, up to `MOST_VALUES` values; tags such as `!!int` are refused."""
     data = Path(path).read_bytes()
     try: text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[:error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
     try:
-        for event in YAML(typ="safe", pure=True).parse(text):
-            tag = getattr(event, "tag", None)
-            if tag and str(tag) not in _CORE_TAGS | {"!"}:
-                raise ValueError(f"{path}, line {event.start_mark.line + 1}: the tag {tag} has no place here; it must be a plain value")
+        events = list(YAML(typ="safe", pure=True).parse(text))
+        _check_events(path, events)
         return YAML(typ="safe").load(text)
     except ReaderError as error:
         line = text[:error.position].count("\n") + 1
@@ -326,9 +411,11 @@ def read_yaml(path: str | Path) -> Any:
         mark = error.problem_mark or error.context_mark
         raise ValueError(f"{path}, line {mark.line + 1}: this is not YAML ({error.problem})") from None
     except RecursionError: raise ValueError(f"{path}: lists or sections stand too deeply in each other") from None
-    except ValueError as error:
+    except _NO_VALUE as error:
         if str(error).startswith(str(path)): raise
-        raise ValueError(f"{path}: a value is not what its tag or form says ({error})") from None
+        event = _wrong_scalar(events)
+        where = f", line {event.start_mark.line + 1}: {_repr(event.value)}" if event else ": a value"
+        raise ValueError(f"{path}{where} is not what its form says ({_first_line(error)})") from None
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -506,7 +593,8 @@ def main(argv: list[str] | None = None) -> None:
     "What `python -m sie.pipeline.params` does, in the folder of params.yaml."
     parser = argparse.ArgumentParser(prog="python -m sie.pipeline.params", description="Change params.yaml, or do a part of what it asks for.")
     commands = parser.add_subparsers(dest="command", required=True)
-    (preset := commands.add_parser("preset", help="set params.yaml to a preset of presets.yaml")).add_argument("name")
+    preset = commands.add_parser("preset", help="set params.yaml to a preset of presets.yaml")
+    preset.add_argument("name")
     commands.add_parser("check", help="read it, and what DVC keeps about runs: says what is wrong before a stage has taken its old results away")
     commands.add_parser("keep", help="copy the report of the run, and what it was made of, to comparisons/").add_argument("name", nargs="?")
     part = commands.add_parser("fetch", help="make part K of N of data/views, K from 0; `dvc repro fetch` then makes what is missing, checks and finishes it")
