@@ -1,4 +1,5 @@
 """Package metadata, read from settings.ini."""
+
 import shlex
 from configparser import ConfigParser
 

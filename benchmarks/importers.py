@@ -5,7 +5,9 @@
 on the cases of tests/mesh_cases.py, and on how many of the OBJ files in the folder MODELS it returns as many triangles as the file has.
 A case is right if area and colours are, and a file that should be refused is. An importer's triangles are taken as they come, its materials
 as it reports them: a texture where it names one that can be opened, else the diffuse colour, else colours of corners or faces."""
+
 from __future__ import annotations
+
 import csv
 import re
 import subprocess
@@ -28,15 +30,16 @@ FORMATS = (".obj", ".ply", ".glb", ".gltf", ".stl", ".off", ".dae")
 
 class Part(NamedTuple):
     "Triangles of one material."
-    corners: np.ndarray                  # (faces, 3, 3)
-    colour: np.ndarray | None = None     # sRGB in 0..1: (3,), or (faces, 3, 3)
-    uv: np.ndarray | None = None         # (faces, 3, 2), v upwards
+
+    corners: np.ndarray  # (faces, 3, 3)
+    colour: np.ndarray | None = None  # sRGB in 0..1: (3,), or (faces, 3, 3)
+    uv: np.ndarray | None = None  # (faces, 3, 2), v upwards
     image: Image.Image | None = None
 
 
 def srgb(linear) -> np.ndarray:
     x = np.clip(np.asarray(linear, float), 0, 1)
-    return np.where(x <= .0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - .055)
+    return np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
 
 
 def opened(name: str, path: Path) -> Image.Image | None:
@@ -51,13 +54,20 @@ def placed(corners: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def with_trimesh(path: Path) -> Iterator[Part]:
     import trimesh
-    scene = trimesh.load_scene(path, process=False, resolver=trimesh.resolvers.FilePathResolver(path, allow_anywhere=True))
+
+    scene = trimesh.load_scene(
+        path, process=False, resolver=trimesh.resolvers.FilePathResolver(path, allow_anywhere=True)
+    )
     for node in scene.graph.nodes_geometry:
         matrix, name = scene.graph[node]
         mesh = scene.geometry[name]
         if not isinstance(mesh, trimesh.Trimesh):
             continue
-        corners, visual, linear = placed(mesh.vertices[mesh.faces], matrix), mesh.visual, path.suffix in (".glb", ".gltf")
+        corners, visual, linear = (
+            placed(mesh.vertices[mesh.faces], matrix),
+            mesh.visual,
+            path.suffix in (".glb", ".gltf"),
+        )
         if visual.kind == "face":
             yield Part(corners, np.repeat(visual.face_colors[:, None, :3] / 255, 3, 1))
         elif visual.kind == "vertex":
@@ -67,26 +77,37 @@ def with_trimesh(path: Path) -> Iterator[Part]:
             material = visual.material
             pbr = isinstance(material, trimesh.visual.material.PBRMaterial)
             image = material.baseColorTexture if pbr else material.image
-            image = image if image is not None and image.format else None      # without a format it is trimesh's own
+            image = image if image is not None and image.format else None  # without a format it is trimesh's own
             factor = (material.baseColorFactor if pbr else material.kwargs.get("kd")) if image is None else None
             if (own := visual.vertex_attributes.get("color")) is not None:
-                yield Part(corners, srgb(own[:, :3] / (np.iinfo(own.dtype).max if own.dtype.kind == "u" else 1))[mesh.faces])
+                yield Part(
+                    corners, srgb(own[:, :3] / (np.iinfo(own.dtype).max if own.dtype.kind == "u" else 1))[mesh.faces]
+                )
             else:
-                yield Part(corners, None if factor is None else srgb(np.asarray(factor, float)[:3] / (255 if pbr and np.max(factor) > 1 else 1)),
-                           None if visual.uv is None else visual.uv[mesh.faces], image)
+                yield Part(
+                    corners,
+                    None
+                    if factor is None
+                    else srgb(np.asarray(factor, float)[:3] / (255 if pbr and np.max(factor) > 1 else 1)),
+                    None if visual.uv is None else visual.uv[mesh.faces],
+                    image,
+                )
         else:
             yield Part(corners)
 
 
 def with_assimp(path: Path) -> Iterator[Part]:
     import assimp_py
-    scene = assimp_py.import_file(str(path), assimp_py.Process_Triangulate | assimp_py.Process_SortByPType | assimp_py.Process_FindInvalidData)
+
+    scene = assimp_py.import_file(
+        str(path), assimp_py.Process_Triangulate | assimp_py.Process_SortByPType | assimp_py.Process_FindInvalidData
+    )
 
     def walk(node, matrix):
         matrix = matrix @ np.array(node.transformation)
         for index in node.mesh_indices:
             mesh = scene.meshes[index]
-            if mesh.num_indices != 3 * mesh.num_faces:      # points and lines
+            if mesh.num_indices != 3 * mesh.num_faces:  # points and lines
                 continue
             faces = np.array(mesh.indices).reshape(-1, 3)
             corners = placed(np.array(mesh.vertices).reshape(-1, 3)[faces], matrix)
@@ -94,18 +115,24 @@ def with_assimp(path: Path) -> Iterator[Part]:
             names = material.get("TEXTURES", {}).get(assimp_py.TextureType_DIFFUSE, [])
             image = opened(names[0], path) if names else None
             uv = np.array(mesh.texcoords[0]).reshape(mesh.num_vertices, -1)[:, :2][faces] if mesh.texcoords else None
-            colour = srgb(material["COLOR_DIFFUSE"][:3]) if "COLOR_DIFFUSE" in material and material.get("NAME") != "DefaultMaterial" else None
+            colour = (
+                srgb(material["COLOR_DIFFUSE"][:3])
+                if "COLOR_DIFFUSE" in material and material.get("NAME") != "DefaultMaterial"
+                else None
+            )
             if mesh.colors and image is None:
                 colour = np.array(mesh.colors[0]).reshape(mesh.num_vertices, -1)[:, :3][faces]
                 colour = srgb(colour) if path.suffix in (".glb", ".gltf") else colour
             yield Part(corners, colour, uv, image)
         for child in node.children:
             yield from walk(child, matrix)
+
     yield from walk(scene.root_node, np.eye(4))
 
 
 def with_pymeshlab(path: Path) -> Iterator[Part]:
     import pymeshlab
+
     meshes = pymeshlab.MeshSet()
     meshes.load_new_mesh(str(path))
     for mesh in meshes:
@@ -116,19 +143,35 @@ def with_pymeshlab(path: Path) -> Iterator[Part]:
             colour = np.repeat(mesh.face_color_matrix()[:, None, :3], 3, 1)
         elif mesh.has_vertex_color():
             colour = mesh.vertex_color_matrix()[faces][..., :3]
-        uv = mesh.wedge_tex_coord_matrix().reshape(-1, 3, 2) if mesh.has_wedge_tex_coord() else mesh.vertex_tex_coord_matrix()[faces] if mesh.has_vertex_tex_coord() else None
+        uv = (
+            mesh.wedge_tex_coord_matrix().reshape(-1, 3, 2)
+            if mesh.has_wedge_tex_coord()
+            else mesh.vertex_tex_coord_matrix()[faces]
+            if mesh.has_vertex_tex_coord()
+            else None
+        )
         if not mesh.textures() or uv is None:
             yield Part(corners, colour)
             continue
-        number = mesh.wedge_tex_coord_index_array().reshape(-1, 3)[:, 0] if mesh.has_wedge_tex_coord() else np.zeros(len(faces), int)
+        number = (
+            mesh.wedge_tex_coord_index_array().reshape(-1, 3)[:, 0]
+            if mesh.has_wedge_tex_coord()
+            else np.zeros(len(faces), int)
+        )
         for k, image in enumerate(mesh.textures().values()):
             qt = np.frombuffer(bytes(image.constBits()), np.uint8) if hasattr(image, "constBits") else None
-            yield Part(corners[number == k], None, uv[number == k], opened(list(mesh.textures())[k], path) if qt is None else None)
+            yield Part(
+                corners[number == k],
+                None,
+                uv[number == k],
+                opened(list(mesh.textures())[k], path) if qt is None else None,
+            )
         yield Part(corners[number < 0], None if colour is None else colour[number < 0])
 
 
 def with_tinyobjloader(path: Path) -> Iterator[Part]:
     import tinyobjloader
+
     config = tinyobjloader.ObjReaderConfig()
     config.triangulate = True
     reader = tinyobjloader.ObjReader()
@@ -149,15 +192,26 @@ def with_tinyobjloader(path: Path) -> Iterator[Part]:
                 colour = None if material is None else srgb(material.diffuse)
                 if coloured:
                     colour = colours.reshape(-1, 3)[index[these, :, 0]]
-                yield Part(places[index[these, :, 0]], colour, texture[index[these, :, 1]] if mapped else None,
-                           opened(material.diffuse_texname, path) if material is not None and mapped else None)
+                yield Part(
+                    places[index[these, :, 0]],
+                    colour,
+                    texture[index[these, :, 1]] if mapped else None,
+                    opened(material.diffuse_texname, path) if material is not None and mapped else None,
+                )
 
 
 def with_blender(path: Path) -> Iterator[Part]:
     import bpy
+
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    {".obj": lambda f: bpy.ops.wm.obj_import(filepath=f, forward_axis="Y", up_axis="Z"), ".ply": lambda f: bpy.ops.wm.ply_import(filepath=f), ".stl": lambda f: bpy.ops.wm.stl_import(filepath=f),
-     ".glb": lambda f: bpy.ops.import_scene.gltf(filepath=f), ".gltf": lambda f: bpy.ops.import_scene.gltf(filepath=f), ".dae": lambda f: bpy.ops.wm.collada_import(filepath=f)}[path.suffix](str(path))
+    {
+        ".obj": lambda f: bpy.ops.wm.obj_import(filepath=f, forward_axis="Y", up_axis="Z"),
+        ".ply": lambda f: bpy.ops.wm.ply_import(filepath=f),
+        ".stl": lambda f: bpy.ops.wm.stl_import(filepath=f),
+        ".glb": lambda f: bpy.ops.import_scene.gltf(filepath=f),
+        ".gltf": lambda f: bpy.ops.import_scene.gltf(filepath=f),
+        ".dae": lambda f: bpy.ops.wm.collada_import(filepath=f),
+    }[path.suffix](str(path))
     for item in bpy.context.scene.objects:
         if item.type != "MESH":
             continue
@@ -180,38 +234,60 @@ def with_blender(path: Path) -> Iterator[Part]:
             if shader:
                 socket = shader.inputs["Base Color"]
                 colour = srgb(np.array(socket.default_value)[:3])
-                sources = [n for n in material.node_tree.nodes if n.type == "TEX_IMAGE" and n.image] if socket.is_linked else []
+                sources = (
+                    [n for n in material.node_tree.nodes if n.type == "TEX_IMAGE" and n.image]
+                    if socket.is_linked
+                    else []
+                )
                 if sources and sources[0].image.size[0]:
                     width, height = sources[0].image.size
                     values = np.array(sources[0].image.pixels).reshape(height, width, 4)[::-1, :, :3]
                     values = srgb(values) if sources[0].image.is_float else values
                     image = Image.fromarray(np.rint(255 * values.clip(0, 1)).astype(np.uint8))
             these = own == k
-            yield Part(corners[these], colours[these] if colours is not None and image is None else colour, uv[these] if uv is not None else None, image)
+            yield Part(
+                corners[these],
+                colours[these] if colours is not None and image is None else colour,
+                uv[these] if uv is not None else None,
+                image,
+            )
 
 
 def with_sie(path: Path) -> Iterator[Part]:
     from sie.data.mesh_files import load_model
+
     mesh = load_model(path)
     yield Part(mesh.triangles, np.repeat(mesh.visual.face_colors[:, None, :3] / 255, 3, 1))
 
 
 IMPORTERS: dict[str, tuple[Callable, str]] = {
-    "trimesh": (with_trimesh, "trimesh"), "assimp": (with_assimp, "assimp-py"), "PyMeshLab": (with_pymeshlab, "pymeshlab"),
-    "tinyobjloader": (with_tinyobjloader, "tinyobjloader"), "Blender": (with_blender, "bpy"), "sie": (with_sie, "sie")}
+    "trimesh": (with_trimesh, "trimesh"),
+    "assimp": (with_assimp, "assimp-py"),
+    "PyMeshLab": (with_pymeshlab, "pymeshlab"),
+    "tinyobjloader": (with_tinyobjloader, "tinyobjloader"),
+    "Blender": (with_blender, "bpy"),
+    "sie": (with_sie, "sie"),
+}
 
 
 def measured(parts: list[Part]) -> tuple[float, dict[tuple[int, ...], float]]:
     "Area, in squared bounding-box diagonals, and the share of the area of each sRGB colour."
     parts = [part._replace(corners=np.asarray(part.corners, float)) for part in parts if len(part.corners)]
     corners = np.concatenate([p.corners for p in parts])
-    areas = [np.linalg.norm(np.cross(p.corners[:, 1] - p.corners[:, 0], p.corners[:, 2] - p.corners[:, 0]), axis=1) / 2 for p in parts]
+    areas = [
+        np.linalg.norm(np.cross(p.corners[:, 1] - p.corners[:, 0], p.corners[:, 2] - p.corners[:, 0]), axis=1) / 2
+        for p in parts
+    ]
     total = sum(a.sum() for a in areas)
     weights = np.array([(a, b, 23 - a - b) for a in range(24) for b in range(24 - a)]) / 23
-    weights = .98 * weights + .02 / 3                                                          # not on the edges
+    weights = 0.98 * weights + 0.02 / 3  # not on the edges
     shares: dict[tuple[int, ...], float] = {}
     for part, area in zip(parts, areas):
-        colour = np.broadcast_to(np.array([231, 231, 231]) / 255 if part.colour is None else part.colour, (len(area), 3, 3)) if np.ndim(part.colour) < 2 else part.colour
+        colour = (
+            np.broadcast_to(np.array([231, 231, 231]) / 255 if part.colour is None else part.colour, (len(area), 3, 3))
+            if np.ndim(part.colour) < 2
+            else part.colour
+        )
         seen = np.rint(255 * np.einsum("pc,fck->fpk", weights, colour)).astype(int)
         if part.image is not None and part.uv is not None:
             texels = np.asarray(part.image.convert("RGB")).astype(int)
@@ -219,7 +295,9 @@ def measured(parts: list[Part]) -> tuple[float, dict[tuple[int, ...], float]]:
             x, y = np.moveaxis((place * part.image.size).astype(int), -1, 0)
             seen = texels[len(texels) - 1 - y.clip(0, len(texels) - 1), x.clip(0, texels.shape[1] - 1)]
         values, inverse = np.unique(seen.reshape(-1, 3), axis=0, return_inverse=True)
-        for value, share in zip(values, np.bincount(inverse.ravel(), np.repeat(area / total / len(weights), len(weights)))):
+        for value, share in zip(
+            values, np.bincount(inverse.ravel(), np.repeat(area / total / len(weights), len(weights)))
+        ):
             shares[tuple(value.tolist())] = shares.get(tuple(value.tolist()), 0) + share
     return total / (np.ptp(corners.reshape(-1, 3), axis=0) ** 2).sum(), shares
 
@@ -229,7 +307,7 @@ def verdict(case: Case, read: Callable, path: Path) -> str:
     try:
         parts = [part for part in read(path) if len(part.corners)]
         area, shares = measured(parts) if parts else (0, {})
-    except BaseException as error:                                                             # importers raise what comes
+    except BaseException as error:  # importers raise what comes
         return "right" if case.refused else f"refused: {str(error).replace(str(path.parent), '')[:60]!r}"
     if case.refused or not parts:
         return "read, though it should be refused" if case.refused else "nothing"
@@ -245,7 +323,13 @@ def verdict(case: Case, read: Callable, path: Path) -> str:
 
 def alone(*arguments: str) -> list[str]:
     "What this script prints when it is run with other arguments, in a process of its own, as some importers crash."
-    done = subprocess.run([sys.executable, "-u", __file__, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1500)
+    done = subprocess.run(
+        [sys.executable, "-u", __file__, *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=1500,
+    )
     return [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
 
 
@@ -265,7 +349,7 @@ def complete(read: Callable, files: list[Path]) -> int:
     for path in files:
         try:
             whole += sum(len(part.corners) for part in read(path)) == triangles_in(path)
-        except BaseException as error:                                                         # importers raise what comes
+        except BaseException as error:  # importers raise what comes
             print(path.name, repr(error)[:200], file=sys.stderr)
     return whole
 
@@ -282,11 +366,21 @@ def main(name: str, models: str | None = None) -> None:
         for case, result in zip(write_cases(Path(folder)), verdicts(name, folder)):
             rows.append((name, version(package), case.file, Path(case.file).suffix, result))
     if models:
-        rows.append((name, version(package), "real models", ".obj", f"{alone(name, '--real', models)[0]} of {len(list(Path(models).rglob('*.obj')))}"))
+        rows.append(
+            (
+                name,
+                version(package),
+                "real models",
+                ".obj",
+                f"{alone(name, '--real', models)[0]} of {len(list(Path(models).rglob('*.obj')))}",
+            )
+        )
     table = HERE / "importers.csv"
     old = [row for row in csv.reader(open(table)) if row[0] not in (name, "importer")] if table.exists() else []
     with open(table, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("importer", "version", "case", "format", "result"), *old, *rows])
+        csv.writer(file, lineterminator="\n").writerows(
+            [("importer", "version", "case", "format", "result"), *old, *rows]
+        )
     for suffix in FORMATS:
         results = [row[-1] for row in rows if row[3] == suffix and row[2] != "real models"]
         print(suffix, f"{results.count('right')} of {len(results)}")
@@ -294,8 +388,10 @@ def main(name: str, models: str | None = None) -> None:
 
 if __name__ == "__main__":
     if sys.argv[2:3] == ["--cases"]:
-        for case in all_cases()[int(sys.argv[4]):]:
-            print("\nRESULT " + verdict(case, IMPORTERS[sys.argv[1]][0], Path(sys.argv[3], case.file)).replace("\n", " "))
+        for case in all_cases()[int(sys.argv[4]) :]:
+            print(
+                "\nRESULT " + verdict(case, IMPORTERS[sys.argv[1]][0], Path(sys.argv[3], case.file)).replace("\n", " ")
+            )
     elif sys.argv[2:3] == ["--real"]:
         print("\nRESULT", complete(IMPORTERS[sys.argv[1]][0], sorted(Path(sys.argv[3]).rglob("*.obj"))))
     else:

@@ -6,8 +6,24 @@
 
 Every measurement runs in fresh processes, one after the other, on the CPU unless it says otherwise. Sizes are those of the default preset, whatever params.yaml says now.
 Imports that only some benchmarks need are in these, for else they would count in the start-up time and memory of the others."""
+
 from __future__ import annotations
-import argparse, csv, importlib.util, io, json, multiprocessing as mp, os, platform, re, resource, subprocess, sys, tarfile, tempfile, time
+
+import argparse
+import csv
+import importlib.util
+import io
+import json
+import multiprocessing as mp
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,12 +37,12 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from sie.method.pairs import load_views, PairLoader, Pairs
-from sie.data.rendering import procedural_objects, ProceduralRenderer, render_dataset
-from sie.data.storage import split_objects, ViewDataset
 from sie.data.layout import export_layout, import_layout
-from sie.objects.classes import CLASSES
+from sie.data.rendering import ProceduralRenderer, procedural_objects, render_dataset
+from sie.data.storage import ViewDataset, split_objects
+from sie.method.pairs import PairLoader, Pairs, load_views
 from sie.method.rotations import sample_latents
+from sie.objects.classes import CLASSES
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- measured: written by run.py -->", "<!-- end of measured -->"
@@ -35,20 +51,21 @@ BEGIN, END = "<!-- measured: written by run.py -->", "<!-- end of measured -->"
 @dataclass(frozen=True)
 class Scale:
     "How large and how long."
-    preset: str = "default"                # of presets.yaml
-    objects: tuple[int, int] = (10, 50)    # rendered in short and in long runs, of as many classes
-    samples: int = 8                       # light paths per pixel in these
-    repeats: int = 3                       # of what takes seconds
-    seconds: float = 4                     # to repeat what takes less
-    large: int = 256                       # size of the larger images, pixels
-    pairs: int = 4096                      # loaded in a run
-    decoded: int = 2 ** 29                 # bytes of decoded images to load from, more than the processor's caches hold
-    full: tuple[int, int, int] = (52_472, 41_920, 50)   # objects, training objects and views of 3DIEBench
-    shard: int = 400                       # objects in each of its files
-    batches: tuple[int, int] = (64, 256)   # for ResNet-18 and the predictor
-    widths: int = 2048                     # of ResNet-18's projectors; the predictor has half of that
-    archive: int = 1000                    # objects with 50 views in an archive
-    compiled: bool = True                  # also with torch.compile, which takes minutes
+
+    preset: str = "default"  # of presets.yaml
+    objects: tuple[int, int] = (10, 50)  # rendered in short and in long runs, of as many classes
+    samples: int = 8  # light paths per pixel in these
+    repeats: int = 3  # of what takes seconds
+    seconds: float = 4  # to repeat what takes less
+    large: int = 256  # size of the larger images, pixels
+    pairs: int = 4096  # loaded in a run
+    decoded: int = 2**29  # bytes of decoded images to load from, more than the processor's caches hold
+    full: tuple[int, int, int] = (52_472, 41_920, 50)  # objects, training objects and views of 3DIEBench
+    shard: int = 400  # objects in each of its files
+    batches: tuple[int, int] = (64, 256)  # for ResNet-18 and the predictor
+    widths: int = 2048  # of ResNet-18's projectors; the predictor has half of that
+    archive: int = 1000  # objects with 50 views in an archive
+    compiled: bool = True  # also with torch.compile, which takes minutes
 
     @property
     def values(self) -> dict:
@@ -64,26 +81,45 @@ class Scale:
     def data(self) -> SimpleNamespace:
         data = self.values["data"]
         synsets = [c.synset for c in CLASSES if not data["classes"] or c.name in data["classes"]]
-        return SimpleNamespace(**data, image=data["crop"] or data["size"], objects=procedural_objects(data["objects_per_class"], synsets))
+        return SimpleNamespace(
+            **data, image=data["crop"] or data["size"], objects=procedural_objects(data["objects_per_class"], synsets)
+        )
 
     @property
     def params(self):
         from sie.pipeline.params import Params
+
         return Params(**self.values)
 
 
-QUICK = Scale("smoke", objects=(3, 6), repeats=1, seconds=.2, large=64, pairs=64, decoded=2 ** 20, full=(52, 40, 5), shard=20, batches=(4, 8), widths=64, archive=20, compiled=False)
+QUICK = Scale(
+    "smoke",
+    objects=(3, 6),
+    repeats=1,
+    seconds=0.2,
+    large=64,
+    pairs=64,
+    decoded=2**20,
+    full=(52, 40, 5),
+    shard=20,
+    batches=(4, 8),
+    widths=64,
+    archive=20,
+    compiled=False,
+)
 
 
 class Row(NamedTuple):
     "One measurement. Units with a slash are rates, more is better; of all others less is better."
+
     setting: str
     value: float
     unit: str
-    reference: str = ""   # the setting that it is compared with
+    reference: str = ""  # the setting that it is compared with
 
 
 # ---- tools
+
 
 def fresh(function: Callable, *args, threads: int = 1, copies: int = 1) -> list:
     "What `function(*args)` returns in each of so many new processes that run side by side."
@@ -95,7 +131,7 @@ def fresh(function: Callable, *args, threads: int = 1, copies: int = 1) -> list:
 def _start(threads: int, barrier) -> None:
     global together
     torch.set_num_threads(threads)
-    together = barrier.wait    # side by side measurements start when all are warm
+    together = barrier.wait  # side by side measurements start when all are warm
 
 
 def timed(function: Callable) -> float:
@@ -107,15 +143,18 @@ def timed(function: Callable) -> float:
 
 def typical(step: Callable, seconds: float) -> float:
     "Median seconds of a step that is repeated for so long, and at least 3 times (once if it takes so long alone), after 2 for warm-up."
-    step(); few = 3 if timed(step) < seconds else 1; together()
+    step()
+    few = 3 if timed(step) < seconds else 1
+    together()
     times = []
-    while len(times) < few or sum(times) < seconds: times.append(timed(step))
+    while len(times) < few or sum(times) < seconds:
+        times.append(timed(step))
     return median(times)
 
 
 def peak(who: int = resource.RUSAGE_SELF) -> float:
     "Peak resident memory so far, MiB: of this process, or of the largest of its finished children."
-    return resource.getrusage(who).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
+    return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def peaks(function: Callable, *args) -> tuple[float, float]:
@@ -131,34 +170,65 @@ def mixed(scale: Scale, count: int) -> list[tuple[str, str]]:
 
 def rendered(scale: Scale, work: Path, size: int, count: int, views: int) -> ViewDataset:
     "A data set of a few objects, made by whoever asks first."
-    return render_dataset(work / f"views-{size}", mixed(scale, count), ProceduralRenderer(size=size, samples=scale.data.samples), views=views)
+    return render_dataset(
+        work / f"views-{size}",
+        mixed(scale, count),
+        ProceduralRenderer(size=size, samples=scale.data.samples),
+        views=views,
+    )
 
 
 # ---- rendering
 
+
 class SceneForEveryImage(ProceduralRenderer):
     "The same images, but Mitsuba's scene is built anew for each."
+
     def __call__(self, synset, object_id, latents, seed):
         from sie.objects.gallery import make_object
+
         mesh = make_object(synset, int(object_id))
-        return np.concatenate([self._renderer.render(mesh, latents[v:v + 1], seed, first=v) for v in range(len(latents))])
+        return np.concatenate(
+            [self._renderer.render(mesh, latents[v : v + 1], seed, first=v) for v in range(len(latents))]
+        )
 
 
 def render_times(scale: Scale) -> dict[str, float]:
     "Seconds to make a data set: in one process (`one`), and in all, of few (`short`) and of more objects (`long`)."
     data, (few, many) = scale.data, (mixed(scale, n) for n in scale.objects)
-    kinds = {"": (ProceduralRenderer, None), " naive": (SceneForEveryImage, None), " crop": (ProceduralRenderer, data.crop)}
+    kinds = {
+        "": (ProceduralRenderer, None),
+        " naive": (SceneForEveryImage, None),
+        " crop": (ProceduralRenderer, data.crop),
+    }
+
     def seconds(kind, objects, workers):
         renderer, crop = kinds[kind]
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            dataset = render_dataset(folder, objects, renderer(size=data.size, samples=scale.samples, crop=crop), views=data.views, workers=workers)
+            dataset = render_dataset(
+                folder,
+                objects,
+                renderer(size=data.size, samples=scale.samples, crop=crop),
+                views=data.views,
+                workers=workers,
+            )
             return time.perf_counter() - start, dataset.fingerprint
+
     seconds("", few[:3], 0)
     runs = []
     for _ in range(scale.repeats):
-        runs.append({f"one{kind}": seconds(kind, few, 0) for kind in ("", " naive")} | {length + kind: seconds(kind, objects, None) for kind in kinds for length, objects in (("short", few), ("long", many))})
-        assert len({runs[-1][name + kind][1] for name in ("one", "short") for kind in ("", " naive")}) == 1, "the images are not the same"
+        runs.append(
+            {f"one{kind}": seconds(kind, few, 0) for kind in ("", " naive")}
+            | {
+                length + kind: seconds(kind, objects, None)
+                for kind in kinds
+                for length, objects in (("short", few), ("long", many))
+            }
+        )
+        assert len({runs[-1][name + kind][1] for name in ("one", "short") for kind in ("", " naive")}) == 1, (
+            "the images are not the same"
+        )
     return {name: median(run[name][0] for run in runs) for name in runs[0]}
 
 
@@ -168,29 +238,42 @@ def rendering(scale: Scale, work: Path) -> list[Row]:
     The reference makes the very same images with Mitsuba's scene built anew for each."""
     seconds, data, (few, many) = fresh(render_times, scale)[0], scale.data, scale.objects
     what, every = f"{data.size} px, {scale.samples} samples, ", f"{os.cpu_count()} processes"
-    alone, together = (f"{what}{processes}, scene built for every image" for processes in ("1 process", f"{every}, after start-up"))
+    alone, together = (
+        f"{what}{processes}, scene built for every image" for processes in ("1 process", f"{every}, after start-up")
+    )
     steady = lambda kind: data.views * (many - few) / (seconds["long" + kind] - seconds["short" + kind])
-    return [Row(alone, data.views * few / seconds["one naive"], "images/s"),
-            Row(what + "1 process", data.views * few / seconds["one"], "images/s", alone),
-            Row(together, steady(" naive"), "images/s"),
-            Row(what + f"{every}, after start-up", steady(""), "images/s", together),
-            Row(what + f"{every}, {many * data.views} images in all", data.views * many / seconds["long"], "images/s"),
-            Row(what + f"only the central {data.crop} px, {every}, after start-up", steady(" crop"), "images/s", together)]
+    return [
+        Row(alone, data.views * few / seconds["one naive"], "images/s"),
+        Row(what + "1 process", data.views * few / seconds["one"], "images/s", alone),
+        Row(together, steady(" naive"), "images/s"),
+        Row(what + f"{every}, after start-up", steady(""), "images/s", together),
+        Row(what + f"{every}, {many * data.views} images in all", data.views * many / seconds["long"], "images/s"),
+        Row(what + f"only the central {data.crop} px, {every}, after start-up", steady(" crop"), "images/s", together),
+    ]
 
 
 # ---- the reference renderer
 
+
 def renderer_rates(scale: Scale, size: int, samples: int) -> dict[str, float]:
     "Images per second of Mitsuba and Blender for the same scene, 1 thread each."
     from sie.data.blender import BlenderRenderer
-    from sie.objects.gallery import make_object
     from sie.data.scene import Renderer
+    from sie.objects.gallery import make_object
+
     meshes = [make_object(synset, int(object_id)) for synset, object_id in mixed(scale, 3)]
     latents = sample_latents(scale.data.views, np.random.default_rng(0))
     renderers = {"Blender": BlenderRenderer(size, samples), "Mitsuba": Renderer(size, samples)}
-    pictures = {name: renderer.render(meshes[0], latents[:2]).astype(float) for name, renderer in renderers.items()}   # warm, and alike
-    assert ((pictures["Blender"] - pictures["Mitsuba"]) ** 2).mean() < 255 ** 2 / 10 ** 2.5, "the pictures are less than 25 dB alike"
-    def seconds(renderer): return timed(lambda: [renderer.render(mesh, latents) for mesh in meshes])
+    pictures = {
+        name: renderer.render(meshes[0], latents[:2]).astype(float) for name, renderer in renderers.items()
+    }  # warm, and alike
+    assert ((pictures["Blender"] - pictures["Mitsuba"]) ** 2).mean() < 255**2 / 10**2.5, (
+        "the pictures are less than 25 dB alike"
+    )
+
+    def seconds(renderer):
+        return timed(lambda: [renderer.render(mesh, latents) for mesh in meshes])
+
     runs = [{name: seconds(renderer) for name, renderer in renderers.items()} for _ in range(scale.repeats)]
     return {name: len(meshes) * len(latents) / median(run[name] for run in runs) for name in renderers}
 
@@ -201,44 +284,66 @@ def blender(scale: Scale, work: Path) -> list[Row]:
     rows = []
     for size, samples in ((scale.data.size, scale.samples), (2 * scale.data.size, 4 * scale.samples)):
         rates, what = fresh(renderer_rates, scale, size, samples)[0], f"{size} px, {samples} samples, "
-        rows += [Row(what + "Blender", rates["Blender"], "images/s"), Row(what + "Mitsuba", rates["Mitsuba"], "images/s", what + "Blender")]
+        rows += [
+            Row(what + "Blender", rates["Blender"], "images/s"),
+            Row(what + "Mitsuba", rates["Mitsuba"], "images/s", what + "Blender"),
+        ]
     return rows
 
 
 # ---- packing
 
+
 def make_archive(scale: Scale, work: Path) -> Path:
     "An archive in the authors' form. Images are rendered, as large in bytes as theirs (6.5 kB of the archive for a view), and repeat; names, order and latents do not."
     objects, views = mixed(scale, scale.objects[0]), 6
-    images = render_dataset(work / "images", objects, ProceduralRenderer(size=scale.large, samples=scale.samples), views=views, jpeg_quality=82)
-    images, rng, path = [bytes(images.jpeg(k, v)) for k in range(len(objects)) for v in range(views)], np.random.default_rng(0), work / "3DIEBench.tar.gz"
+    images = render_dataset(
+        work / "images",
+        objects,
+        ProceduralRenderer(size=scale.large, samples=scale.samples),
+        views=views,
+        jpeg_quality=82,
+    )
+    images, rng, path = (
+        [bytes(images.jpeg(k, v)) for k in range(len(objects)) for v in range(views)],
+        np.random.default_rng(0),
+        work / "3DIEBench.tar.gz",
+    )
     with tarfile.open(path, "w:gz", compresslevel=6, format=tarfile.GNU_FORMAT) as tar:
+
         def add(name, content):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+
         for k in range(scale.archive):
             home = f"3DIEBench/{CLASSES[k * len(CLASSES) // scale.archive].synset}/{rng.bytes(16).hex()}"
             for view in rng.permutation(50):
                 np.save(latent := io.BytesIO(), sample_latents(1, rng)[0].astype(np.float64))
-                add(f"{home}/image_{view}.jpg", images[rng.integers(len(images))]); add(f"{home}/latent_{view}.npy", latent.getvalue())
+                add(f"{home}/image_{view}.jpg", images[rng.integers(len(images))])
+                add(f"{home}/latent_{view}.npy", latent.getvalue())
     return path
 
 
 def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
     "Seconds on one core: `tar xzf`; a part of 8; packing, and its statistics; the last call when all shards are there. MiB: libraries alone, and at the end of packing."
     from sie.data.layout import import_layout
-    from sie.data.storage import _channel_statistics, _decode_by_torchvision
-    if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    from sie.data.storage import _channel_statistics
+
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     statistics, spent = _channel_statistics, []
+
     def timed_statistics(dataset):
         start = time.perf_counter()
         result = statistics(dataset)
         spent.append(time.perf_counter() - start)
         return result
+
     _channel_statistics = timed_statistics
-    with archive.open("rb") as file:                         # now in the system's page cache
-        while file.read(2 ** 20): pass
+    with archive.open("rb") as file:  # now in the system's page cache
+        while file.read(2**20):
+            pass
     libraries, runs = peak(), []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
@@ -248,7 +353,7 @@ def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
             run["MiB"] = peak()
             run["last"] = timed(pack) - spent[-1]
             runs.append(run)
-    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:   # once: it may take minutes
+    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:  # once: it may take minutes
         tar = timed(lambda: subprocess.run(["tar", "xzf", archive, "-C", folder], check=True))
     return {name: median(run[name] for run in runs) for name in runs[0]} | {"libraries": libraries, "tar": tar}
 
@@ -258,75 +363,119 @@ def packing(scale: Scale, work: Path) -> list[Row]:
     The reference unpacks the same archive into files, with `tar xzf` on the same core, and checks nothing. The channel statistics come after packing and are of at most 20,000 images whatever the archive's size, so that 17 GB take
     17,000 MB / rate of packing + time of the statistics. A part of 8 reads the whole archive and writes an eighth; the last call reads it again and finds all shards there: with n parts side by side, 1 / rate of one part + 1 / rate of the last call instead of 1 / rate of packing.
     Memory is that of the whole process with its libraries; it holds one shard of 32 MiB, so it does not grow with the archive."""
-    archive, = fresh(make_archive, scale, work)    # a new process counts the memory of the one that starts it as its own
-    cost, size, what = fresh(pack_costs, archive, scale.repeats)[0], archive.stat().st_size / 1e6, f"{scale.archive} objects x 50 views of {scale.large} px, "
+    (archive,) = fresh(
+        make_archive, scale, work
+    )  # a new process counts the memory of the one that starts it as its own
+    cost, size, what = (
+        fresh(pack_costs, archive, scale.repeats)[0],
+        archive.stat().st_size / 1e6,
+        f"{scale.archive} objects x 50 views of {scale.large} px, ",
+    )
     reference = what + "tar xzf"
-    return [Row(reference, size / cost["tar"], "MB/s"), Row(what + "packing", size / (cost["pack"] - cost["statistics"]), "MB/s", reference),
-            Row(what + "1 of 8 parts", size / cost["part"], "MB/s", reference), Row(what + "last call", size / cost["last"], "MB/s", reference),
-            Row(what + "statistics", cost["statistics"], "s"),
-            Row("peak memory of packing", cost["MiB"], "MiB"), Row("of it libraries", cost["libraries"], "MiB")]
+    return [
+        Row(reference, size / cost["tar"], "MB/s"),
+        Row(what + "packing", size / (cost["pack"] - cost["statistics"]), "MB/s", reference),
+        Row(what + "1 of 8 parts", size / cost["part"], "MB/s", reference),
+        Row(what + "last call", size / cost["last"], "MB/s", reference),
+        Row(what + "statistics", cost["statistics"], "s"),
+        Row("peak memory of packing", cost["MiB"], "MiB"),
+        Row("of it libraries", cost["libraries"], "MiB"),
+    ]
 
 
 # ---- loading
 
+
 class FilePairs(torch.utils.data.Dataset):
     "Pairs from the authors' layout, the usual way: two images and two latents are opened for each."
+
     def __init__(self, folder: Path, dataset: ViewDataset, pairs: int):
         from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+
         self.homes, self.labels = np.load(folder / "train_images.npy"), np.load(folder / "train_labels.npy")
         self.folder, self.views, self.pairs = str(folder), dataset.views, pairs
-        self.transform = Compose([Resize((dataset.height, dataset.width)), ToTensor(), Normalize(dataset.mean, dataset.std)])
+        self.transform = Compose(
+            [Resize((dataset.height, dataset.width)), ToTensor(), Normalize(dataset.mean, dataset.std)]
+        )
 
-    def __len__(self): return self.pairs
+    def __len__(self):
+        return self.pairs
 
     def view(self, k: int, view: int):
         from PIL import Image
+
         home = self.folder + self.homes[k]
-        with open(f"{home}image_{view}.jpg", "rb") as file: image = Image.open(file).convert("RGB")
+        with open(f"{home}image_{view}.jpg", "rb") as file:
+            image = Image.open(file).convert("RGB")
         return self.transform(image), np.load(f"{home}latent_{view}.npy")
 
     def __getitem__(self, k):
         k %= len(self.homes)
-        (image_1, latent_1), (image_2, latent_2) = (self.view(k, v) for v in np.random.choice(self.views, 2, replace=False))
+        (image_1, latent_1), (image_2, latent_2) = (
+            self.view(k, v) for v in np.random.choice(self.views, 2, replace=False)
+        )
         return image_1, image_2, latent_1, latent_2, self.labels[k]
 
 
 def as_released(dataset: ViewDataset, work: Path) -> ViewDataset:
     "The same views in JPEG files of about the size of 3DIEBench's: 17 GB / 2,623,600 views = 6.5 kB, with the latents."
     import simplejpeg
+
     folder = work / f"released-files-{dataset.width}"
     if not folder.exists():
         export_layout(dataset, folder)
-        for path in folder.glob("*/*/*.jpg"): path.write_bytes(simplejpeg.encode_jpeg(simplejpeg.decode_jpeg(path.read_bytes()), 75, colorsubsampling="420"))
+        for path in folder.glob("*/*/*.jpg"):
+            path.write_bytes(
+                simplejpeg.encode_jpeg(simplejpeg.decode_jpeg(path.read_bytes()), 75, colorsubsampling="420")
+            )
     return import_layout(folder, work / f"released-{dataset.width}", lists=folder)
 
 
 def rates(epochs: dict[str, Callable], repeats: int) -> dict[str, float]:
     "Pairs per second of some ways to load, in turn, after one round for warm-up."
+
     def rate(epoch):
         start = time.perf_counter()
         return sum(len(pairs[0]) for pairs in epoch()) / (time.perf_counter() - start)
+
     runs = [{name: rate(epoch) for name, epoch in epochs.items()} for _ in range(1 + repeats)]
     return {name: median(run[name] for run in runs[1:]) for name in epochs}
 
 
 def usual(files: FilePairs, batch: int) -> Callable:
-    loader = torch.utils.data.DataLoader(files, batch, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        files, batch, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True
+    )
     return lambda: iter(loader)
 
 
-def load_rates(scale: Scale, work: Path, size: int, count: int, views: int, batch: int, released: bool) -> tuple[dict[str, float], float]:
+def load_rates(
+    scale: Scale, work: Path, size: int, count: int, views: int, batch: int, released: bool
+) -> tuple[dict[str, float], float]:
     "Pairs per second of three ways to load the same data, and the mean size of an image file in kB."
     dataset = rendered(scale, work, size, count, views)
-    if released: dataset = as_released(dataset, work)
+    if released:
+        dataset = as_released(dataset, work)
     folder, objects = work / f"files-{dataset.path.name}", dataset.split("train")
     export_layout(dataset, folder)
-    files, memory = FilePairs(folder, dataset, scale.pairs), load_views(dataset, np.tile(objects, max(1, scale.decoded // (len(objects) * views * size ** 2 * 3))), in_memory=True)
+    files, memory = (
+        FilePairs(folder, dataset, scale.pairs),
+        load_views(
+            dataset, np.tile(objects, max(1, scale.decoded // (len(objects) * views * size**2 * 3))), in_memory=True
+        ),
+    )
     first = torch.zeros(1, dtype=int)
-    torch.testing.assert_close(memory.normalised(first, first)[0], files.view(0, 0)[0], rtol=0, atol=.05)    # decoders differ by a 255th
+    torch.testing.assert_close(
+        memory.normalised(first, first)[0], files.view(0, 0)[0], rtol=0, atol=0.05
+    )  # decoders differ by a 255th
     ours = {"memory": memory, "jpeg": load_views(dataset, objects, in_memory=False)}
-    epochs = {name: partial(PairLoader(v, batch, 0, pairs_per_object=-(-scale.pairs // len(v))).epoch, 0) for name, v in ours.items()}
-    return rates(epochs | {"files": usual(files, batch)}, scale.repeats), sum(path.stat().st_size for path in folder.glob("*/*/*.jpg")) / len(dataset) / views / 1000
+    epochs = {
+        name: partial(PairLoader(v, batch, 0, pairs_per_object=-(-scale.pairs // len(v))).epoch, 0)
+        for name, v in ours.items()
+    }
+    return rates(epochs | {"files": usual(files, batch)}, scale.repeats), sum(
+        path.stat().st_size for path in folder.glob("*/*/*.jpg")
+    ) / len(dataset) / views / 1000
 
 
 def loading(scale: Scale, work: Path) -> list[Row]:
@@ -334,17 +483,24 @@ def loading(scale: Scale, work: Path) -> list[Row]:
     The reference is what one would write for the authors' files: two `PIL.Image.open` and two `np.load` for each pair, torchvision's Resize, ToTensor and Normalize, and a `DataLoader` with 2 processes.
     Images are those of our renderer; the last three rows have them in files of about the size of 3DIEBench's (quality 75, 4:2:0)."""
     rows, (few, many), data = [], scale.objects, scale.data
-    for size, count, views, batch, released in ((data.size, many, data.views, scale.batches[1], False), (scale.large, few, 6, scale.batches[0], False), (scale.large, few, 6, scale.batches[0], True)):
-        (rate, kilobytes), = fresh(load_rates, scale, work, size, count, views, batch, released, threads=2)
+    for size, count, views, batch, released in (
+        (data.size, many, data.views, scale.batches[1], False),
+        (scale.large, few, 6, scale.batches[0], False),
+        (scale.large, few, 6, scale.batches[0], True),
+    ):
+        ((rate, kilobytes),) = fresh(load_rates, scale, work, size, count, views, batch, released, threads=2)
         what = f"{size} px, {kilobytes:.1f} kB files{' as released' * released}, "
         reference = what + "image and latent files, DataLoader with 2 processes"
-        rows += [Row(reference, rate["files"], "pairs/s"),
-                 Row(what + "decoded on access, 2 threads", rate["jpeg"], "pairs/s", reference),
-                 Row(what + "decoded in memory, 2 threads", rate["memory"], "pairs/s", reference)]
+        rows += [
+            Row(reference, rate["files"], "pairs/s"),
+            Row(what + "decoded on access, 2 threads", rate["jpeg"], "pairs/s", reference),
+            Row(what + "decoded in memory, 2 threads", rate["memory"], "pairs/s", reference),
+        ]
     return rows
 
 
 # ---- scale
+
 
 def of_full_number(scale: Scale, work: Path) -> ViewDataset:
     """A data set with 3DIEBench's number of objects and views, images of its size, and names as long. Its files are links to two, so that it takes little of the disk:
@@ -352,68 +508,113 @@ def of_full_number(scale: Scale, work: Path) -> ViewDataset:
     import pyarrow as pa
 
     from sie.data.storage import ObjectRow, _write_table, write_shard
-    small, folder, (objects, train, views) = as_released(rendered(scale, work, scale.large, scale.objects[0], 6), work), work / "full-number", scale.full
+
+    small, folder, (objects, train, views) = (
+        as_released(rendered(scale, work, scale.large, scale.objects[0], 6), work),
+        work / "full-number",
+        scale.full,
+    )
     folder.mkdir()
     jpegs = [bytes(small.jpeg(k, view)) for k in range(len(small)) for view in range(6)]
     rng, names, shards = np.random.default_rng(0), [f"{k:032x}" for k in range(objects)], []
     synsets = [CLASSES[k * len(CLASSES) // objects].synset for k in range(objects)]
     for start in range(0, objects, scale.shard):
         path, count = folder / f"shard-{len(shards):05d}.arrow", min(scale.shard, objects - start)
-        if start and count == scale.shard: os.link(folder / "shard-00000.arrow", path)
-        else: write_shard(path, [ObjectRow(synsets[k], names[k], sample_latents(views, rng), [jpegs[(k * views + view) % len(jpegs)] for view in range(views)]) for k in range(start, start + count)])
+        if start and count == scale.shard:
+            os.link(folder / "shard-00000.arrow", path)
+        else:
+            write_shard(
+                path,
+                [
+                    ObjectRow(
+                        synsets[k],
+                        names[k],
+                        sample_latents(views, rng),
+                        [jpegs[(k * views + view) % len(jpegs)] for view in range(views)],
+                    )
+                    for k in range(start, start + count)
+                ],
+            )
         shards.append(dict(file=path.name, objects=count, bytes=path.stat().st_size))
     split = np.where(rng.permutation(objects) < train, "train", "val").tolist()
     labels = [next(c.label for c in CLASSES if c.synset == s) for s in dict.fromkeys(synsets)]
-    index = dict(synset=synsets, object_id=names, label=np.array(labels)[[list(dict.fromkeys(synsets)).index(s) for s in synsets]], split=split)
+    index = dict(
+        synset=synsets,
+        object_id=names,
+        label=np.array(labels)[[list(dict.fromkeys(synsets)).index(s) for s in synsets]],
+        split=split,
+    )
     _write_table(folder / "index.arrow", pa.record_batch(index))
-    (folder / "dataset.json").write_text(json.dumps(small.info | dict(views=views, objects=objects, train=train, val=objects - train, shards=shards)))
+    (folder / "dataset.json").write_text(
+        json.dumps(small.info | dict(views=views, objects=objects, train=train, val=objects - train, shards=shards))
+    )
     return ViewDataset(folder)
 
 
 def held() -> float:
     "Memory of this process that is no mapped file, MiB."
     import psutil
+
     status = Path("/proc/self/status")
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines()) if status.exists() else {}
-    return int(lines["RssAnon"].split()[0]) / 2 ** 10 if "RssAnon" in lines else psutil.Process().memory_info().rss / 2 ** 20
+    return (
+        int(lines["RssAnon"].split()[0]) / 2**10 if "RssAnon" in lines else psutil.Process().memory_info().rss / 2**20
+    )
 
 
 def open_cost(scale: Scale, work: Path) -> tuple[float, float]:
     "Seconds to open the whole set, latents and first image included, and the memory that it then holds, MiB."
     before = held()
+
     def opened():
         nonlocal views
         dataset = ViewDataset(work / "full-number")
         views = load_views(dataset, in_memory=False)
         dataset.decode([len(dataset) - 1], [dataset.views - 1])
+
     views = None
     return timed(opened), held() - before
 
 
 def full_rates(scale: Scale, work: Path) -> dict[str, float]:
     dataset, files = ViewDataset(work / "full-number"), ViewDataset(work / f"released-{scale.large}")
-    loader, batch = PairLoader(load_views(dataset, dataset.split("train"), in_memory=False), scale.batches[0], 0), scale.batches[0]
+    loader, batch = (
+        PairLoader(load_views(dataset, dataset.split("train"), in_memory=False), scale.batches[0], 0),
+        scale.batches[0],
+    )
+
     def some():
-        for k, pairs in zip(range(scale.pairs // batch), loader.epoch(0)): yield pairs
-    return rates({"whole": some, "files": usual(FilePairs(work / f"released-files-{scale.large}", files, scale.pairs), batch)}, scale.repeats)
+        for k, pairs in zip(range(scale.pairs // batch), loader.epoch(0)):
+            yield pairs
+
+    return rates(
+        {"whole": some, "files": usual(FilePairs(work / f"released-files-{scale.large}", files, scale.pairs), batch)},
+        scale.repeats,
+    )
 
 
 def scale(scale: Scale, work: Path) -> list[Row]:
     """3DIEBench's number of objects and views, images repeated, in files of about its size; from the page cache. The reference loads the same images from a few files, so that it has them in nearer caches.
     From a disk a pair is two reads of one image each: pairs/s = 1 / max(1 / pairs/s measured here, 2 x (seconds of a read) / (reads at a time), 2 x (bytes of an image) / (bytes/s of the disk)); reads at a time are the threads'."""
-    dataset, = fresh(of_full_number, scale, work)
+    (dataset,) = fresh(of_full_number, scale, work)
     opens = [fresh(open_cost, scale, work)[0] for _ in range(scale.repeats)]
-    rate, = fresh(full_rates, scale, work, threads=2)
+    (rate,) = fresh(full_rates, scale, work, threads=2)
     what = f"{len(dataset):,} objects x {dataset.views} views, {sum(s['bytes'] for s in dataset.info['shards']) / 1e9:.1f} GB, "
     reference = f"{scale.large} px as released, image and latent files, DataLoader with 2 processes"
-    return [Row(what + "opening", median(o[0] for o in opens), "s"), Row(what + "memory held when open", median(o[1] for o in opens), "MiB"),
-            Row(reference, rate["files"], "pairs/s"), Row(what + "decoded on access, 2 threads", rate["whole"], "pairs/s", reference)]
+    return [
+        Row(what + "opening", median(o[0] for o in opens), "s"),
+        Row(what + "memory held when open", median(o[1] for o in opens), "MiB"),
+        Row(reference, rate["files"], "pairs/s"),
+        Row(what + "decoded on access, 2 threads", rate["whole"], "pairs/s", reference),
+    ]
 
 
 # ---- training
 
+
 class Materialised(torch.nn.Module):
     "A hypernetwork as it is usually written: the matrix W is made for each sample and then multiplied."
+
     def __init__(self, hypernetwork):
         super().__init__()
         self.hypernetwork = hypernetwork
@@ -426,16 +627,21 @@ class Materialised(torch.nn.Module):
 def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = False) -> float:
     "Pairs per second of training steps on one and the same batch, with the preset's settings but for some changes."
     from lightning_fabric import Fabric
-    from sie.method.pretraining import new_model, OPTIMISERS, train_step
+
+    from sie.method.pretraining import OPTIMISERS, new_model, train_step
+
     settings = replace(scale.params.settings("sie_matrix", 0), **changes)
     rng, batch = np.random.default_rng(0), settings.batch_size
     images = lambda: torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
     latents = lambda: torch.from_numpy(sample_latents(batch, rng))
     pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch) % len(CLASSES), torch.arange(batch))
     model = new_model(settings).to(memory_format=torch.channels_last)
-    if materialised: model.predictor = Materialised(model.predictor)
+    if materialised:
+        model.predictor = Materialised(model.predictor)
     fabric = Fabric(accelerator="cpu", devices=1, precision=settings.precision)
-    model, optimiser = fabric.setup(model, OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay))
+    model, optimiser = fabric.setup(
+        model, OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    )
     return batch / typical(lambda: train_step(model, optimiser, fabric, pairs, settings), scale.seconds)
 
 
@@ -444,35 +650,59 @@ def training(scale: Scale, work: Path) -> list[Row]:
     the pipeline trains two seeds side by side. Then ResNet-18 with the paper's projectors (method `sie`), where the reference is the same in float32 with W materialised for each sample.
     On a CPU without instructions for bf16, which computes it many times slower, the larger batch is in float32 only."""
     from sie.method.pretraining import best_precision
+
     rows, default, size, image = [], SimpleNamespace(**scale.values["pretrain"]), scale.data.size, scale.data.image
     what = f"{default.encoder}, {image} px, batch {default.batch_size}, "
     for precision in ("32-true", "bf16-mixed"):
-        for how, threads, copies in (("1 process of 2 threads", 2, 1), ("1 process of 1 thread", 1, 1), ("2 processes of 1 thread", 1, 2)):
+        for how, threads, copies in (
+            ("1 process of 2 threads", 2, 1),
+            ("1 process of 1 thread", 1, 1),
+            ("2 processes of 1 thread", 1, 2),
+        ):
             rate = sum(fresh(train_rate, scale, image, dict(precision=precision), threads=threads, copies=copies))
             rows.append(Row(f"{what}{how}, {precision}", rate, "pairs/s", f"{what}1 process of 2 threads, 32-true"))
     for batch in scale.batches:
         paper = dict(method="sie", encoder="resnet18", widths=[scale.widths] * 3, batch_size=batch)
         what = f"resnet18, {size} px, batch {batch}, 2 threads, "
         for precision, materialised in (("32-true", True), ("32-true", False), ("bf16-mixed", False)):
-            if precision != "32-true" and batch > min(scale.batches) and best_precision(torch.device("cpu")) != precision: continue
-            rate, = fresh(train_rate, scale, size, dict(paper, precision=precision), materialised, threads=2)
-            rows.append(Row(f"{what}{precision}{', W materialised' * materialised}", rate, "pairs/s", f"{what}32-true, W materialised"))
+            if (
+                precision != "32-true"
+                and batch > min(scale.batches)
+                and best_precision(torch.device("cpu")) != precision
+            ):
+                continue
+            (rate,) = fresh(train_rate, scale, size, dict(paper, precision=precision), materialised, threads=2)
+            rows.append(
+                Row(
+                    f"{what}{precision}{', W materialised' * materialised}",
+                    rate,
+                    "pairs/s",
+                    f"{what}32-true, W materialised",
+                )
+            )
     return rows
 
 
 # ---- what the paper's run costs
 
-KINDS = {"fused kernels": "triton_", "convolutions and products of matrices": "conv|gemm|cutlass|xmma|nvjet|fprop|dgrad|wgrad|sm[89]0_", "batch normalisation": "batch_norm|batchnorm|bn_|_bn", "optimiser": "adam|multi_tensor"}   # of kernels, by their names
+KINDS = {
+    "fused kernels": "triton_",
+    "convolutions and products of matrices": "conv|gemm|cutlass|xmma|nvjet|fprop|dgrad|wgrad|sm[89]0_",
+    "batch normalisation": "batch_norm|batchnorm|bn_|_bn",
+    "optimiser": "adam|multi_tensor",
+}  # of kernels, by their names
 
 
 def kernel_shares(step: Callable, steps: int = 5) -> dict[str, float]:
     "Shares of a step's time in kernels of each of `KINDS`, in the others, copies among them, and in none."
     from torch.profiler import DeviceType, ProfilerActivity, profile
+
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         wall = timed(lambda: [step() for _ in range(steps)])
-    spent = dict.fromkeys([*KINDS, "other kernels"], 0.)
+    spent = dict.fromkeys([*KINDS, "other kernels"], 0.0)
     for event in profiler.key_averages():
-        if event.device_type != DeviceType.CUDA: continue
+        if event.device_type != DeviceType.CUDA:
+            continue
         kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key.lower())), "other kernels")
         spent[kind] += event.self_device_time_total / 1e6 / wall
     return spent | {"no kernel": 1 - sum(spent.values())}
@@ -481,44 +711,71 @@ def kernel_shares(step: Callable, steps: int = 5) -> dict[str, float]:
 def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool) -> dict[str, Any]:
     "On this machine's GPU, or its CPU: what training steps of the paper's run take, their FLOP per pair, and the FLOP per second that large products of matrices reach in the same precision."
     from torch.utils.flop_counter import FlopCounterMode
-    from sie.method.pretraining import make_fabric, new_model, OPTIMISERS, train_step
+
+    from sie.method.pretraining import OPTIMISERS, make_fabric, new_model, train_step
+
     settings, fabric = replace(scale, preset="paper").params.settings("sie", 0), make_fabric(precision)
     cuda, layout = fabric.device.type == "cuda", torch.channels_last if channels_last else torch.contiguous_format
     torch.set_num_threads(os.cpu_count())
+
     def finished(work):
         def call():
             work()
-            if cuda: torch.cuda.synchronize()
+            if cuda:
+                torch.cuda.synchronize()
+
         return call
+
     def stepping(batch):
         rng, size = np.random.default_rng(0), scale.large
         images = lambda: torch.randn(batch, 3, size, size, device=fabric.device).to(memory_format=layout)
         latents = lambda: torch.from_numpy(sample_latents(batch, rng)).to(fabric.device)
-        pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch, device=fabric.device) % len(CLASSES), torch.arange(batch, device=fabric.device))
+        pairs = Pairs(
+            images(),
+            images(),
+            latents(),
+            latents(),
+            torch.arange(batch, device=fabric.device) % len(CLASSES),
+            torch.arange(batch, device=fabric.device),
+        )
         model = new_model(replace(settings, widths=[scale.widths] * 3)).to(memory_format=layout)
-        model, optimiser = fabric.setup(torch.compile(model) if compiled else model, OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay))
+        model, optimiser = fabric.setup(
+            torch.compile(model) if compiled else model,
+            OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay),
+        )
         step = finished(lambda: train_step(model, optimiser, fabric, pairs, settings))
         step()
         return step
+
     batch, found = settings.batch_size if cuda else min(scale.batches) // 2, {"cuda": cuda}
     step = None
     while step is None:
-        try: step = stepping(batch)
+        try:
+            step = stepping(batch)
         except torch.OutOfMemoryError:
-            if batch < 4: raise
+            if batch < 4:
+                raise
         if step is None:
             batch //= 2
-            torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
     seconds = typical(step, scale.seconds)
     if not compiled:
-        with FlopCounterMode(display=False) as counter: step()
+        with FlopCounterMode(display=False) as counter:
+            step()
         found["flop"] = counter.get_total_flops() / batch
-    if cuda: found |= {"GiB": torch.cuda.max_memory_allocated() / 2 ** 30}
-    if cuda and precision != "32-true": found["kernels"] = kernel_shares(step)
+    if cuda:
+        found |= {"GiB": torch.cuda.max_memory_allocated() / 2**30}
+    if cuda and precision != "32-true":
+        found["kernels"] = kernel_shares(step)
     del step
     n = 8192 if cuda else scale.widths
     a = torch.randn(n, n, device=fabric.device, dtype=torch.bfloat16 if precision.startswith("bf16") else torch.float32)
-    return found | {"pairs": batch / seconds, "batch": batch, "products": 2 * n ** 3 / typical(finished(lambda: a @ a), scale.seconds)}
+    return found | {
+        "pairs": batch / seconds,
+        "batch": batch,
+        "products": 2 * n**3 / typical(finished(lambda: a @ a), scale.seconds),
+    }
 
 
 def paper(scale: Scale, work: Path) -> list[Row]:
@@ -526,40 +783,68 @@ def paper(scale: Scale, work: Path) -> list[Row]:
     in bf16 how much of the arithmetic that large products of matrices reach here they use, on a GPU what the time of a step goes to, and what the steps of the whole run take:
     hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs; on more than one nothing is compiled, and the exchange of gradients (4 bytes for each of 22 million weights a step) is left out. Dollars are those hours x n x 3 $ for a GPU and hour. Loading is in `paper_loading`: what the CPU decodes goes on beside the steps, what nvJPEG decodes takes time of the same GPU."""
     from sie.method.pretraining import best_precision
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     best, rows = best_precision(device), []
-    ways = [("32-true", False, False)] * (device.type == "cuda") + [("32-true", True, False)] + [(best, True, False)] * (best != "32-true") + [(best, True, True)] * scale.compiled
+    ways = (
+        [("32-true", False, False)] * (device.type == "cuda")
+        + [("32-true", True, False)]
+        + [(best, True, False)] * (best != "32-true")
+        + [(best, True, True)] * scale.compiled
+    )
     for precision, channels_last, compiled in ways:
-        found, = fresh(paper_rate, scale, precision, channels_last, compiled)
+        (found,) = fresh(paper_rate, scale, precision, channels_last, compiled)
         flop = found.get("flop") or flop
         what = f"{torch.cuda.get_device_name() if found['cuda'] else f'CPU, {os.cpu_count()} threads'}, batch {found['batch']}, {precision}{', channels_last' * channels_last}{', torch.compile' * compiled}"
         reference = reference if rows else what
         rows.append(Row(what, found["pairs"], "pairs/s", reference))
-        if precision == "bf16-mixed": rows.append(Row(f"{what}: share of the products' {found['products'] / 1e12:.3g} TFLOP/s", 100 * found["pairs"] * flop / found["products"], "%"))   # in 32-true the convolutions of a GPU have fewer bits than its products
+        if precision == "bf16-mixed":
+            rows.append(
+                Row(
+                    f"{what}: share of the products' {found['products'] / 1e12:.3g} TFLOP/s",
+                    100 * found["pairs"] * flop / found["products"],
+                    "%",
+                )
+            )  # in 32-true the convolutions of a GPU have fewer bits than its products
         if found["cuda"]:
-            rows += [Row(f"{what}: memory", 1024 * found["GiB"], "MiB"), *(Row(f"{what}: time in {kind}", 100 * share, "%") for kind, share in found.get("kernels", {}).items() if share)]
-    alone, shared = (max(r.value for r in rows if r.unit == "pairs/s" and (n == 1 or "compile" not in r.setting)) for n in (1, 8))
+            rows += [
+                Row(f"{what}: memory", 1024 * found["GiB"], "MiB"),
+                *(
+                    Row(f"{what}: time in {kind}", 100 * share, "%")
+                    for kind, share in found.get("kernels", {}).items()
+                    if share
+                ),
+            ]
+    alone, shared = (
+        max(r.value for r in rows if r.unit == "pairs/s" and (n == 1 or "compile" not in r.setting)) for n in (1, 8)
+    )
     for n, rate in ((1, alone), (8, shared)) if device.type == "cuda" else ((1, alone),):
         hours = 2000 * scale.full[1] / 3600 / rate
         rows.append(Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}", hours / n, "h"))
-        if device.type == "cuda": rows.append(Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}", 3 * hours, "$"))
+        if device.type == "cuda":
+            rows.append(Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}", 3 * hours, "$"))
     return rows
 
 
-FIRST = "stride in the first convolution, "   # of rows of `paper` that were measured with another network
+FIRST = "stride in the first convolution, "  # of rows of `paper` that were measured with another network
 
 
 def step_arithmetic(size: int, stride_first: bool) -> float:
     "FLOP of a training step of the paper's `sie` for one pair, with the release's encoder or with the stride of a halving block in its first convolution."
     from torch.utils.flop_counter import FlopCounterMode
+
     from sie.method.encoders import ReleaseBlock
-    from sie.method.pretraining import new_model, Settings
+    from sie.method.pretraining import Settings, new_model
+
     settings, batch = Settings("sie", encoder="resnet18_release"), 2
     model = new_model(settings)
     if stride_first:
         for block in (m for m in model.encoder.modules() if isinstance(m, ReleaseBlock) and m.conv2.stride == (2, 2)):
             block.conv1.stride, block.conv2.stride, block.conv2.padding = (2, 2), (1, 1), (1, 1)
-    images, latents = torch.randn(2, batch, 3, size, size), torch.from_numpy(sample_latents(2 * batch, np.random.default_rng(0))).unflatten(0, (2, batch))
+    images, latents = (
+        torch.randn(2, batch, 3, size, size),
+        torch.from_numpy(sample_latents(2 * batch, np.random.default_rng(0))).unflatten(0, (2, batch)),
+    )
     with FlopCounterMode(display=False) as counter:
         outputs = model(*images, *latents, torch.zeros(batch, dtype=torch.long))
         settings.declaration.loss(outputs, settings.equivariance_weight)[0].backward()
@@ -572,63 +857,121 @@ def paper_scaled(scale: Scale, work: Path) -> list[Row]:
     Hours and dollars are otherwise as in `paper`."""
     ratio = step_arithmetic(scale.large, False) / step_arithmetic(scale.large, True)
     with (HERE / "results.csv").open(newline="") as file:
-        measured = {r["setting"]: float(r["value"]) for r in csv.DictReader(file) if r["benchmark"] == "paper" and r["unit"] == "pairs/s" and r["setting"].startswith(FIRST)}
-    rows = [Row("arithmetic of a training step, the release's network over one with the stride in the first convolution", ratio, "times")]
+        measured = {
+            r["setting"]: float(r["value"])
+            for r in csv.DictReader(file)
+            if r["benchmark"] == "paper" and r["unit"] == "pairs/s" and r["setting"].startswith(FIRST)
+        }
+    rows = [
+        Row(
+            "arithmetic of a training step, the release's network over one with the stride in the first convolution",
+            ratio,
+            "times",
+        )
+    ]
     for n in (1, 8) if measured else ():
         rate = max(value for setting, value in measured.items() if n == 1 or "compile" not in setting) / ratio
         hours = 2000 * scale.full[1] / 3600 / rate
-        rows += [Row(f"NVIDIA H100, rate for {n}, scaled", rate, "pairs/s"), Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}, scaled", hours / n, "h"),
-                 Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}, scaled", 3 * hours, "$")]
+        rows += [
+            Row(f"NVIDIA H100, rate for {n}, scaled", rate, "pairs/s"),
+            Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}, scaled", hours / n, "h"),
+            Row(f"steps of the paper's run on {n} such device{'s' * (n > 1)}, scaled", 3 * hours, "$"),
+        ]
     return rows
 
 
 # ---- loading for a GPU
+
 
 def paper_load_rates(scale: Scale, work: Path, size: int, batch: int) -> dict[str, float]:
     "Pairs per second, ready on the GPU, of some ways to get them there, and GB/s of copies to it."
     from sie.data import storage
 
     torch.set_num_threads(os.cpu_count())
-    storage._decode_by_torchvision([rendered(scale, work, size, scale.objects[0], scale.data.views).jpeg(0, 0)], torch.device("cuda"))   # raises where there is no nvJPEG
+    storage._decode_by_torchvision(
+        [rendered(scale, work, size, scale.objects[0], scale.data.views).jpeg(0, 0)], torch.device("cuda")
+    )  # raises where there is no nvJPEG
     dataset = as_released(rendered(scale, work, size, scale.objects[0], scale.data.views), work)
     objects, by_gpu = dataset.split("train"), storage._decode_by_torchvision
-    def by_cpu(jpegs, device): raise RuntimeError("in this benchmark the CPU decodes")
+
+    def by_cpu(jpegs, device):
+        raise RuntimeError("in this benchmark the CPU decodes")
+
     def ready(way, decode):
         def epoch():
             storage._decode_by_torchvision = decode
-            try: yield from way(0)
-            finally: storage._decode_by_torchvision = by_gpu; torch.cuda.synchronize()
+            try:
+                yield from way(0)
+            finally:
+                storage._decode_by_torchvision = by_gpu
+                torch.cuda.synchronize()
+
         return epoch
-    loader = lambda in_memory: PairLoader(load_views(dataset, objects, in_memory=in_memory, device="cuda"), batch, 0, pairs_per_object=-(-4 * scale.pairs // len(objects))).epoch
-    found = rates({"nvJPEG": ready(loader(False), by_gpu), "CPU": ready(loader(False), by_cpu), "memory": ready(loader(True), by_gpu)}, scale.repeats)
-    for name, pixels in {"pageable": torch.empty(2 ** 28, dtype=torch.uint8), "pinned": torch.empty(2 ** 28, dtype=torch.uint8, pin_memory=True)}.items():
-        def copy(): pixels.to("cuda", non_blocking=True); torch.cuda.synchronize()
+
+    loader = lambda in_memory: (
+        PairLoader(
+            load_views(dataset, objects, in_memory=in_memory, device="cuda"),
+            batch,
+            0,
+            pairs_per_object=-(-4 * scale.pairs // len(objects)),
+        ).epoch
+    )
+    found = rates(
+        {
+            "nvJPEG": ready(loader(False), by_gpu),
+            "CPU": ready(loader(False), by_cpu),
+            "memory": ready(loader(True), by_gpu),
+        },
+        scale.repeats,
+    )
+    for name, pixels in {
+        "pageable": torch.empty(2**28, dtype=torch.uint8),
+        "pinned": torch.empty(2**28, dtype=torch.uint8, pin_memory=True),
+    }.items():
+
+        def copy():
+            pixels.to("cuda", non_blocking=True)
+            torch.cuda.synchronize()
+
         found[name] = len(pixels) / 1e9 / typical(copy, scale.seconds / 4)
     return found
 
 
 def paper_loading(scale: Scale, work: Path) -> list[Row]:
     """Batches of the paper's 1,024 pairs of normalised 256 px images, ready on the GPU, from JPEG files of about the size of 3DIEBench's. By nvJPEG the GPU decodes; else the CPU does, in as many threads as it has cores, into pinned memory, from which it is copied while the CPU goes on; both one batch ahead. In the GPU's memory there is nothing to decode."""
-    found, = fresh(paper_load_rates, scale, work, scale.large, 1024 if scale.compiled else 4)
-    what, reference = f"{scale.large} px as released, to {torch.cuda.get_device_name()}, ", f"decoded by {os.cpu_count()} threads of the CPU, pinned memory"
-    return [Row(what + reference, found["CPU"], "pairs/s"), Row(what + "decoded by nvJPEG", found["nvJPEG"], "pairs/s", what + reference), Row(what + "decoded before, in its memory", found["memory"], "pairs/s", what + reference),
-            Row(what + "copied from pageable memory", found["pageable"], "GB/s"), Row(what + "copied from pinned memory", found["pinned"], "GB/s", what + "copied from pageable memory")]
+    (found,) = fresh(paper_load_rates, scale, work, scale.large, 1024 if scale.compiled else 4)
+    what, reference = (
+        f"{scale.large} px as released, to {torch.cuda.get_device_name()}, ",
+        f"decoded by {os.cpu_count()} threads of the CPU, pinned memory",
+    )
+    return [
+        Row(what + reference, found["CPU"], "pairs/s"),
+        Row(what + "decoded by nvJPEG", found["nvJPEG"], "pairs/s", what + reference),
+        Row(what + "decoded before, in its memory", found["memory"], "pairs/s", what + reference),
+        Row(what + "copied from pageable memory", found["pageable"], "GB/s"),
+        Row(what + "copied from pinned memory", found["pinned"], "GB/s", what + "copied from pageable memory"),
+    ]
 
 
 # ---- predictor
 
+
 def predictor_cost(scale: Scale, batch: int, materialised: bool) -> tuple[float, float]:
     "Milliseconds of forward and backward of the predictor, and how much more memory they need than with one sample, MiB."
     from sie.method.predictors import Hypernetwork
+
     torch.manual_seed(0)
     dim = scale.widths // 2
     factored = Hypernetwork(4, dim)
     predictor = Materialised(factored) if materialised else factored
     z, g, out = torch.randn(batch, dim, requires_grad=True), torch.randn(batch, 4), torch.randn(batch, dim)
+
     def step(size=batch):
-        predictor.zero_grad(); z.grad = None
+        predictor.zero_grad()
+        z.grad = None
         predictor(z[:size], g[:size]).backward(out[:size])
-    step(1)    # the libraries' own memory, and the gradient of H
+
+    step(1)  # the libraries' own memory, and the gradient of H
     before = peak()
     seconds = typical(step, scale.seconds)
     needed = peak() - before
@@ -641,7 +984,10 @@ def predictor(scale: Scale, work: Path) -> list[Row]:
     rows = []
     for batch in scale.batches:
         what = f"{scale.widths // 2} dimensions, batch {batch}, "
-        costs = {how: fresh(predictor_cost, scale, batch, how == "W materialised", threads=2)[0] for how in ("W materialised", "factored")}
+        costs = {
+            how: fresh(predictor_cost, scale, batch, how == "W materialised", threads=2)[0]
+            for how in ("W materialised", "factored")
+        }
         for k, unit in enumerate(("ms", "MiB")):
             rows += [Row(f"{what}{how}", cost[k], unit, f"{what}W materialised") for how, cost in costs.items()]
     return rows
@@ -649,9 +995,11 @@ def predictor(scale: Scale, work: Path) -> list[Row]:
 
 # ---- evaluation
 
+
 @dataclass(frozen=True)
 class Repeated(ProceduralRenderer):
     "Views of a few rendered objects again and again: a large data set in seconds."
+
     source: str = ""
 
     def __call__(self, synset, object_id, latents, seed):
@@ -671,17 +1019,25 @@ def any_embedded(scale: Scale):
     "An untrained model, and random numbers of the shapes that it would make of the data."
     from sie.evaluation.probes import Embedded
     from sie.method.pretraining import new_model
+
     data, model, rng = scale.data, new_model(scale.params.settings("sie_matrix", 0)).eval(), np.random.default_rng(0)
     labels = np.arange(len(data.objects)) // data.objects_per_class
     shape, embedding = (len(labels), data.views), model.heads["equivariant"][-1].out_features
     latents = torch.from_numpy(np.stack([sample_latents(data.views, rng) for _ in labels]))
     split = map(torch.from_numpy, split_objects(labels, data.val_fraction, data.seed))
-    return model, Embedded(torch.randn(*shape, model.encoder.dim), latents, torch.from_numpy(labels), *split, torch.randn(*shape, embedding))
+    return model, Embedded(
+        torch.randn(*shape, model.encoder.dim),
+        latents,
+        torch.from_numpy(labels),
+        *split,
+        torch.randn(*shape, embedding),
+    )
 
 
 def evaluate_seconds(scale: Scale, repeats: int) -> tuple[float, int]:
     "Seconds, and the number of training objects."
     from sie.evaluation.protocol import evaluate
+
     model, e = any_embedded(scale)
     probe = scale.params.probe()
     evaluate(e, model.split, replace(probe, epochs=1), model)
@@ -691,8 +1047,12 @@ def evaluate_seconds(scale: Scale, repeats: int) -> tuple[float, int]:
 def embed_seconds(scale: Scale, work: Path, repeats: int) -> float:
     from sie.evaluation.probes import embed
     from sie.method.pretraining import ImageFormat, new_model
+
     settings, dataset = scale.params.settings("sie_matrix", 0), full_size(scale, work)
-    return median(timed(lambda: embed(new_model(settings), dataset, ImageFormat.of(dataset), settings.crop)) for _ in range(repeats))
+    return median(
+        timed(lambda: embed(new_model(settings), dataset, ImageFormat.of(dataset), settings.crop))
+        for _ in range(repeats)
+    )
 
 
 def evaluation(scale: Scale, work: Path) -> list[Row]:
@@ -701,58 +1061,123 @@ def evaluation(scale: Scale, work: Path) -> list[Row]:
     evaluation + epochs x training objects x (1 + 2 + 2 views for class, rotation, colour) x embedding / views of the data set."""
     data, epochs = scale.data, scale.values["evaluate"]["epochs"]
     views = len(data.objects) * data.views
-    (heads, train), once = fresh(evaluate_seconds, scale, scale.repeats)[0], fresh(embed_seconds, scale, work, scale.repeats)[0]
+    (heads, train), once = (
+        fresh(evaluate_seconds, scale, scale.repeats)[0],
+        fresh(embed_seconds, scale, work, scale.repeats)[0],
+    )
     again = epochs * train * 5 * once / views
     cores = os.cpu_count()
-    on_all = fresh(evaluate_seconds, scale, scale.repeats, threads=cores)[0][0] + fresh(embed_seconds, scale, work, scale.repeats, threads=cores)[0]
+    on_all = (
+        fresh(evaluate_seconds, scale, scale.repeats, threads=cores)[0][0]
+        + fresh(embed_seconds, scale, work, scale.repeats, threads=cores)[0]
+    )
     reference = f"encoder run again for {epochs} epochs, extrapolated"
-    return [Row(f"embedding {views} views", once, "s"), Row("evaluation of the embeddings", heads, "s"),
-            Row(reference, heads + again, "s"), Row("embedding and evaluation", heads + once, "s", reference), Row(f"embedding and evaluation, {cores} threads", on_all, "s", reference)]
+    return [
+        Row(f"embedding {views} views", once, "s"),
+        Row("evaluation of the embeddings", heads, "s"),
+        Row(reference, heads + again, "s"),
+        Row("embedding and evaluation", heads + once, "s", reference),
+        Row(f"embedding and evaluation, {cores} threads", on_all, "s", reference),
+    ]
 
 
 # ---- memory
 
+
 def pretrain_briefly(scale: Scale, work: Path) -> None:
     from sie.method.pretraining import pretrain
+
     pretrain(ViewDataset(work / "full"), replace(scale.params.settings("sie_matrix", 0), epochs=2), work / "model")
 
 
 def render_all(scale: Scale, work: Path) -> None:
     data = scale.data
-    render_dataset(work / "again", mixed(scale, scale.objects[1]), ProceduralRenderer(size=data.size, samples=data.samples), views=data.views)
+    render_dataset(
+        work / "again",
+        mixed(scale, scale.objects[1]),
+        ProceduralRenderer(size=data.size, samples=data.samples),
+        views=data.views,
+    )
 
 
 def memory(scale: Scale, work: Path) -> list[Row]:
     """Peak resident memory of each process at the default preset's size, libraries included (those that processes share are counted in each).
     Rendering needs the same for any number of objects: it holds one unfinished shard of 32. The pipeline trains and evaluates one run on each core, so there are as many such processes."""
-    fresh(full_size, scale, work)    # for those below to find
-    (main, worker), = fresh(peaks, render_all, scale, work)
-    alone = {"training": (pretrain_briefly, scale, work), "embedding": (embed_seconds, scale, work, 1), "evaluation": (evaluate_seconds, scale, 1)}
-    return [Row("rendering, main process", main, "MiB"), Row("rendering, each worker", worker, "MiB"),
-            *(Row(name, fresh(peaks, *call)[0][0], "MiB") for name, call in alone.items())]
+    fresh(full_size, scale, work)  # for those below to find
+    ((main, worker),) = fresh(peaks, render_all, scale, work)
+    alone = {
+        "training": (pretrain_briefly, scale, work),
+        "embedding": (embed_seconds, scale, work, 1),
+        "evaluation": (evaluate_seconds, scale, 1),
+    }
+    return [
+        Row("rendering, main process", main, "MiB"),
+        Row("rendering, each worker", worker, "MiB"),
+        *(Row(name, fresh(peaks, *call)[0][0], "MiB") for name, call in alone.items()),
+    ]
 
 
 # ---- results
 
-BENCHMARKS = {f.__name__: f for f in (rendering, blender, packing, loading, scale, training, paper, paper_scaled, paper_loading, predictor, evaluation, memory)}
+BENCHMARKS = {
+    f.__name__: f
+    for f in (
+        rendering,
+        blender,
+        packing,
+        loading,
+        scale,
+        training,
+        paper,
+        paper_scaled,
+        paper_loading,
+        predictor,
+        evaluation,
+        memory,
+    )
+}
 COLUMNS = ("benchmark", "setting", "value", "unit", "reference", "ratio", "command", "machine")
 
 
 def tidy(name: str, rows: list[Row]) -> list[dict]:
     "Rows of the table; the ratio says how many times better than the reference."
     values = {(row.setting, row.unit): row.value for row in rows}
+
     def ratio(row):
-        if row.reference in ("", row.setting): return ""
+        if row.reference in ("", row.setting):
+            return ""
         theirs = values[row.reference, row.unit]
         return f"{row.value / theirs if '/' in row.unit else theirs / max(row.value, 1e-9):.3g}"
-    return [dict(zip(COLUMNS, (name, row.setting, f"{row.value:.4g}", row.unit, "" if row.reference == row.setting else row.reference, ratio(row), f"python benchmarks/run.py --only {name}", machine()))) for row in rows]
+
+    return [
+        dict(
+            zip(
+                COLUMNS,
+                (
+                    name,
+                    row.setting,
+                    f"{row.value:.4g}",
+                    row.unit,
+                    "" if row.reference == row.setting else row.reference,
+                    ratio(row),
+                    f"python benchmarks/run.py --only {name}",
+                    machine(),
+                ),
+            )
+        )
+        for row in rows
+    ]
 
 
 def machine() -> str:
     "One line on what was measured on."
     cpuinfo = Path("/proc/cpuinfo")
-    models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 ** 30
+    models = (
+        [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores, {gib:.0f} GiB of memory; Python {platform.python_version()}, torch {torch.__version__}"
 
 
@@ -761,10 +1186,22 @@ def report(results: list[dict]) -> str:
     lines = []
     for name, function in BENCHMARKS.items():
         rows = [r for r in results if r["benchmark"] == name]
-        if not rows: continue
-        lines += ["### " + name.replace("_", " ").capitalize(), "", *(line.strip() for line in function.__doc__.splitlines()), "", f"`{rows[0]['command']}` on {rows[0]['machine']}", "",
-                  "| setting | value | unit | times better | than |", "|---|---:|---|---:|---|"]
-        lines += [f"| {r['setting']} | {float(r['value']):,.3g} | {r['unit']} | {r['ratio']} | {r['reference']} |" for r in rows] + [""]
+        if not rows:
+            continue
+        lines += [
+            "### " + name.replace("_", " ").capitalize(),
+            "",
+            *(line.strip() for line in function.__doc__.splitlines()),
+            "",
+            f"`{rows[0]['command']}` on {rows[0]['machine']}",
+            "",
+            "| setting | value | unit | times better | than |",
+            "|---|---:|---|---:|---|",
+        ]
+        lines += [
+            f"| {r['setting']} | {float(r['value']):,.3g} | {r['unit']} | {r['ratio']} | {r['reference']} |"
+            for r in rows
+        ] + [""]
     return "\n".join(lines[:-1])
 
 
@@ -772,18 +1209,27 @@ def write(results: list[dict], names: list[str]) -> None:
     "Put new results in the place of old ones of these benchmarks, in results.csv and README.md."
     table, readme = HERE / "results.csv", HERE / "README.md"
     if table.exists():
-        with table.open(newline="") as file: results = [r for r in csv.DictReader(file) if r["benchmark"] not in names] + results
+        with table.open(newline="") as file:
+            results = [r for r in csv.DictReader(file) if r["benchmark"] not in names] + results
     results.sort(key=lambda r: list(BENCHMARKS).index(r["benchmark"]))
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader(); writer.writerows(results)
+        writer.writeheader()
+        writer.writerows(results)
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(f"{before}{BEGIN}\n{report(results)}\n{END}{rest.split(END)[1]}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help=f"which benchmarks: {', '.join(BENCHMARKS)}")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=BENCHMARKS,
+        default=list(BENCHMARKS),
+        metavar="NAME",
+        help=f"which benchmarks: {', '.join(BENCHMARKS)}",
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing is written")
     args = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
@@ -799,9 +1245,16 @@ def main() -> None:
             start = time.perf_counter()
             rows = tidy(name, BENCHMARKS[name](QUICK if args.quick else Scale(), Path(work)))
             print(f"{name}, {time.perf_counter() - start:.0f} s")
-            for r in rows: print(f"  {r['setting']}: {r['value']} {r['unit']}" + f"   ({r['ratio']} times better than {r['reference']})" * bool(r["ratio"]), flush=True)
+            for r in rows:
+                print(
+                    f"  {r['setting']}: {r['value']} {r['unit']}"
+                    + f"   ({r['ratio']} times better than {r['reference']})" * bool(r["ratio"]),
+                    flush=True,
+                )
             results += rows
-    if not args.quick: write(results, names)
+    if not args.quick:
+        write(results, names)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 The site's sources (_docs/source) are nbdev's processed library notebooks, the executed notebooks of comparisons/ and results/, and a reference page for each module;
 Sphinx makes the HTML of them (`make docs`). README.md and the site's front page are nbs/index.ipynb, with links that fit where the page stands.
 """
+
 import ast
 import csv
 import importlib
@@ -34,6 +35,7 @@ DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*(\S.*?)[ \t]*$\n?", re.M)
 
 # ---- notebooks, for both
 
+
 def directives(cell) -> set[str]:
     "nbdev's and Quarto's `#|` directives of a code cell: {'hide', 'echo: false'}."
     return set(DIRECTIVE.findall(cell.source)) if cell.cell_type == "code" else set()
@@ -44,11 +46,24 @@ def for_readers(nb):
     shown = []
     for cell in nb.cells:
         found = directives(cell)
-        if cell.cell_type == "raw" or found & {"hide", "include: false"} or any(d.startswith("default_exp") for d in found): continue
-        tags = {tag for tag, when in {"remove-input": {"echo: false", "hide_input"}, "remove-output": {"output: false", "hide_output"}}.items() if found & when}
+        if (
+            cell.cell_type == "raw"
+            or found & {"hide", "include: false"}
+            or any(d.startswith("default_exp") for d in found)
+        ):
+            continue
+        tags = {
+            tag
+            for tag, when in {
+                "remove-input": {"echo: false", "hide_input"},
+                "remove-output": {"output: false", "hide_output"},
+            }.items()
+            if found & when
+        }
         cell.metadata = {"tags": sorted({*cell.metadata.get("tags", []), *tags})}
         cell.source = DIRECTIVE.sub("", cell.source).strip()
-        if cell.source or cell.get("outputs"): shown.append(cell)
+        if cell.source or cell.get("outputs"):
+            shown.append(cell)
     nb.cells = shown
     return nb
 
@@ -60,30 +75,51 @@ def relink(text: str, folder: str, target: Callable[[str], str]) -> str:
 
 # ---- README.md
 
+
 def readme(root: Path = ROOT) -> str:
     "The text of README.md: nbs/index.ipynb as Markdown."
     nb = for_readers(nbformat.read(root / "nbs/index.ipynb", as_version=4))
-    nb.metadata["language_info"] = {"name": "python"}   # nbdev_clean takes it out, and the exporter writes it after ```
+    nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out, and the exporter writes it after ```
     for cell in nb.cells:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
-            raise ValueError(f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../results/NAME.png)")
-    exporter = MarkdownExporter(config={
-        "NbConvertBase": {"display_data_priority": ["text/markdown", "text/plain"]},
-        "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove-input"}, "remove_all_outputs_tags": {"remove-output"}},
-    })
+            raise ValueError(
+                f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../results/NAME.png)"
+            )
+    exporter = MarkdownExporter(
+        config={
+            "NbConvertBase": {"display_data_priority": ["text/markdown", "text/plain"]},
+            "TagRemovePreprocessor": {
+                "enabled": True,
+                "remove_input_tags": {"remove-input"},
+                "remove_all_outputs_tags": {"remove-output"},
+            },
+        }
+    )
     text, _ = exporter.from_notebook_node(nb)
     return relink(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", "nbs", str)
 
 
 # ---- the site: names, signatures and what the comments say
 
+
 def parameters(args: ast.arguments) -> str:
     "The parameters in brackets, without self; a default that is more than a value or a name is written `...`."
-    def brief(default): return ast.Constant(...) if default and any(isinstance(n, (ast.comprehension, ast.Lambda)) for n in ast.walk(default)) else default
+
+    def brief(default):
+        return (
+            ast.Constant(...)
+            if default and any(isinstance(n, (ast.comprehension, ast.Lambda)) for n in ast.walk(default))
+            else default
+        )
 
     args = copy(args)
     args.defaults, args.kw_defaults = [brief(d) for d in args.defaults], [brief(d) for d in args.kw_defaults]
-    return f"({ast.unparse(args)})".replace("(self, ", "(").replace("(cls, ", "(").replace("(self)", "()").replace("(cls)", "()")
+    return (
+        f"({ast.unparse(args)})".replace("(self, ", "(")
+        .replace("(cls, ", "(")
+        .replace("(self)", "()")
+        .replace("(cls)", "()")
+    )
 
 
 def signature(node: ast.AST) -> str:
@@ -93,7 +129,13 @@ def signature(node: ast.AST) -> str:
             return parameters(node.args) + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
         case ast.ClassDef():
             init = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-            fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_") and "init=False" not in ast.unparse(n)]
+            fields = [
+                ast.unparse(n)
+                for n in node.body
+                if isinstance(n, ast.AnnAssign)
+                and not n.target.id.startswith("_")
+                and "init=False" not in ast.unparse(n)
+            ]
             return parameters(init[0].args) if init else f"({', '.join(fields)})" if fields else ""
 
 
@@ -107,7 +149,9 @@ def described(obj) -> str:
     comments = {name: " ".join(text.split()) for name, text in docments(obj).items() if text}
     fields = [f":return: {text}" if name == "return" else f":param {name}: {text}" for name, text in comments.items()]
     doc = obj.__doc__ or ""  # a dataclass without a docstring has its signature there
-    return "\n".join(["" if inspect.isclass(obj) and doc.startswith(obj.__name__ + "(") else inspect.cleandoc(doc), "", *fields])
+    return "\n".join(
+        ["" if inspect.isclass(obj) and doc.startswith(obj.__name__ + "(") else inspect.cleandoc(doc), "", *fields]
+    )
 
 
 @cache
@@ -116,34 +160,63 @@ def definitions(module: str) -> dict[str, ast.AST]:
     found = {}
     for node in ast.parse(ModuleAnalyzer.for_module(module).code).body:
         match node:
-            case ast.FunctionDef(name=own) | ast.ClassDef(name=own) | ast.AnnAssign(target=ast.Name(id=own)): found[own] = node
-            case ast.Assign(targets=targets): found |= {n.id: node for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+            case ast.FunctionDef(name=own) | ast.ClassDef(name=own) | ast.AnnAssign(target=ast.Name(id=own)):
+                found[own] = node
+            case ast.Assign(targets=targets):
+                found |= {n.id: node for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
     return found
 
 
 def reference(module: str, name: str, **options) -> str:
     "MyST for one exported name: signature, docstring, parameters; for a class its public methods too."
-    node, obj, options = definitions(module)[name], getattr(importlib.import_module(module), name), {"module": module, **options}
-    if isinstance(node, ast.FunctionDef): return directive("function", name + signature(node), options, described(obj), 3)
+    node, obj, options = (
+        definitions(module)[name],
+        getattr(importlib.import_module(module), name),
+        {"module": module, **options},
+    )
+    if isinstance(node, ast.FunctionDef):
+        return directive("function", name + signature(node), options, described(obj), 3)
     if isinstance(node, ast.ClassDef):
         methods = []
         for n in node.body:
-            if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"): continue
+            if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"):
+                continue
             member = inspect.getattr_static(obj, n.name)
             kind = "property" if isinstance(member, property) else "method"
-            flags = {k: "" for k, t in {"classmethod": classmethod, "staticmethod": staticmethod}.items() if isinstance(member, t)}
+            flags = {
+                k: ""
+                for k, t in {"classmethod": classmethod, "staticmethod": staticmethod}.items()
+                if isinstance(member, t)
+            }
             head = n.name if kind == "property" else f"{n.name}{signature(n)}"
-            if kind == "property" and n.returns: flags["type"] = ast.unparse(n.returns)
-            methods.append(directive(kind, head, {**flags, **{k: v for k, v in options.items() if k == "no-index"}}, described(getattr(member, "fget", None) or getattr(obj, n.name)), 3))
+            if kind == "property" and n.returns:
+                flags["type"] = ast.unparse(n.returns)
+            methods.append(
+                directive(
+                    kind,
+                    head,
+                    {**flags, **{k: v for k, v in options.items() if k == "no-index"}},
+                    described(getattr(member, "fget", None) or getattr(obj, n.name)),
+                    3,
+                )
+            )
         return directive("class", name + signature(node), options, "\n\n".join([described(obj), *methods]), 4)
-    value = repr(obj) if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) else ast.unparse(node.value)
-    end = value[0] if value[:1] in ("'", '"') else ""     # of a text, which YAML wants closed
+    value = (
+        repr(obj)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)
+        else ast.unparse(node.value)
+    )
+    end = value[0] if value[:1] in ("'", '"') else ""  # of a text, which YAML wants closed
     options |= {"value": value if len(value) < 80 else f"{value[:76]} ...{end}"}
-    if isinstance(node, ast.AnnAssign): options |= {"type": ast.unparse(node.annotation)}
-    return directive("data", name, options, "\n".join(ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])), 3)
+    if isinstance(node, ast.AnnAssign):
+        options |= {"type": ast.unparse(node.annotation)}
+    return directive(
+        "data", name, options, "\n".join(ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])), 3
+    )
 
 
 # ---- the site: pages
+
 
 def title(nb) -> tuple[str, str]:
     "Heading and one-line description of a notebook: the first two lines of its first cell."
@@ -153,11 +226,15 @@ def title(nb) -> tuple[str, str]:
 
 def site_target(path: str) -> str:
     "Where a link to a file of the repository leads on the site: to its page, or to a copy of the file."
-    if path.startswith("nbs/pipeline/") and Path(path).stem in STAGES: path = path.replace("nbs/pipeline", "results", 1)
-    if path == "nbs/index.ipynb": return "/index.ipynb"
+    if path.startswith("nbs/pipeline/") and Path(path).stem in STAGES:
+        path = path.replace("nbs/pipeline", "results", 1)
+    if path == "nbs/index.ipynb":
+        return "/index.ipynb"
     file = ROOT / path
-    if path.startswith("results/figures/"): write(path, figure(path))
-    elif file.is_file() and file.suffix != ".ipynb": write(path, file.read_bytes())
+    if path.startswith("results/figures/"):
+        write(path, figure(path))
+    elif file.is_file() and file.suffix != ".ipynb":
+        write(path, file.read_bytes())
     return "/" + path
 
 
@@ -168,24 +245,32 @@ def write(path: str, content: bytes) -> None:
 
 def figure(path: str) -> bytes:
     "A figure of the default run, which the front page tells of; as it was committed where results/ holds another run."
-    if results()[0]["preset"] == "default": return (ROOT / path).read_bytes()
+    if results()[0]["preset"] == "default":
+        return (ROOT / path).read_bytes()
     return subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 def results() -> list[dict[str, str]]:
     "The rows of results/metrics.csv."
-    with (ROOT / "results/metrics.csv").open(encoding="utf-8") as file: return list(csv.DictReader(file))
+    with (ROOT / "results/metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def write_page(nb, path: str, folder: str, names: dict[str, str]) -> tuple[str, str]:
     "Write a notebook as a page of the site, its links and the names in its prose leading to other pages; returns its title and description."
-    def named(match): return f"{{py:obj}}`{match[1]} <{names[match[2]]}>`" if match[2] in names else match[0]
+
+    def named(match):
+        return f"{{py:obj}}`{match[1]} <{names[match[2]]}>`" if match[2] in names else match[0]
 
     for cell in for_readers(nb).cells:
-        if cell.cell_type == "markdown": cell.source = re.sub(r"(?<![`\[}])`(([\w.]+)(?:\(\))?)`(?!`)", named, relink(cell.source, folder, site_target))
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(
+                r"(?<![`\[}])`(([\w.]+)(?:\(\))?)`(?!`)", named, relink(cell.source, folder, site_target)
+            )
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "text/markdown" in data: data["text/markdown"] = relink(data["text/markdown"], folder, site_target)
+            if "text/markdown" in data:
+                data["text/markdown"] = relink(data["text/markdown"], folder, site_target)
     nb.metadata.pop("widgets", None)
     (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, SOURCE / path)
@@ -197,12 +282,17 @@ def with_references(nb, module: str):
     cells, shown = [], []
     for cell in [*nb.cells, None]:
         call = re.search(r"^show_doc\((\w+)\)", cell.source or "", re.M) if cell and cell.cell_type == "code" else None
-        if call: shown.append(call[1])
+        if call:
+            shown.append(call[1])
         elif shown:
             source = [cells.pop()] if "hide-input" in cells[-1].metadata.get("tags", []) else []
-            cells += [new_markdown_cell(reference(module, name, **{"no-index": ""})) for name in sorted(shown, key=list(definitions(module)).index)] + source
+            cells += [
+                new_markdown_cell(reference(module, name, **{"no-index": ""}))
+                for name in sorted(shown, key=list(definitions(module)).index)
+            ] + source
             shown = []
-        if cell and not call: cells.append(cell)
+        if cell and not call:
+            cells.append(cell)
     nb.cells = cells
     return nb
 
@@ -215,9 +305,11 @@ def processed(folder: Path) -> dict[str, object]:
         for path in folder.glob("*.ipynb"):
             nb = nbformat.read(path, as_version=4)
             for cell in nb.cells:
-                if "export" not in directives(cell): continue
+                if "export" not in directives(cell):
+                    continue
                 defines = re.search(r"^(def|class) ", cell.source, re.M)
-                if defines: cell.metadata["tags"] = ["hide-input"]
+                if defines:
+                    cell.metadata["tags"] = ["hide-input"]
                 if defines or re.search(r"^[A-Za-z]\w*(:.*)? =", cell.source, re.M):
                     cell.source = re.sub(r"#\| *export$", "#| exports", cell.source, count=1, flags=re.M)
             nbformat.write(nb, Path(copies) / path.name)
@@ -229,32 +321,71 @@ def listing(head: str, intro: str, kind: str, entries: list[tuple[str, str, str]
     "A page that lists pages: (path, title, description)."
     rows = [f"| [{name}](/{path}) | {text} |" for path, name, text in entries]
     tree = ["/" + path.rsplit(".", 1)[0] for path, _, _ in entries]
-    return "\n".join([f"# {head}", "", intro, "", f"| {kind} | |", "|---|---|", *rows, "", "```{toctree}", ":hidden:", "", *tree, "```", ""])
+    return "\n".join(
+        [
+            f"# {head}",
+            "",
+            intro,
+            "",
+            f"| {kind} | |",
+            "|---|---|",
+            *rows,
+            "",
+            "```{toctree}",
+            ":hidden:",
+            "",
+            *tree,
+            "```",
+            "",
+        ]
+    )
 
 
 def stage_notebooks() -> list[Path]:
     "The executed notebooks of the run in results/, last stage first, after the reports that are kept in comparisons/. A run of other methods may have left some beside them."
     methods = {row["method"] for row in results()}
     order = {stage: i for i, stage in enumerate(("report", "evaluate", "embed", "pretrain", "fetch"))}
-    return sorted(ROOT.glob("comparisons/*/*.ipynb")) + sorted((path for path in ROOT.glob("results/**/*.ipynb") if path.parent == ROOT / "results" or path.stem in methods), key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p))
+    return sorted(ROOT.glob("comparisons/*/*.ipynb")) + sorted(
+        (path for path in ROOT.glob("results/**/*.ipynb") if path.parent == ROOT / "results" or path.stem in methods),
+        key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p),
+    )
 
 
 def made_for(path: Path) -> str:
     "The method that an executed stage notebook was run for, or the run that a report is of."
-    return path.stem if path.stem != "report" else path.parent.name if path.parent != ROOT / "results" else results()[0]["preset"]
+    return (
+        path.stem
+        if path.stem != "report"
+        else path.parent.name
+        if path.parent != ROOT / "results"
+        else results()[0]["preset"]
+    )
 
 
 def about(path: Path) -> str | None:
     "What that is, in presets.yaml's or the method's own words, or a preset and what was changed in it; None for what has none."
     of, presets = made_for(path), ROOT / "presets.yaml"
     if path.stem == "report":
-        if found := re.search(rf"^{re.escape(of)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M): return found[1]
+        if found := re.search(rf"^{re.escape(of)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M):
+            return found[1]
         from sie.pipeline.params import changes, load_params
-        if not (given := path.with_name("params.yaml")).exists(): return None
+
+        if not (given := path.with_name("params.yaml")).exists():
+            return None
         changed = changes(preset := load_params(given).preset, given, presets)
-        changed = {key: value for key, value in changed.items() if value is not None}   # a parameter that there was not yet
-        return f"`{preset}`" + " with " * bool(changed) + ", ".join(f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in changed.items())
+        changed = {
+            key: value for key, value in changed.items() if value is not None
+        }  # a parameter that there was not yet
+        return (
+            f"`{preset}`"
+            + " with " * bool(changed)
+            + ", ".join(
+                f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+                for key, value in changed.items()
+            )
+        )
     from sie.method.methods import METHODS
+
     base, _, changed = of.partition("+")
     return METHODS[base].description + f", with {changed}" * bool(changed) if base in METHODS else None
 
@@ -262,14 +393,18 @@ def about(path: Path) -> str | None:
 def stage_notebook(path: Path):
     "An executed stage notebook; where there are several of its kind, each names in its title what it was run for."
     nb = nbformat.read(path, as_version=4)
-    nb.cells = [c for c in nb.cells if "parameters" not in c.metadata.get("tags", [])]  # the defaults; those of the run are in the cell that papermill adds
+    nb.cells = [
+        c for c in nb.cells if "parameters" not in c.metadata.get("tags", [])
+    ]  # the defaults; those of the run are in the cell that papermill adds
     for cell in nb.cells:
-        if cell.cell_type == "code": cell.metadata["tags"] = ["hide-input"]   # who reads results opens the source where it is wanted
-    if path.stem != "fetch": nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {made_for(path)}", nb.cells[0].source, count=1, flags=re.M)
+        if cell.cell_type == "code":
+            cell.metadata["tags"] = ["hide-input"]  # who reads results opens the source where it is wanted
+    if path.stem != "fetch":
+        nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {made_for(path)}", nb.cells[0].source, count=1, flags=re.M)
     return nb
 
 
-PARTS = {   # folder of nbs/: heading of its section, what is in it
+PARTS = {  # folder of nbs/: heading of its section, what is in it
     "tutorials": ("Tutorials", "To read and run in one sitting each."),
     "method": ("Method", "Split, hypernetwork, losses and training, in the order in which one understands them."),
     "evaluation": ("Evaluation", "What is measured of a trained model, and how it is shown."),
@@ -298,22 +433,34 @@ def how_to() -> list[tuple[str, str, str]]:
 def site() -> None:
     "Write _docs/source, with nothing left of an older site."
     shutil.rmtree(SOURCE.parent, ignore_errors=True)
-    (SOURCE / "reference").mkdir(parents=True)  # after "nbs" in the alphabet: Sphinx takes the page it reads last as the one that documents a name
-    notebooks = {f"{part}/{name}": nb for part in PARTS for name, nb in processed(ROOT / "nbs" / part).items()
-                 if part != "pipeline" or Path(name).stem not in STAGES}
+    (SOURCE / "reference").mkdir(
+        parents=True
+    )  # after "nbs" in the alphabet: Sphinx takes the page it reads last as the one that documents a name
+    notebooks = {
+        f"{part}/{name}": nb
+        for part in PARTS
+        for name, nb in processed(ROOT / "nbs" / part).items()
+        if part != "pipeline" or Path(name).stem not in STAGES
+    }
     modules = {}
     for name in notebooks:
         exported = re.search(r"#\| *default_exp ([\w.]+)", (ROOT / "nbs" / name).read_text(encoding="utf-8"))
-        if exported: modules[name] = "sie." + exported[1]
+        if exported:
+            modules[name] = "sie." + exported[1]
     exports = {module: importlib.import_module(module).__all__ for module in modules.values()}
     names = {}  # what is linked where prose names it: a full path, or a name that no ordinary word looks like
     for module, public in exports.items():
-        names |= {module: module} | {f"{module}.{n}": f"{module}.{n}" for n in public} | {n: f"{module}.{n}" for n in public if "_" in n or n[0].isupper()}
+        names |= (
+            {module: module}
+            | {f"{module}.{n}": f"{module}.{n}" for n in public}
+            | {n: f"{module}.{n}" for n in public if "_" in n or n[0].isupper()}
+        )
 
     sections = {part: [] for part in PARTS}
     for name, nb in notebooks.items():
         part = name.split("/")[0]
-        if name in modules: nb = with_references(nb, modules[name])
+        if name in modules:
+            nb = with_references(nb, modules[name])
         sections[part].append((f"nbs/{name}", *write_page(nb, f"nbs/{name}", f"nbs/{part}", names)))
     runs = []
     for path in stage_notebooks():
@@ -323,7 +470,13 @@ def site() -> None:
     references = []
     for name, module in sorted(modules.items(), key=lambda item: list(PARTS).index(item[0].split("/")[0])):
         doc = importlib.import_module(module).__doc__ or ""
-        text = [f"# {module}", doc, f"Explained in [{title(notebooks[name])[0]}](/nbs/{name}).", f":::{{py:module}} {module}\n:::", *(reference(module, n) for n in exports[module])]
+        text = [
+            f"# {module}",
+            doc,
+            f"Explained in [{title(notebooks[name])[0]}](/nbs/{name}).",
+            f":::{{py:module}} {module}\n:::",
+            *(reference(module, n) for n in exports[module]),
+        ]
         (SOURCE / f"reference/{module}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
         references.append((f"reference/{module}.md", module, doc))
 
@@ -332,22 +485,37 @@ def site() -> None:
         "method": (*PARTS["method"], "Notebook", sections["method"]),
         "evaluation": (*PARTS["evaluation"], "Notebook", sections["evaluation"]),
         "data": (*PARTS["data"], "Notebook", sections["data"] + sections["objects"]),
-        "results": (*PARTS["results"], "Comparison", sections["results"] + [("runs.md", "Reports and runs", "The notebooks of the pipeline as they were executed.")]),
+        "results": (
+            *PARTS["results"],
+            "Comparison",
+            sections["results"]
+            + [("runs.md", "Reports and runs", "The notebooks of the pipeline as they were executed.")],
+        ),
         "how-to": ("How-to", "Guides to a task each.", "Guide", how_to() + sections["pipeline"]),
         "reference/index": ("API", "Every exported name with its signature, module by module.", "Module", references),
-        "runs": ("Reports and runs", "The notebooks of the pipeline as they were executed: reports first, then what led to the last one.", "Notebook", runs),
+        "runs": (
+            "Reports and runs",
+            "The notebooks of the pipeline as they were executed: reports first, then what led to the last one.",
+            "Notebook",
+            runs,
+        ),
     }
     lists = {name: entries for name, entries in lists.items() if entries[3]}
     for name, (head, intro, kind, entries) in lists.items():
         (SOURCE / f"{name}.md").write_text(listing(head, intro, kind, entries), encoding="utf-8")
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, "benchmarks/README", "```"])))   # a page that the index links to, and so is copied with it
+    index.cells.append(
+        new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, "benchmarks/README", "```"]))
+    )  # a page that the index links to, and so is copied with it
     write_page(index, "index.ipynb", "nbs", names)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["readme"]: (ROOT / "README.md").write_text(readme(), encoding="utf-8")
-        case ["site"]: site()
-        case _: sys.exit(__doc__)
+        case ["readme"]:
+            (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+        case ["site"]:
+            site()
+        case _:
+            sys.exit(__doc__)

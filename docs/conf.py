@@ -1,4 +1,5 @@
 """Sphinx configuration of the site (`make docs`)."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def _math(display):
     def visit(translator, node):
         translator.body.append(convert(node.astext(), display=display))
         raise SkipNode
+
     return visit, None
 
 

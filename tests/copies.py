@@ -1,4 +1,5 @@
 "Copies of the repository that tests run the pipeline in."
+
 import os
 import shutil
 import subprocess
@@ -13,11 +14,22 @@ BIN = Path(sys.executable).parent
 
 def copy_of_the_repository(repo: Path, preset: str) -> Path:
     "What git knows of or would add, without results, as a repository of its own with a preset applied."
-    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
     for name in filter(lambda f: f and (ROOT / f).is_file() and not f.startswith(("results/", "dvc.lock")), files):
         (repo / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, repo / name)
-    subprocess.run("git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm copy", shell=True, cwd=repo, check=True)
+    subprocess.run(
+        "git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm copy",
+        shell=True,
+        cwd=repo,
+        check=True,
+    )
     assert run(repo, str(BIN / "python"), "-m", "sie.pipeline.params", "preset", preset).returncode == 0
     return repo
 
@@ -27,7 +39,9 @@ def environment(repo: Path) -> dict[str, str]:
 
 
 def run(repo: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=repo, env=environment(repo), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, cwd=repo, env=environment(repo), capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
 
 
 def change(repo: Path, **values) -> None:
@@ -36,6 +50,8 @@ def change(repo: Path, **values) -> None:
     for key, value in values.items():
         *sections, last = key.split(".")
         section = params
-        for part in sections: section = section[part]
+        for part in sections:
+            section = section[part]
         section[last] = value
-    with open(repo / "params.yaml", "w") as file: YAML().dump(params, file)
+    with open(repo / "params.yaml", "w") as file:
+        YAML().dump(params, file)

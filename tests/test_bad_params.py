@@ -1,21 +1,23 @@
 "Mistakes in params.yaml, presets, DVC's own files and settings: each is refused with the words that `bad_inputs/params.yaml` has for it."
+
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from copies import BIN, ROOT, environment
 from ruamel.yaml import YAML
 
-from copies import BIN, ROOT, environment
-from sie.pipeline.params import apply_preset, check_dvc, load_params
 from sie.method.pretraining import Settings
+from sie.pipeline.params import apply_preset, check_dvc, load_params
 
 TABLE = YAML(typ="safe").load(Path(__file__).parent / "bad_inputs/params.yaml")
 TEXT = (ROOT / "params.yaml").read_text()
 
 
 def written(folder: Path, values: dict) -> Path:
-    with open(folder / "params.yaml", "w") as file: YAML().dump(values, file)
+    with open(folder / "params.yaml", "w") as file:
+        YAML().dump(values, file)
     return folder / "params.yaml"
 
 
@@ -23,23 +25,27 @@ def with_value(folder: Path, key: str, value) -> Path:
     "The project's parameters with one key changed."
     values = section = YAML(typ="safe").load(TEXT)
     *sections, last = key.split(".")
-    for name in sections: section = section[name]
+    for name in sections:
+        section = section[name]
     section[last] = value
     return written(folder, values)
 
 
 def refused(path: Path, says: str) -> None:
-    with pytest.raises(ValueError) as refusal: load_params(path)
+    with pytest.raises(ValueError) as refusal:
+        load_params(path)
     assert says in str(refusal.value) and str(path) in str(refusal.value)
     assert len(str(refusal.value)) < 10_000
 
 
 @pytest.mark.parametrize(("key", "value", "says"), TABLE["values"])
-def test_values(tmp_path, key, value, says): refused(with_value(tmp_path, key, value), says)
+def test_values(tmp_path, key, value, says):
+    refused(with_value(tmp_path, key, value), says)
 
 
 @pytest.mark.parametrize(("name", "says"), TABLE["methods"])
-def test_variants(tmp_path, name, says): refused(with_value(tmp_path, "methods", ["sie", name]), says)
+def test_variants(tmp_path, name, says):
+    refused(with_value(tmp_path, "methods", ["sie", name]), says)
 
 
 @pytest.mark.parametrize("name", TABLE["changes"])
@@ -49,7 +55,8 @@ def test_variants_that_change_something(tmp_path, name):
 
 
 @pytest.mark.parametrize(("names", "says"), TABLE["same"])
-def test_variants_that_are_the_same(tmp_path, names, says): refused(with_value(tmp_path, "methods", names), says)
+def test_variants_that_are_the_same(tmp_path, names, says):
+    refused(with_value(tmp_path, "methods", names), says)
 
 
 def changed(folder: Path, line: str, instead: str) -> Path:
@@ -61,7 +68,7 @@ def changed(folder: Path, line: str, instead: str) -> Path:
 
 @pytest.mark.parametrize(("line", "instead", "says"), TABLE["lines"])
 def test_lines(tmp_path, line, instead, says):
-    number = TEXT[:TEXT.index(line)].count("\n") + 1
+    number = TEXT[: TEXT.index(line)].count("\n") + 1
     says = says.replace("line N+1", f"line {number + 1}").replace("line N", f"line {number}")
     refused(changed(tmp_path, line, instead), says)
 
@@ -95,7 +102,7 @@ def test_accents_and_a_byte_order_mark_are_read(tmp_path, encoding):
 def test_a_number_of_too_many_digits_is_named(tmp_path):
     "Of more digits than Python reads."
     line = "  epochs: 100 "
-    number = TEXT[:TEXT.index(line)].count("\n") + 1
+    number = TEXT[: TEXT.index(line)].count("\n") + 1
     refused(changed(tmp_path, line, "  epochs: " + 5_000 * "1"), f"line {number}: '1111")
 
 
@@ -114,7 +121,8 @@ def test_deep_nesting_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("key", "value", "says"), TABLE["settings"])
 def test_settings(key, value, says):
-    with pytest.raises(ValueError) as refusal: Settings(**{key: value})
+    with pytest.raises(ValueError) as refusal:
+        Settings(**{key: value})
     assert says in str(refusal.value)
 
 
@@ -122,7 +130,8 @@ def test_a_preset_is_not_applied_to_a_broken_file(tmp_path):
     path = tmp_path / "params.yaml"
     for text, says in {"a: \0": "line 1", "": "holds no keys", "a: [": "this is not YAML"}.items():
         path.write_text(text)
-        with pytest.raises(ValueError, match=says): apply_preset("smoke", path, ROOT / "presets.yaml")
+        with pytest.raises(ValueError, match=says):
+            apply_preset("smoke", path, ROOT / "presets.yaml")
         assert path.read_text() == text
 
 
@@ -166,14 +175,22 @@ def test_a_lock_that_was_cut_short_is_recognised(repository):
     "Wherever DVC itself fails, and where it would take what is left for a whole file with half a stage."
     lock = repository / "dvc.lock"
     whole = lock.read_bytes()
-    lines = [k for k in range(len(whole)) if whole[k - 1:k] == b"\n"]
-    between = whole.index(b"  second:")        # the first stage is whole: so DVC writes a lock before the second has run
+    lines = [k for k in range(len(whole)) if whole[k - 1 : k] == b"\n"]
+    between = whole.index(b"  second:")  # the first stage is whole: so DVC writes a lock before the second has run
     for cut in {0, 1, 5, *range(20, len(whole), 37), *lines} - {between}:
         lock.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match="git checkout dvc.lock"): check_dvc(repository)
-    for damaged in (b"\0" * 100, b"\xff\xfe" + whole, b"[]\n", b"schema: '2.0'\nstages: 3\n", whole.replace(b"'2.0'", b"'9'")):
+        with pytest.raises(ValueError, match="git checkout dvc.lock"):
+            check_dvc(repository)
+    for damaged in (
+        b"\0" * 100,
+        b"\xff\xfe" + whole,
+        b"[]\n",
+        b"schema: '2.0'\nstages: 3\n",
+        whole.replace(b"'2.0'", b"'9'"),
+    ):
         lock.write_bytes(damaged)
-        with pytest.raises(ValueError, match="git checkout dvc.lock"): check_dvc(repository)
+        with pytest.raises(ValueError, match="git checkout dvc.lock"):
+            check_dvc(repository)
 
 
 def test_what_to_do_about_a_lock_helps(repository):
@@ -188,7 +205,9 @@ def test_what_to_do_about_a_lock_helps(repository):
     assert "Running stage" not in dvc(repository, "repro").stdout
     lock.unlink()
     assert dvc(repository, "commit", "--force", "first").returncode == 0
-    assert dvc(repository, "repro").returncode == 0 and lock.read_bytes() == whole     # the other stage ran, or was in DVC's run cache
+    assert (
+        dvc(repository, "repro").returncode == 0 and lock.read_bytes() == whole
+    )  # the other stage ran, or was in DVC's run cache
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"write": {"a', b"[]", b"\0" * 50, b"\xff\xfe", b'{"write": 3}'])
@@ -197,7 +216,8 @@ def test_a_damaged_rwlock_is_recognised(repository, damage):
     rwlock.write_bytes(damage)
     (repository / "in.txt").write_text("2")
     assert dvc(repository, "repro").returncode != 0
-    with pytest.raises(ValueError, match="rm .*rwlock"): check_dvc(repository)
+    with pytest.raises(ValueError, match="rm .*rwlock"):
+        check_dvc(repository)
     rwlock.unlink()
     check_dvc(repository)
     assert dvc(repository, "repro").returncode == 0
@@ -205,7 +225,8 @@ def test_a_damaged_rwlock_is_recognised(repository, damage):
 
 def test_what_stands_in_dvcs_other_locks_does_not_matter(repository):
     for name in ("lock", "rwlock.lock"):
-        for text in ("", "999999", "\0\0"): (repository / ".dvc/tmp" / name).write_text(text)
+        for text in ("", "999999", "\0\0"):
+            (repository / ".dvc/tmp" / name).write_text(text)
     (repository / "in.txt").write_text("2")
     assert dvc(repository, "repro").returncode == 0
     check_dvc(repository)
@@ -213,8 +234,15 @@ def test_what_stands_in_dvcs_other_locks_does_not_matter(repository):
 
 @pytest.mark.parametrize("arguments", [["check"], ["preset", "smoke"]])
 def test_make_repro_says_so_before_dvc_runs(repository, arguments):
-    for name in ("params.yaml", "presets.yaml"): shutil.copy(ROOT / name, repository)
+    for name in ("params.yaml", "presets.yaml"):
+        shutil.copy(ROOT / name, repository)
     (repository / "dvc.lock").write_bytes(b"")
     assert f"sie.pipeline.params $(if $(PRESET),preset $(PRESET),check)" in (ROOT / "Makefile").read_text()
-    result = subprocess.run([BIN / "python", "-m", "sie.pipeline.params", *arguments], cwd=repository, env=environment(ROOT), capture_output=True, text=True)
+    result = subprocess.run(
+        [BIN / "python", "-m", "sie.pipeline.params", *arguments],
+        cwd=repository,
+        env=environment(ROOT),
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode != 0 and "git checkout dvc.lock" in result.stderr and "Traceback" not in result.stderr

@@ -1,4 +1,5 @@
 """Several processes: losses, gradients and a whole training are those of one with the joined batch; a killed process ends the job, which then goes on."""
+
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sie.data.rendering import procedural_objects, ProceduralRenderer, render_dataset
+from sie.data.rendering import ProceduralRenderer, procedural_objects, render_dataset
 from sie.data.storage import ViewDataset
 from sie.method.pretraining import read_curves
 
@@ -58,8 +59,16 @@ dist.destroy_process_group()
 @pytest.mark.parametrize("processes", [2, 4])
 def test_losses_and_gradients_are_those_of_the_joined_batch(tmp_path: Path, processes: int):
     from sie.method.methods import METHODS
+
     (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(tmp_path / "worker.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        str(tmp_path / "worker.py"),
+    ]
     result = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert {line.split()[0] for line in result.stdout.splitlines()} == {m.name for m in METHODS.values() if m.terms}
@@ -81,15 +90,52 @@ main(sys.argv[1])
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> ViewDataset:
-    return render_dataset(tmp_path_factory.mktemp("data") / "views", procedural_objects(6, ["02691156", "02958343", "03001627"]), ProceduralRenderer(size=24, samples=4), views=5, workers=0)
+    return render_dataset(
+        tmp_path_factory.mktemp("data") / "views",
+        procedural_objects(6, ["02691156", "02958343", "03001627"]),
+        ProceduralRenderer(size=24, samples=4),
+        views=5,
+        workers=0,
+    )
 
 
-def train(folder: Path, dataset: ViewDataset, processes: int, program=("-m", "sie.method.pretraining"), **settings) -> subprocess.Popen:
+def train(
+    folder: Path, dataset: ViewDataset, processes: int, program=("-m", "sie.method.pretraining"), **settings
+) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
-    common = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, pairs_per_object=2, batch_size=16, probe_views=40)
-    (folder / "run.json").write_text(json.dumps({"dataset": str(dataset.path), "out": str(folder / "model"), "logs": str(folder / "logs"), "settings": common | settings}))
-    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *program, str(folder / "run.json")],
-                            cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    common = dict(
+        encoder="small",
+        widths=(32, 32, 32),
+        predictor={"init": "scaled"},
+        pairs_per_object=2,
+        batch_size=16,
+        probe_views=40,
+    )
+    (folder / "run.json").write_text(
+        json.dumps(
+            {
+                "dataset": str(dataset.path),
+                "out": str(folder / "model"),
+                "logs": str(folder / "logs"),
+                "settings": common | settings,
+            }
+        )
+    )
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            *program,
+            str(folder / "run.json"),
+        ],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def finish(run: subprocess.Popen) -> str:
@@ -100,22 +146,39 @@ def finish(run: subprocess.Popen) -> str:
 
 def test_any_number_of_processes_ends_in_the_same_weights(tmp_path, dataset):
     (tmp_path / "plain.py").write_text(PLAIN)
-    for n in (1, 2, 4): finish(train(tmp_path / str(n), dataset, n, [str(tmp_path / "plain.py")], precision="64-true", probe_views=0, epochs=6, log_every=5, lr=1e-3))
+    for n in (1, 2, 4):
+        finish(
+            train(
+                tmp_path / str(n),
+                dataset,
+                n,
+                [str(tmp_path / "plain.py")],
+                precision="64-true",
+                probe_views=0,
+                epochs=6,
+                log_every=5,
+                lr=1e-3,
+            )
+        )
     one, two, four = (load_file(tmp_path / n / "model/model.safetensors") for n in "124")
     assert one["heads.invariant.0.weight"].dtype == torch.float64
     for name in one:
-        for other in (two, four): torch.testing.assert_close(other[name], one[name], rtol=1e-6, atol=1e-8)
+        for other in (two, four):
+            torch.testing.assert_close(other[name], one[name], rtol=1e-6, atol=1e-8)
     curves = [read_curves(tmp_path / n / "logs").drop(columns="seconds") for n in "124"]
     assert len(curves[0]) == 2 and all(np.allclose(c[curves[0].columns], curves[0], atol=1e-6) for c in curves[1:])
 
 
 def read_info(checkpoint: Path) -> dict:
-    with safe_open(checkpoint, "pt") as file: return json.loads(file.metadata()["info"])
+    with safe_open(checkpoint, "pt") as file:
+        return json.loads(file.metadata()["info"])
 
 
 def rank_of(pid: int) -> str | None:
-    try: found = re.search(rb"\0RANK=(\d+)\0", b"\0" + Path(f"/proc/{pid}/environ").read_bytes())
-    except OSError: return None
+    try:
+        found = re.search(rb"\0RANK=(\d+)\0", b"\0" + Path(f"/proc/{pid}/environ").read_bytes())
+    except OSError:
+        return None
     return found and found[1].decode()
 
 
@@ -124,7 +187,8 @@ def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on(tmp_path, dataset
     settings = dict(epochs=150, log_every=20)
     finish(train(tmp_path / "whole", dataset, 2, **settings))
     run, checkpoints = train(tmp_path / "killed", dataset, 2, **settings), tmp_path / "killed/checkpoints"
-    while run.poll() is None and not list(checkpoints.glob("*.safetensors")): time.sleep(.005)
+    while run.poll() is None and not list(checkpoints.glob("*.safetensors")):
+        time.sleep(0.005)
     workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     os.kill(next(int(pid) for pid in workers if rank_of(pid) == "1"), signal.SIGKILL)
     _, said = run.communicate(timeout=120)
@@ -134,7 +198,9 @@ def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on(tmp_path, dataset
     finish(train(tmp_path / "killed", dataset, 2, **settings))
     rows = [read_curves(tmp_path / name / "logs").drop(columns="seconds") for name in ("killed", "whole")]
     assert 0 < step < rows[1]["step"].iloc[-1] and rows[0].equals(rows[1])
-    assert (tmp_path / "killed/model/model.safetensors").read_bytes() == (tmp_path / "whole/model/model.safetensors").read_bytes()
+    assert (tmp_path / "killed/model/model.safetensors").read_bytes() == (
+        tmp_path / "whole/model/model.safetensors"
+    ).read_bytes()
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, dataset):

@@ -1,6 +1,7 @@
 """The pipeline, killed: ten times at random moments, or in the middle of a stage. The end is that of an undisturbed run, to the bit.
 
 The moments are drawn with the seed SIE_KILL_SEED (0 if it is not set); the output of a failed test shows it and them."""
+
 import os
 import random
 import re
@@ -13,15 +14,23 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from copies import change, copy_of_the_repository, environment, run
+
 from sie.method.pretraining import read_curves
 
 SEED, KILLS = int(os.environ.get("SIE_KILL_SEED", 0)), 10
 TINY = {
-    "methods": ["sie"], "pretrain.seeds": [0], "pretrain.widths": [16, 16, 16], "pretrain.epochs": 40, "pretrain.batch_size": 8,
-    "pretrain.log_every": 10, "pretrain.probe_views": 20, "data.classes": ["airplane", "chair"], "data.objects_per_class": 6,
-    "evaluate.epochs": 3, "evaluate.hidden": 8,
+    "methods": ["sie"],
+    "pretrain.seeds": [0],
+    "pretrain.widths": [16, 16, 16],
+    "pretrain.epochs": 40,
+    "pretrain.batch_size": 8,
+    "pretrain.log_every": 10,
+    "pretrain.probe_views": 20,
+    "data.classes": ["airplane", "chair"],
+    "data.objects_per_class": 6,
+    "evaluate.epochs": 3,
+    "evaluate.hidden": 8,
 }
 
 
@@ -30,9 +39,12 @@ STAGES = ("fetch", "pretrain@sie", "embed@sie", "evaluate@sie", "report")
 
 class Pipeline:
     "`dvc repro` as the leader of a process group, and when it began each of its stages, in seconds from its own start."
+
     def __init__(self, repo: Path, *arguments: str, **options):
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(["dvc", "repro", *arguments], cwd=repo, env=environment(repo), start_new_session=True, **pipes, **options)
+        self.process = subprocess.Popen(
+            ["dvc", "repro", *arguments], cwd=repo, env=environment(repo), start_new_session=True, **pipes, **options
+        )
         self.started, self.said, self.stages = time.monotonic(), [], {}
         self.reader = threading.Thread(target=self._read)
         self.reader.start()
@@ -40,7 +52,8 @@ class Pipeline:
     def _read(self) -> None:
         for line in self.process.stdout:
             self.said.append(line)
-            if found := re.match("Running stage '(.*)':", line): self.stages[found[1]] = self.seconds
+            if found := re.match("Running stage '(.*)':", line):
+                self.stages[found[1]] = self.seconds
 
     @property
     def seconds(self) -> float:
@@ -49,8 +62,9 @@ class Pipeline:
     def duration(self, stage: str) -> float:
         "Seconds that a stage takes, with what DVC does about it until the next one begins; waits until that is known."
         names = list(STAGES)
-        following = names[names.index(stage) + 1:]
-        while self.running and not self.stages.keys() & following: time.sleep(.05)
+        following = names[names.index(stage) + 1 :]
+        while self.running and not self.stages.keys() & following:
+            time.sleep(0.05)
         until = min([self.stages[s] for s in following if s in self.stages], default=self.seconds)
         assert stage in self.stages, "".join(self.said)[-3000:]
         return until - self.stages[stage]
@@ -60,8 +74,10 @@ class Pipeline:
         return self.process.poll() is None
 
     def signal_group(self, what: int) -> None:
-        try: os.killpg(self.process.pid, what)
-        except ProcessLookupError: pass     # it is over
+        try:
+            os.killpg(self.process.pid, what)
+        except ProcessLookupError:
+            pass  # it is over
 
     def end(self) -> int:
         code = self.process.wait()
@@ -81,7 +97,7 @@ def undisturbed(tmp_path_factory) -> tuple[Path, Pipeline]:
     repo = copy(tmp_path_factory.mktemp("whole"))
     pipeline = Pipeline(repo)
     yield repo, pipeline
-    pipeline.signal_group(signal.SIGKILL)   # of a failed test: it is over else
+    pipeline.signal_group(signal.SIGKILL)  # of a failed test: it is over else
     pipeline.end()
 
 
@@ -99,16 +115,20 @@ def left(repo: Path, seconds: float = 10) -> list[str]:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(repo): found.append(" ".join(process.cmdline()))
-            except (psutil.Error, OSError): pass
-        if not found or time.monotonic() > until: return found
-        time.sleep(.1)
+                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(repo):
+                    found.append(" ".join(process.cmdline()))
+            except (psutil.Error, OSError):
+                pass
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
 
 
 def made(repo: Path) -> dict[str, bytes]:
     "Every metric, table, model, embedding and picture that the pipeline made."
     files = [*repo.glob("results/**/*.csv"), *repo.glob("results/**/*.json"), *repo.glob("results/tables/*")]
-    for folder in ("models", "embeddings", "data/views"): files += (repo / folder).rglob("*")
+    for folder in ("models", "embeddings", "data/views"):
+        files += (repo / folder).rglob("*")
     return {str(f.relative_to(repo)): f.read_bytes() for f in files if f.is_file()}
 
 
@@ -117,11 +137,13 @@ def kill(repo: Path, stage: str, after: float) -> tuple[float, bool]:
     and kill it in half the time. The seconds that the kill took place after, and whether the stage was forced."""
     pipeline, forced = Pipeline(repo), False
     while True:
-        while pipeline.running and (stage not in pipeline.stages or pipeline.seconds < pipeline.stages[stage] + after): time.sleep(.005)
+        while pipeline.running and (stage not in pipeline.stages or pipeline.seconds < pipeline.stages[stage] + after):
+            time.sleep(0.005)
         pipeline.signal_group(signal.SIGKILL)
         code = pipeline.end()
         assert code in (-signal.SIGKILL, 0), "".join(pipeline.said)[-3000:]
-        if code: return after, forced
+        if code:
+            return after, forced
         after, forced = after / 2, True
         pipeline = Pipeline(repo, "--force", "--single-item", stage)
 
@@ -142,7 +164,10 @@ def test_ten_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert not left(repo)
     files, expected = made(repo), made(whole)
-    assert files.keys() == expected.keys() and {"models/sie/seed-0/model.safetensors", "results/metrics.csv"} < files.keys()
+    assert (
+        files.keys() == expected.keys()
+        and {"models/sie/seed-0/model.safetensors", "results/metrics.csv"} < files.keys()
+    )
     assert not [name for name in files if files[name] != expected[name]]
     # The stage embed removes finished checkpoints. DVC skips it where a stage that was forced made the same models again:
     # then they lie in `done` until `make repro` is over, or the next stage pretrain or embed runs. No others are left.
@@ -150,7 +175,9 @@ def test_ten_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
     assert left_over <= ({"done"} if trained_again else set()), left_over
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="one core, so that seeds are trained one after the other")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="one core, so that seeds are trained one after the other"
+)
 @pytest.mark.parametrize("how", ["the kernel is killed", "Ctrl-C"])
 def test_a_stopped_stage_does_not_train_finished_seeds_again(undisturbed, tmp_path, how):
     repo = Path(shutil.copytree(finished(undisturbed), tmp_path / "sie"))
@@ -158,17 +185,25 @@ def test_a_stopped_stage_does_not_train_finished_seeds_again(undisturbed, tmp_pa
     model, checkpoints = repo / "models/sie/seed-0/model.safetensors", repo / "runs/checkpoints"
     one_core = lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pipeline = Pipeline(repo, "pretrain", preexec_fn=one_core)
-    while pipeline.running and not (model.exists() and list(checkpoints.glob("sie-1-*.safetensors"))): time.sleep(.005)
+    while pipeline.running and not (model.exists() and list(checkpoints.glob("sie-1-*.safetensors"))):
+        time.sleep(0.005)
     assert pipeline.running, "".join(pipeline.said)[-3000:]
     weights, seconds = model.read_bytes(), read_curves(repo / "results/pretrain/sie/seed-0")["seconds"].tolist()
-    if how == "Ctrl-C": pipeline.signal_group(signal.SIGINT)
+    if how == "Ctrl-C":
+        pipeline.signal_group(signal.SIGINT)
     else:
-        kernel, = (p for p in psutil.Process(pipeline.process.pid).children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline()))
+        (kernel,) = (
+            p
+            for p in psutil.Process(pipeline.process.pid).children(recursive=True)
+            if "ipykernel_launcher" in " ".join(p.cmdline())
+        )
         kernel.kill()
     assert pipeline.end() != 0
     assert not (found := left(repo)), found
     result = run(repo, "dvc", "repro", "pretrain")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert model.read_bytes() == weights
-    assert read_curves(repo / "results/pretrain/sie/seed-0")["seconds"].tolist() == seconds      # taken up, not trained again
+    assert (
+        read_curves(repo / "results/pretrain/sie/seed-0")["seconds"].tolist() == seconds
+    )  # taken up, not trained again
     assert (repo / "models/sie/seed-1/model.safetensors").exists()

@@ -1,4 +1,5 @@
 "The pipeline end to end, small, in a copy of the repository: what it makes, and what a change runs again."
+
 import re
 import shlex
 import shutil
@@ -9,14 +10,22 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from copies import change, copy_of_the_repository, run
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from copies import change, copy_of_the_repository, run
 from sie.data.storage import ViewDataset
 from sie.pipeline.params import apply_preset
 
-TINY = {"methods": ["sie_matrix", "sie_matrix+predictor.kind=mlp", "random"], "pretrain.seeds": [0, 1], "data.classes": ["airplane", "chair", "mug", "sofa"], "pretrain.epochs": 6, "pretrain.batch_size": 8, "pretrain.log_every": 2, "evaluate.epochs": 3}
+TINY = {
+    "methods": ["sie_matrix", "sie_matrix+predictor.kind=mlp", "random"],
+    "pretrain.seeds": [0, 1],
+    "data.classes": ["airplane", "chair", "mug", "sofa"],
+    "pretrain.epochs": 6,
+    "pretrain.batch_size": 8,
+    "pretrain.log_every": 2,
+    "evaluate.epochs": 3,
+}
 METHODS, STAGES = TINY["methods"], ("pretrain", "embed", "evaluate")
 
 
@@ -24,7 +33,9 @@ def to_run(repo: Path) -> set[str]:
     "Stages that `dvc repro` would run."
     result = run(repo, "dvc", "status", "dvc.yaml")
     assert result.returncode == 0, result.stderr
-    return {line.rstrip(":") for line in result.stdout.splitlines() if line and not line[0].isspace() and line.endswith(":")}
+    return {
+        line.rstrip(":") for line in result.stdout.splitlines() if line and not line[0].isspace() and line.endswith(":")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,11 @@ def repo(tmp_path_factory) -> Path:
 
 
 def test_every_stage_leaves_an_executed_notebook_without_errors(repo):
-    notebooks = [repo / "results/fetch.ipynb", repo / "results/report.ipynb", *(repo / f"results/{stage}/{method}.ipynb" for stage in STAGES for method in METHODS)]
+    notebooks = [
+        repo / "results/fetch.ipynb",
+        repo / "results/report.ipynb",
+        *(repo / f"results/{stage}/{method}.ipynb" for stage in STAGES for method in METHODS),
+    ]
     for path in notebooks:
         cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
         assert all(c.execution_count for c in cells), path
@@ -47,22 +62,41 @@ def test_every_stage_leaves_an_executed_notebook_without_errors(repo):
 def test_one_tidy_table(repo):
     metrics = pd.read_csv(repo / "results/metrics.csv")
     assert list(metrics) == ["preset", "method", "seed", "part", "split", "metric", "value"]
-    assert set(metrics["method"]) == {*METHODS, "chance"} and set(metrics["preset"]) == {"smoke"} and metrics["value"].notna().all()
-    read_off = metrics[metrics["metric"].isin(["top1", "rotation_r2_pooled", "colour_r2_pooled"])].groupby("method").size()
-    assert read_off["sie_matrix"] == read_off["random"] == 3 * 3 * 2    # metrics x parts x seeds
+    assert (
+        set(metrics["method"]) == {*METHODS, "chance"}
+        and set(metrics["preset"]) == {"smoke"}
+        and metrics["value"].notna().all()
+    )
+    read_off = (
+        metrics[metrics["metric"].isin(["top1", "rotation_r2_pooled", "colour_r2_pooled"])].groupby("method").size()
+    )
+    assert read_off["sie_matrix"] == read_off["random"] == 3 * 3 * 2  # metrics x parts x seeds
     assert {"mrr", "h1", "h5", "pre"} <= set(metrics[metrics["method"] == "sie_matrix"]["metric"])
-    assert metrics[metrics["metric"] == "mrr"].groupby("split").size().to_dict() == {"train": 5, "val": 5}   # two methods with a predictor, two seeds, and chance
-    chance = metrics[(metrics["method"] == "chance") & (metrics["split"] == "val")].set_index(["metric", "part"])["value"]
+    assert metrics[metrics["metric"] == "mrr"].groupby("split").size().to_dict() == {
+        "train": 5,
+        "val": 5,
+    }  # two methods with a predictor, two seeds, and chance
+    chance = metrics[(metrics["method"] == "chance") & (metrics["split"] == "val")].set_index(["metric", "part"])[
+        "value"
+    ]
     dataset = ViewDataset(repo / "data/views")
     train = np.bincount(dataset.labels[dataset.split("train")])
-    assert abs(chance["top1", "all"] - (dataset.labels[dataset.split("val")] == train.argmax()).mean()) < 1e-6     # always the class that is most frequent in training
+    assert (
+        abs(chance["top1", "all"] - (dataset.labels[dataset.split("val")] == train.argmax()).mean()) < 1e-6
+    )  # always the class that is most frequent in training
     assert abs(chance["mrr", "equivariant"] - sum(1 / r for r in range(1, 7)) / 6) < 1e-6
 
 
 def test_the_command_above_a_table_makes_this_run(repo, tmp_path):
     "It names everything in which the run differs from a fresh clone's."
-    texts = [o["data"]["text/markdown"] for c in nbformat.read(repo / "results/report.ipynb", 4).cells if c.cell_type == "code" for o in c.outputs if "text/markdown" in o.get("data", {})]
-    command, = re.findall("`dvc exp run (.*)`", "\n".join(texts))
+    texts = [
+        o["data"]["text/markdown"]
+        for c in nbformat.read(repo / "results/report.ipynb", 4).cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if "text/markdown" in o.get("data", {})
+    ]
+    (command,) = re.findall("`dvc exp run (.*)`", "\n".join(texts))
     params = Path(shutil.copy(repo / "params.yaml", tmp_path))
     apply_preset("default", params, repo / "presets.yaml")
     flags, settings = shlex.split(command)[::2], shlex.split(command)[1::2]
@@ -86,22 +120,26 @@ def test_a_second_run_does_nothing_in_seconds(repo):
     result = run(repo, "dvc", "repro")
     assert result.returncode == 0 and "Running stage" not in result.stdout, result.stdout
     assert "up to date" in result.stdout
-    assert time.perf_counter() - started < 30       # 10 s on a quiet machine; tests run beside other tests
+    assert time.perf_counter() - started < 30  # 10 s on a quiet machine; tests run beside other tests
 
 
-@pytest.mark.parametrize(("key", "value", "stages"), [
-    ("pretrain.lr", .01, {"pretrain", "embed", "evaluate", "report"}),
-    ("evaluate.epochs", 4, {"evaluate", "report"}),
-    ("data.seed", 5, {"fetch", "pretrain", "embed", "evaluate", "report"}),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        ("pretrain.lr", 0.01, {"pretrain", "embed", "evaluate", "report"}),
+        ("evaluate.epochs", 4, {"evaluate", "report"}),
+        ("data.seed", 5, {"fetch", "pretrain", "embed", "evaluate", "report"}),
+    ],
+)
 def test_a_change_runs_what_depends_on_it(repo, key, value, stages):
     before = (repo / "params.yaml").read_text()
     try:
         change(repo, **{key: value})
         changed = {name.partition("@")[0] for name in to_run(repo)}
-    finally: (repo / "params.yaml").write_text(before)
+    finally:
+        (repo / "params.yaml").write_text(before)
     first = {"pretrain.lr": "pretrain", "evaluate.epochs": "evaluate", "data.seed": "fetch"}[key]
-    assert first in changed and changed <= stages   # what follows shows as changed once its input has changed
+    assert first in changed and changed <= stages  # what follows shows as changed once its input has changed
     assert not to_run(repo)
 
 
@@ -110,5 +148,6 @@ def test_a_mistake_stops_before_anything_is_computed(repo):
     try:
         change(repo, **{"pretrain.lr": "fast"})
         result = run(repo, "dvc", "repro")
-    finally: (repo / "params.yaml").write_text(before)
+    finally:
+        (repo / "params.yaml").write_text(before)
     assert result.returncode != 0 and "pretrain.lr: given 'fast'" in result.stdout + result.stderr

@@ -1,4 +1,5 @@
 "Pretraining under faults: killed at any moment, it goes on and ends in the same weights; runs side by side."
+
 import json
 import os
 import shutil
@@ -12,35 +13,63 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sie.data.storage import _decode_by_torchvision
-from sie.data.rendering import procedural_objects, ProceduralRenderer, render_dataset
-from sie.data.storage import ViewDataset
-from sie.evaluation.probes import embed, Probe
+from sie.data.rendering import ProceduralRenderer, procedural_objects, render_dataset
+from sie.data.storage import ViewDataset, _decode_by_torchvision
+from sie.evaluation.probes import Probe, embed
 from sie.evaluation.protocol import evaluate_all
 from sie.method.pretraining import (
+    ImageFormat,
+    Settings,
     _train,
     checkpoint_path,
-    ImageFormat,
     load_model,
     new_model,
     pretrain,
     pretrain_all,
     read_curves,
-    Settings,
 )
 
-SMALL = dict(encoder="small", widths=(32, 32, 32), predictor={"init": "scaled"}, epochs=40, pairs_per_object=2, batch_size=16, log_every=7, probe_views=40)
+SMALL = dict(
+    encoder="small",
+    widths=(32, 32, 32),
+    predictor={"init": "scaled"},
+    epochs=40,
+    pairs_per_object=2,
+    batch_size=16,
+    log_every=7,
+    probe_views=40,
+)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> ViewDataset:
-    return render_dataset(tmp_path_factory.mktemp("data") / "views", procedural_objects(6, ["02691156", "02958343", "03001627"]), ProceduralRenderer(size=24, samples=4), views=5, workers=0)
+    return render_dataset(
+        tmp_path_factory.mktemp("data") / "views",
+        procedural_objects(6, ["02691156", "02958343", "03001627"]),
+        ProceduralRenderer(size=24, samples=4),
+        views=5,
+        workers=0,
+    )
 
 
 def start(folder: Path, dataset: ViewDataset, **settings) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"dataset": str(dataset.path), "out": str(folder / "model"), "logs": str(folder / "logs"), "settings": {**SMALL, **settings}}))
-    return subprocess.Popen([sys.executable, "-m", "sie.method.pretraining", str(folder / "run.json")], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    (folder / "run.json").write_text(
+        json.dumps(
+            {
+                "dataset": str(dataset.path),
+                "out": str(folder / "model"),
+                "logs": str(folder / "logs"),
+                "settings": {**SMALL, **settings},
+            }
+        )
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "sie.method.pretraining", str(folder / "run.json")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.mark.parametrize("method", ["sie_matrix", "supervised"])
@@ -51,15 +80,19 @@ def test_killed_and_started_again_ends_in_the_same_weights(tmp_path, dataset, me
     for _ in range(20):
         run = start(tmp_path / "killed", dataset, method=method)
         checkpoints, before = tmp_path / "killed/checkpoints", _newest(tmp_path / "killed/checkpoints")
-        while run.poll() is None and (kills >= 3 or _newest(checkpoints) == before): time.sleep(.005)   # kill it soon after its next checkpoint
-        if run.poll() is not None: break
-        time.sleep(.013 * kills)
+        while run.poll() is None and (kills >= 3 or _newest(checkpoints) == before):
+            time.sleep(0.005)  # kill it soon after its next checkpoint
+        if run.poll() is not None:
+            break
+        time.sleep(0.013 * kills)
         run.send_signal(signal.SIGKILL)
         run.wait()
         kills += run.returncode == -signal.SIGKILL
     assert run.returncode == 0, run.stderr.read()
     assert kills >= 2, "the run was over before it could be killed twice"
-    assert (tmp_path / "killed/model/model.safetensors").read_bytes() == (tmp_path / "whole/model/model.safetensors").read_bytes()
+    assert (tmp_path / "killed/model/model.safetensors").read_bytes() == (
+        tmp_path / "whole/model/model.safetensors"
+    ).read_bytes()
     curves = [read_curves(tmp_path / name / "logs").drop(columns="seconds") for name in ("killed", "whole")]
     assert curves[0].equals(curves[1]) and len(curves[0]) > 3
     assert not list(checkpoints.iterdir())
@@ -71,8 +104,10 @@ def _newest(folder: Path) -> float:
 
 def test_a_checkpoint_of_other_settings_is_not_used(tmp_path, dataset):
     run = start(tmp_path, dataset)
-    while run.poll() is None and not _newest(tmp_path / "checkpoints"): time.sleep(.005)
-    run.kill(); run.wait()
+    while run.poll() is None and not _newest(tmp_path / "checkpoints"):
+        time.sleep(0.005)
+    run.kill()
+    run.wait()
     other = start(tmp_path, dataset, lr=2e-3)
     assert other.wait() == 0, other.stderr.read()
     assert load_model(tmp_path / "model")[1].lr == 2e-3
@@ -85,20 +120,36 @@ def test_seeds_side_by_side_are_what_they_are_alone(tmp_path, dataset):
     assert [c["step"].iloc[-1] for c in curves] == [40, 40]
     alone = start(tmp_path / "alone", dataset, seed=1)
     assert alone.wait() == 0, alone.stderr.read()
-    weights = [load_model(p)[0].state_dict() for p in (tmp_path / "models/seed-1", tmp_path / "alone/model", tmp_path / "models/seed-0")]
+    weights = [
+        load_model(p)[0].state_dict()
+        for p in (tmp_path / "models/seed-1", tmp_path / "alone/model", tmp_path / "models/seed-0")
+    ]
     assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values()))
     assert not all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[2].values()))
 
 
 def test_one_run_needs_no_process_and_is_evaluated_as_beside_others(tmp_path, dataset, monkeypatch):
     def one_or_two(names):
-        return evaluate_all({n: tmp_path / f"{n}.safetensors" for n in names}, {n: tmp_path / "models" / n for n in names}, Probe(epochs=3, hidden=8))
+        return evaluate_all(
+            {n: tmp_path / f"{n}.safetensors" for n in names},
+            {n: tmp_path / "models" / n for n in names},
+            Probe(epochs=3, hidden=8),
+        )
+
     for seed in range(2):
         with monkeypatch.context() as without:
             without.setattr("sie.method.pretraining.mp.get_context", None)
-            curves, = pretrain_all(dataset, {f"seed-{seed}": Settings(**SMALL, seed=seed)}, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints")
+            (curves,) = pretrain_all(
+                dataset,
+                {f"seed-{seed}": Settings(**SMALL, seed=seed)},
+                tmp_path / "models",
+                tmp_path / "logs",
+                tmp_path / "checkpoints",
+            )
         assert curves["step"].iloc[-1] == 40
-        embed(load_model(tmp_path / f"models/seed-{seed}")[0], dataset, ImageFormat.of(dataset)).save(tmp_path / f"seed-{seed}.safetensors")
+        embed(load_model(tmp_path / f"models/seed-{seed}")[0], dataset, ImageFormat.of(dataset)).save(
+            tmp_path / f"seed-{seed}.safetensors"
+        )
     both = one_or_two(["seed-0", "seed-1"])
     alone = one_or_two(["seed-1"])
     assert alone["value"].notna().all() and len(alone) * 2 == len(both)
@@ -107,10 +158,12 @@ def test_one_run_needs_no_process_and_is_evaluated_as_beside_others(tmp_path, da
 
 def test_a_failed_run_is_named(tmp_path, dataset):
     runs = {"good": Settings(**SMALL), "bad": Settings(**{**SMALL, "batch_size": 10_000})}
-    with pytest.raises(RuntimeError, match="bad"): pretrain_all(dataset, runs, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints", workers=2)
+    with pytest.raises(RuntimeError, match="bad"):
+        pretrain_all(dataset, runs, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints", workers=2)
     assert (tmp_path / "models/good/model.safetensors").exists() and not (tmp_path / "models/bad").exists()
     finished = read_curves(tmp_path / "logs/good")["seconds"].tolist()
-    for name in ("models", "logs"): shutil.rmtree(tmp_path / name)      # as DVC does
+    for name in ("models", "logs"):
+        shutil.rmtree(tmp_path / name)  # as DVC does
     runs["bad"] = Settings(**{**SMALL, "seed": 1, "epochs": 2})
     curves = pretrain_all(dataset, runs, tmp_path / "models", tmp_path / "logs", tmp_path / "checkpoints", workers=2)
     assert curves[0]["seconds"].tolist() == finished
@@ -134,14 +187,21 @@ def stage(folder: Path, dataset: ViewDataset, **settings) -> subprocess.Popen:
     shutil.rmtree(folder / "logs", ignore_errors=True)
     folder.mkdir(exist_ok=True)
     (folder / "stage.py").write_text(STAGE)
-    command = [sys.executable, str(folder / "stage.py"), str(folder), str(dataset.path), json.dumps({**SMALL, **settings})]
+    command = [
+        sys.executable,
+        str(folder / "stage.py"),
+        str(folder),
+        str(dataset.path),
+        json.dumps({**SMALL, **settings}),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
 
 def wait_for_the_second_seed(run: subprocess.Popen, folder: Path) -> None:
     "Until the first model is written and the second run has a checkpoint."
-    while run.poll() is None and not list((folder / "checkpoints").glob("*-1-*.safetensors")): time.sleep(.005)
+    while run.poll() is None and not list((folder / "checkpoints").glob("*-1-*.safetensors")):
+        time.sleep(0.005)
     assert run.poll() is None, "the stage was over before it could be stopped: " + run.stderr.read()
     assert (folder / "models/seed-0/model.safetensors").exists()
 
@@ -160,11 +220,12 @@ def test_a_stage_stopped_before_its_last_seed_keeps_the_finished_one(tmp_path, d
     finished = seconds(folder, 0)
     os.kill(run.pid, how) if how == signal.SIGKILL else os.killpg(run.pid, how)
     assert run.wait(20) != 0
-    begun, = (folder / "checkpoints").glob("*-1-*.safetensors")
-    with safe_open(begun, "pt") as file: step = json.loads(file.metadata()["info"])["step"]
+    (begun,) = (folder / "checkpoints").glob("*-1-*.safetensors")
+    with safe_open(begun, "pt") as file:
+        step = json.loads(file.metadata()["info"])["step"]
     again = stage(folder, dataset)
     assert again.wait() == 0, again.stderr.read()
-    assert seconds(folder, 0) == finished                                    # taken up, not trained again
+    assert seconds(folder, 0) == finished  # taken up, not trained again
     assert 0 < step < 40
     for seed in range(2):
         models = [tmp_path / name / f"models/seed-{seed}/model.safetensors" for name in ("whole", "stopped")]
@@ -177,7 +238,8 @@ def test_a_finished_seed_of_other_settings_or_code_is_not_taken_up(tmp_path, dat
     runs = lambda **settings: {"run": Settings(**{**SMALL, "epochs": 2, **settings})}
     steps = []
     monkeypatch.setattr("sie.method.pretraining._train", lambda *args: steps.append(args[1].lr) or _train(*args))
-    for settings in ({}, {}, {"lr": 2e-3}): pretrain_all(dataset, runs(**settings), *folders)
+    for settings in ({}, {}, {"lr": 2e-3}):
+        pretrain_all(dataset, runs(**settings), *folders)
     assert steps == [1e-3, 2e-3]
     monkeypatch.setattr("sie.method.pretraining._code", lambda: "other")
     pretrain_all(dataset, runs(lr=2e-3), *folders)
@@ -205,7 +267,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path, dataset):
     whole = checkpoint.read_bytes()
     for damaged in (b"", whole[:7], whole[:1000], b"\0" * len(whole), whole[:-1000]):
         checkpoint.write_bytes(damaged)
-        with pytest.raises(ValueError, match=f"{checkpoint.name} is damaged .*remove it"): pretrain(dataset, settings, tmp_path / "model")
+        with pytest.raises(ValueError, match=f"{checkpoint.name} is damaged .*remove it"):
+            pretrain(dataset, settings, tmp_path / "model")
     checkpoint.write_bytes(whole)
     pretrain(dataset, settings, tmp_path / "model")
 
@@ -222,20 +285,27 @@ def test_damaged_models_are_refused(tmp_path, dataset):
     assert run.wait() == 0, run.stderr.read()
     settings = json.loads((tmp_path / "model/settings.json").read_text())
     (tmp_path / "model/settings.json").write_text(json.dumps(settings | {"widths": [32, 32, 16]}))
-    with pytest.raises(ValueError, match="heads.invariant"): load_model(tmp_path / "model")
+    with pytest.raises(ValueError, match="heads.invariant"):
+        load_model(tmp_path / "model")
     (tmp_path / "model/model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="model.safetensors"): load_model(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="model.safetensors"):
+        load_model(tmp_path / "model")
 
 
-class Stop(Exception): pass
+class Stop(Exception):
+    pass
 
 
 def stopped(dataset: ViewDataset, folder: Path, at: int = 20) -> Settings:
     "What a run was started with that was stopped at a step."
+
     def progress(step, steps):
-        if step == at: raise Stop
+        if step == at:
+            raise Stop
+
     settings = Settings("sie_matrix", **SMALL)
-    with pytest.raises(Stop): pretrain(dataset, settings, folder / "model", progress=progress)
+    with pytest.raises(Stop):
+        pretrain(dataset, settings, folder / "model", progress=progress)
     return settings
 
 
@@ -243,22 +313,35 @@ def test_a_checkpoint_of_other_code_is_not_used(tmp_path, dataset, monkeypatch):
     settings, seen = stopped(dataset, tmp_path), []
     with monkeypatch.context() as patch:
         patch.setattr("sie.method.pretraining._code", lambda: "other")
-        pretrain(dataset, settings, tmp_path / "other", checkpoints=tmp_path / "checkpoints", progress=lambda step, steps: seen.append(step))
+        pretrain(
+            dataset,
+            settings,
+            tmp_path / "other",
+            checkpoints=tmp_path / "checkpoints",
+            progress=lambda step, steps: seen.append(step),
+        )
     assert seen[0] == 1
     seen.clear()
     pretrain(dataset, settings, tmp_path / "model", progress=lambda step, steps: seen.append(step))
-    assert seen[0] == 15    # the last checkpoint was at step 14
+    assert seen[0] == 15  # the last checkpoint was at step 14
 
 
 def test_a_compiled_run_that_was_stopped_goes_on_and_ends_in_the_same_weights(tmp_path, dataset, monkeypatch):
     seen, compile = [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **_: seen.append(model) or compile(model, backend="eager", fullgraph=True))   # Inductor takes a minute
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **_: seen.append(model) or compile(model, backend="eager", fullgraph=True)
+    )  # Inductor takes a minute
     settings = stopped(dataset, tmp_path)
-    assert not seen                                     # nothing is compiled on a CPU by itself
-    whole, resumed = (pretrain(dataset, settings, tmp_path / name / "model", checkpoints=tmp_path / name2, compiled=True) for name, name2 in (("whole", "new"), ("resumed", "checkpoints")))
+    assert not seen  # nothing is compiled on a CPU by itself
+    whole, resumed = (
+        pretrain(dataset, settings, tmp_path / name / "model", checkpoints=tmp_path / name2, compiled=True)
+        for name, name2 in (("whole", "new"), ("resumed", "checkpoints"))
+    )
     assert seen and [row["step"] for row in whole] == [row["step"] for row in resumed]
     states = [load_model(tmp_path / name / "model")[0].state_dict() for name in ("whole", "resumed")]
-    assert states[0].keys() == states[1].keys() and all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states)))
+    assert states[0].keys() == states[1].keys() and all(
+        torch.equal(a, b) for a, b in zip(*(s.values() for s in states))
+    )
 
 
 def test_what_is_long_enough_is_compiled_where_it_can_be(tmp_path, dataset, monkeypatch):
@@ -278,30 +361,47 @@ def test_what_is_long_enough_is_compiled_where_it_can_be(tmp_path, dataset, monk
 def test_an_interrupted_run_goes_on_and_is_evaluated_on_a_gpu(tmp_path, dataset):
     history = pretrain(dataset, stopped(dataset, tmp_path), tmp_path / "model")
     assert [row["step"] for row in history] == [7, 14, 21, 28, 35, 40]
-    embed(load_model(tmp_path / "model")[0].to("cuda"), dataset, ImageFormat.of(dataset)).save(tmp_path / "e.safetensors")
+    embed(load_model(tmp_path / "model")[0].to("cuda"), dataset, ImageFormat.of(dataset)).save(
+        tmp_path / "e.safetensors"
+    )
     results = evaluate_all({"run": tmp_path / "e.safetensors"}, {"run": tmp_path / "model"}, Probe(epochs=2, hidden=8))
-    assert results["value"].notna().all() and {"pre", "mrr", "top1", "rotation_r2_pooled", "rotation_degrees"} <= set(results["metric"])
+    assert results["value"].notna().all() and {"pre", "mrr", "top1", "rotation_r2_pooled", "rotation_degrees"} <= set(
+        results["metric"]
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_compiled_or_not_trains_as_the_cpu_does(dataset, tmp_path, monkeypatch):
     from lightning_fabric import Fabric
+
     settings = Settings("sie_matrix", **{**SMALL, "epochs": 3, "log_every": 2, "precision": "32-true"})
     losses, seen, compile = {}, [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **options: seen.append(model) or compile(model, **options))
     for name, device, compiled in (("cpu", "cpu", False), ("gpu", "cuda", False), ("compiled", "cuda", True)):
-        history = pretrain(dataset, settings, None, checkpoints=tmp_path / name, fabric=Fabric(accelerator=device, devices=1), compiled=compiled)
+        history = pretrain(
+            dataset,
+            settings,
+            None,
+            checkpoints=tmp_path / name,
+            fabric=Fabric(accelerator=device, devices=1),
+            compiled=compiled,
+        )
         losses[name] = torch.tensor([row["train/loss"] for row in history])
         assert bool(seen) == compiled
-    torch.testing.assert_close(losses["gpu"], losses["cpu"], rtol=.02, atol=0)          # convolutions have 10 bits of mantissa there
-    torch.testing.assert_close(losses["compiled"], losses["cpu"], rtol=.02, atol=0)
+    torch.testing.assert_close(
+        losses["gpu"], losses["cpu"], rtol=0.02, atol=0
+    )  # convolutions have 10 bits of mantissa there
+    torch.testing.assert_close(losses["compiled"], losses["cpu"], rtol=0.02, atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_both_ways_to_decode_for_a_gpu_agree(dataset, monkeypatch):
     objects, views = [0, 3, 5], [1, 4, 0]
-    def refuse(jpegs, device): raise RuntimeError
-    _decode_by_torchvision([dataset.jpeg(0, 0)], torch.device("cuda"))     # else both would be the CPU's
+
+    def refuse(jpegs, device):
+        raise RuntimeError
+
+    _decode_by_torchvision([dataset.jpeg(0, 0)], torch.device("cuda"))  # else both would be the CPU's
     by_gpu = dataset.decode(objects, views, 16, "cuda")
     monkeypatch.setattr("sie.data.storage._decode_by_torchvision", refuse)
     by_cpu = dataset.decode(objects, views, 16, "cuda")

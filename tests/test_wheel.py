@@ -1,4 +1,5 @@
 "The package as users install it: a wheel, in an environment that knows nothing of the checkout."
+
 import shutil
 import subprocess
 import sys
@@ -21,22 +22,35 @@ def wheel(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "sie", copy / "sie", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "uv", "build", "--wheel", "--no-build-isolation", "--out-dir", str(out), str(copy)]
     subprocess.run(command, check=True, capture_output=True, text=True)
-    path, = out.glob("*.whl")
+    (path,) = out.glob("*.whl")
     return path
 
 
 def test_a_wheel_holds_every_module_and_nothing_else(wheel):
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert found == {p.relative_to(ROOT).as_posix() for p in ROOT.glob("sie/**/*") if p.suffix == ".py" or p.name == "py.typed"}
+    assert found == {
+        p.relative_to(ROOT).as_posix() for p in ROOT.glob("sie/**/*") if p.suffix == ".py" or p.name == "py.typed"
+    }
 
 
 def test_a_wheel_installs_and_is_imported_from_there(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env/bin/python"
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", str(python), str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--python",
+        str(python),
+        str(wheel),
+    ]
     subprocess.run(install, check=True)
-    site, = (tmp_path / "env/lib").glob("python*/site-packages")
-    (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")   # torch and others, not a second time
+    (site,) = (tmp_path / "env/lib").glob("python*/site-packages")
+    (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")  # torch and others, not a second time
     code = "import sie, sie.method.methods; print(sie.__file__, len(sie.method.methods.METHODS))"
     run = subprocess.run([python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     where, methods = run.stdout.split()

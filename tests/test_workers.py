@@ -1,4 +1,5 @@
 """Worker processes: they end with their parent, and say so where a script lacks its main guard. Cores and memory of containers."""
+
 import multiprocessing as mp
 import os
 import signal
@@ -14,17 +15,17 @@ import psutil
 import pytest
 import torch
 
-from sie.data.rendering import render_dataset
 from sie.data import storage
-from sie.method.system import _group_memory, cores, free_memory, map_in_workers, start_worker
 from sie.evaluation.probes import Probe
+from sie.method.system import _group_memory, cores, free_memory, map_in_workers
 
 OBJECTS = [(synset, f"{k:06d}") for synset in ("02691156", "02747177") for k in range(6)]
 
 
 def for_ever():
     "What never returns, in a worker."
-    if mp.parent_process() is None: return
+    if mp.parent_process() is None:
+        return
     Path(sys.argv[1], "started").touch()
     time.sleep(3600)
 
@@ -32,6 +33,7 @@ def for_ever():
 @dataclass(frozen=True)
 class Noise:
     "Stand-in renderer."
+
     size: int = 16
 
     def __call__(self, synset, object_id, latents, seed):
@@ -40,18 +42,22 @@ class Noise:
 
 @dataclass(frozen=True)
 class Slow(Noise):
-    def __call__(self, synset, object_id, latents, seed): for_ever()
+    def __call__(self, synset, object_id, latents, seed):
+        for_ever()
 
 
 class SlowAxis(str):
-    def __eq__(self, other): return for_ever() or str.__eq__(self, other)
+    def __eq__(self, other):
+        return for_ever() or str.__eq__(self, other)
+
     __hash__ = str.__hash__
 
 
 @dataclass(frozen=True)
 class SlowProbe(Probe):
     def __getattribute__(self, name):
-        if name == "epochs": for_ever()
+        if name == "epochs":
+            for_ever()
         return super().__getattribute__(name)
 
 
@@ -72,18 +78,29 @@ tiny = dict(encoder="small", widths=(8, 8), batch_size=4, log_every=2, probe_vie
 def run():
 """
 POOLS = {
-    "rendering": ("started", """
+    "rendering": (
+        "started",
+        """
     render_dataset(here / "set", t.OBJECTS, t.Slow(), views=2, workers=2)
-"""),
-    "checks of models": ("started", """
+""",
+    ),
+    "checks of models": (
+        "started",
+        """
     usable_models({("02691156", str(k)): here / f"{k}.ply" for k in range(16)}, up=t.SlowAxis("y"), workers=2)
-"""),
-    "pretraining": ("checkpoints", """
+""",
+    ),
+    "pretraining": (
+        "checkpoints",
+        """
     data = render_dataset(here / "set", t.OBJECTS, t.Noise(), views=2, workers=0)
     runs = {str(seed): Settings(method="sie", seed=seed, epochs=10 ** 6, **tiny) for seed in range(2)}
     pretrain_all(data, runs, here / "models", here / "logs", here / "checkpoints", workers=2)
-"""),
-    "evaluation": ("started", """
+""",
+    ),
+    "evaluation": (
+        "started",
+        """
     names = "01"
     if not (here / "ready").exists():
         data = render_dataset(here / "set", t.OBJECTS, t.Noise(), views=2, workers=0)
@@ -92,7 +109,8 @@ POOLS = {
         for name in names: embed(load_model(here / "models" / name)[0], data, ImageFormat.of(data)).save(here / name)
         (here / "ready").touch()
     evaluate_all({name: here / name for name in names}, {name: here / "models" / name for name in names}, t.SlowProbe())
-"""),
+""",
+    ),
 }
 
 
@@ -112,15 +130,17 @@ def test_workers_end_with_their_parent(tmp_path, pool):
     deadline = time.time() + 120
     while not begun.is_file() and not (begun.is_dir() and any(begun.iterdir())):
         assert process.poll() is None and time.time() < deadline, process.stderr.read()
-        time.sleep(.05)
+        time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    try: assert len(workers) >= 1 and not psutil.wait_procs(children, timeout=15)[1], "workers outlived their parent"
+    try:
+        assert len(workers) >= 1 and not psutil.wait_procs(children, timeout=15)[1], "workers outlived their parent"
     finally:
         for child in children:
-            if child.is_running(): child.kill()
+            if child.is_running():
+                child.kill()
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -129,7 +149,9 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path, pool):
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 1 and not (tmp_path / "started").exists()
     assert error.count("Traceback") == 1 and "bootstrapping" not in error, error
-    assert 'worker processes import the script that starts them' in error and 'if __name__ == "__main__":' in error, error
+    assert "worker processes import the script that starts them" in error and 'if __name__ == "__main__":' in error, (
+        error
+    )
 
 
 SCRIPT = """
@@ -145,7 +167,9 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_script_from_standard_input_is_told_to_be_a_file(tmp_path, workers):
-    process = subprocess.run([sys.executable, "-", str(workers)], input=SCRIPT, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    process = subprocess.run(
+        [sys.executable, "-", str(workers)], input=SCRIPT, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert process.returncode == 1 and process.stdout == ("" if workers else "[8]\n"), process.stderr
     assert process.stderr.count("Traceback") == 1 and "<stdin> is no file" in process.stderr, process.stderr
     assert "Save the script as a file" in process.stderr and 'if __name__ == "__main__":' in process.stderr
@@ -160,22 +184,26 @@ def test_scripts_that_workers_can_import(tmp_path, how):
     assert process.returncode == 0 and process.stdout == "[8]\nworked\n", process.stderr
 
 
-def ended(how): os.kill(os.getpid(), signal.SIGKILL) if how == "killed" else os._exit(int(how))
+def ended(how):
+    os.kill(os.getpid(), signal.SIGKILL) if how == "killed" else os._exit(int(how))
 
 
 def test_a_worker_that_ends_too_early():
     assert list(map_in_workers(pow, [(2, 3), (3, 2), (5, 1)], 0)) == [8, 9, 5]
-    with pytest.raises(RuntimeError, match="memory ran out"): list(map_in_workers(ended, [("killed",)], 1))
-    with pytest.raises(RuntimeError, match=r"\(exit code 3\); what it printed is above"): list(map_in_workers(ended, [("3",)], 1))
+    with pytest.raises(RuntimeError, match="memory ran out"):
+        list(map_in_workers(ended, [("killed",)], 1))
+    with pytest.raises(RuntimeError, match=r"\(exit code 3\); what it printed is above"):
+        list(map_in_workers(ended, [("3",)], 1))
     results = map_in_workers(divmod, [(7, 2), (1, 0)], 1)
     assert next(results) == (3, 1)
-    with pytest.raises(ZeroDivisionError): next(results)
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 # Cores and memory
 
-GIB = 2 ** 30
-UNLIMITED = 9223372036854771712     # version 1's way to say so
+GIB = 2**30
+UNLIMITED = 9223372036854771712  # version 1's way to say so
 GROUPS = {  # membership, files -> cores, GiB that are left (None: no limit)
     "no groups": ("", {}, 64, None),
     "version 2": ("0::/\n", {"cpu.max": "200000 100000", "memory.max": 4 * GIB, "memory.current": GIB}, 2, 3),
@@ -183,30 +211,97 @@ GROUPS = {  # membership, files -> cores, GiB that are left (None: no limit)
     "part of a core": ("0::/\n", {"cpu.max": "20000 100000"}, 1, None),
     "a core and a half": ("0::/\n", {"cpu.max": "150000 100000"}, 2, None),
     "more than there are": ("0::/\n", {"cpu.max": "9900000 100000"}, 64, None),
-    "nested, the outer less": ("0::/a/b\n", {
-        "a/cpu.max": "300000 100000", "a/memory.max": 8 * GIB, "a/memory.current": 6 * GIB,
-        "a/b/cpu.max": "max 100000", "a/b/memory.max": 7 * GIB, "a/b/memory.current": GIB}, 3, 2),
-    "nested, the inner less": ("0::/a/b\n", {
-        "a/cpu.max": "800000 100000", "a/memory.max": "max", "a/memory.current": 6 * GIB,
-        "a/b/cpu.max": "400000 100000", "a/b/memory.max": 3 * GIB, "a/b/memory.current": GIB}, 4, 2),
+    "nested, the outer less": (
+        "0::/a/b\n",
+        {
+            "a/cpu.max": "300000 100000",
+            "a/memory.max": 8 * GIB,
+            "a/memory.current": 6 * GIB,
+            "a/b/cpu.max": "max 100000",
+            "a/b/memory.max": 7 * GIB,
+            "a/b/memory.current": GIB,
+        },
+        3,
+        2,
+    ),
+    "nested, the inner less": (
+        "0::/a/b\n",
+        {
+            "a/cpu.max": "800000 100000",
+            "a/memory.max": "max",
+            "a/memory.current": 6 * GIB,
+            "a/b/cpu.max": "400000 100000",
+            "a/b/memory.max": 3 * GIB,
+            "a/b/memory.current": GIB,
+        },
+        4,
+        2,
+    ),
     "other groups": ("0::/a\n", {"b/cpu.max": "100000 100000", "b/memory.max": GIB, "b/memory.current": 0}, 64, None),
-    "cached files": ("0::/\n", {
-        "memory.max": 4 * GIB, "memory.current": 3 * GIB, "memory.stat": f"anon {GIB}\ninactive_file {GIB}\nactive_file {GIB}"}, 64, 3),
+    "cached files": (
+        "0::/\n",
+        {
+            "memory.max": 4 * GIB,
+            "memory.current": 3 * GIB,
+            "memory.stat": f"anon {GIB}\ninactive_file {GIB}\nactive_file {GIB}",
+        },
+        64,
+        3,
+    ),
     "over the limit": ("0::/\n", {"memory.max": GIB, "memory.current": 2 * GIB}, 64, 0),
-    "the host's path": ("0::/system.slice/docker-123.scope\n", {"cpu.max": "100000 100000", "memory.max": 2 * GIB, "memory.current": 0}, 1, 2),
+    "the host's path": (
+        "0::/system.slice/docker-123.scope\n",
+        {"cpu.max": "100000 100000", "memory.max": 2 * GIB, "memory.current": 0},
+        1,
+        2,
+    ),
     "outside of the namespace": ("0::/../other\n", {"cpu.max": "100000 100000"}, 1, None),
-    "version 1": ("5:memory:/job\n4:cpu,cpuacct:/job\n0::/\n", {
-        "memory/job/memory.limit_in_bytes": 4 * GIB, "memory/job/memory.usage_in_bytes": 2 * GIB, "memory/memory.limit_in_bytes": UNLIMITED,
-        "memory/memory.usage_in_bytes": 40 * GIB, "memory/job/memory.stat": f"inactive_file 5\ntotal_inactive_file {GIB}\ntotal_active_file 0",
-        "cpu,cpuacct/job/cpu.cfs_quota_us": 300000, "cpu,cpuacct/job/cpu.cfs_period_us": 100000}, 3, 3),
-    "version 1, no limit": ("5:memory:/job\n4:cpu:/job\n", {
-        "memory/job/memory.limit_in_bytes": UNLIMITED, "memory/job/memory.usage_in_bytes": 2 * GIB,
-        "cpu/job/cpu.cfs_quota_us": -1, "cpu/job/cpu.cfs_period_us": 100000}, 64, None),
-    "version 1, the host's path": ("5:memory:/docker/123\n4:cpu:/docker/123\n", {
-        "memory/memory.limit_in_bytes": 4 * GIB, "memory/memory.usage_in_bytes": GIB,
-        "cpu/cpu.cfs_quota_us": 200000, "cpu/cpu.cfs_period_us": 100000}, 2, 3),
-    "both versions": ("5:memory:/job\n0::/job\n", {
-        "memory/job/memory.limit_in_bytes": 4 * GIB, "memory/job/memory.usage_in_bytes": GIB, "unified/job/cpu.max": "500000 100000"}, 5, 3),
+    "version 1": (
+        "5:memory:/job\n4:cpu,cpuacct:/job\n0::/\n",
+        {
+            "memory/job/memory.limit_in_bytes": 4 * GIB,
+            "memory/job/memory.usage_in_bytes": 2 * GIB,
+            "memory/memory.limit_in_bytes": UNLIMITED,
+            "memory/memory.usage_in_bytes": 40 * GIB,
+            "memory/job/memory.stat": f"inactive_file 5\ntotal_inactive_file {GIB}\ntotal_active_file 0",
+            "cpu,cpuacct/job/cpu.cfs_quota_us": 300000,
+            "cpu,cpuacct/job/cpu.cfs_period_us": 100000,
+        },
+        3,
+        3,
+    ),
+    "version 1, no limit": (
+        "5:memory:/job\n4:cpu:/job\n",
+        {
+            "memory/job/memory.limit_in_bytes": UNLIMITED,
+            "memory/job/memory.usage_in_bytes": 2 * GIB,
+            "cpu/job/cpu.cfs_quota_us": -1,
+            "cpu/job/cpu.cfs_period_us": 100000,
+        },
+        64,
+        None,
+    ),
+    "version 1, the host's path": (
+        "5:memory:/docker/123\n4:cpu:/docker/123\n",
+        {
+            "memory/memory.limit_in_bytes": 4 * GIB,
+            "memory/memory.usage_in_bytes": GIB,
+            "cpu/cpu.cfs_quota_us": 200000,
+            "cpu/cpu.cfs_period_us": 100000,
+        },
+        2,
+        3,
+    ),
+    "both versions": (
+        "5:memory:/job\n0::/job\n",
+        {
+            "memory/job/memory.limit_in_bytes": 4 * GIB,
+            "memory/job/memory.usage_in_bytes": GIB,
+            "unified/job/cpu.max": "500000 100000",
+        },
+        5,
+        3,
+    ),
 }
 
 
@@ -222,12 +317,14 @@ def test_cores_and_memory_are_those_of_the_container(tmp_path, monkeypatch, case
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64))
     assert cores(root, tmp_path / "membership") == count
     free = _group_memory(root, tmp_path / "membership")
-    assert free > 2 ** 60 if left is None else free == left * GIB
+    assert free > 2**60 if left is None else free == left * GIB
     monkeypatch.setattr("sie.method.system._group_memory", lambda: free)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7 * GIB))
     assert free_memory(torch.device("cpu")) == (7 if left is None else left) * GIB
 
 
 def test_without_control_groups(tmp_path):
-    assert cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0)) and _group_memory(tmp_path, tmp_path / "none") == float("inf")
+    assert cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0)) and _group_memory(
+        tmp_path, tmp_path / "none"
+    ) == float("inf")
     assert 1 <= cores() <= os.cpu_count() and free_memory(torch.device("cpu")) > 0

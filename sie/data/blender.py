@@ -4,6 +4,7 @@
 
 # %% ../../nbs/data/06_blender.ipynb #cell003
 from __future__ import annotations
+
 import io
 import math
 import os
@@ -21,16 +22,16 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.image import imread
 from scipy.spatial.transform import Rotation
 
-from .scene import _check, Renderer, Scene, spherical
+from .scene import Renderer, Scene, _check, spherical
 
 # %% auto #0
 __all__ = ['aimed', 'blender_values', 'BlenderRenderer']
 
 # %% ../../nbs/data/06_blender.ipynb #cell006
 def aimed(
-    at: Float[np.ndarray, "3"],   # where it stands
-    up: Float[np.ndarray, "3"],   # what is up in its picture
-) -> Float[np.ndarray, "4 4"]:    # from its own axes to the world's
+    at: Float[np.ndarray, 3],  # where it stands
+    up: Float[np.ndarray, 3],  # what is up in its picture
+) -> Float[np.ndarray, "4 4"]:  # from its own axes to the world's
     "The pose of a camera or lamp, which looks along its own -z, at the origin."
     back = at / np.linalg.norm(at)
     right = np.cross(up, back)
@@ -42,55 +43,82 @@ def aimed(
 
 def blender_values(
     scene: Scene,
-    latents: Float[np.ndarray, "7"],                       # of one view
-    translation: Float[np.ndarray, "3"] = np.zeros(3),     # t, in the object's frame, bounding-box diagonals: its centre is at R t
-) -> dict[str, dict[str, Any]]:                            # for each object of Blender's scene, its properties
+    latents: Float[np.ndarray, 7],  # of one view
+    translation: Float[np.ndarray, 3] = np.zeros(
+        3
+    ),  # t, in the object's frame, bounding-box diagonals: its centre is at R t
+) -> dict[str, dict[str, Any]]:  # for each object of Blender's scene, its properties
     "A view as Blender's camera, sun, spot, floor and object have it (3DIEBench: Garrido, Najman, LeCun, 2023, section 3)."
     latents, translation = np.asarray(latents, float), np.asarray(translation, float)
-    centre = Rotation.from_euler("xyz", latents[:3]).apply(translation) + 0.0   # no -0.0
+    centre = Rotation.from_euler("xyz", latents[:3]).apply(translation) + 0.0  # no -0.0
     s, rgb = scene, lambda hue, saturation, value: tuple(map(float, hsv_to_rgb([hue % 1, saturation, value])))
-    return {"camera": dict(matrix_world=aimed(spherical(s.camera_radius, s.camera_theta, s.camera_phi), np.array([0, 0, 1])), lens=s.focal_length, sensor_width=s.sensor_width, clip_end=1e4),
-            "sun": dict(matrix_world=np.eye(4), energy=s.sun_strength, angle=s.sun_angle, color=(1, 1, 1)),
-            "spot": dict(matrix_world=aimed(spherical(s.spot_distance, *latents[4:6]), spherical(1, np.pi / 2, latents[5] + np.pi / 2)), energy=s.spot_power, spot_size=s.spot_angle,
-                         spot_blend=s.spot_blend, shadow_soft_size=0, color=rgb(latents[6], s.spot_saturation, s.spot_value)),
-            "floor": dict(location=(0, 0, s.floor_z), color=rgb(latents[3], s.floor_saturation, s.floor_value)),
-            "object": dict(location=tuple(map(float, centre)), rotation_euler=tuple(map(float, latents[:3])))}
+    return {
+        "camera": dict(
+            matrix_world=aimed(spherical(s.camera_radius, s.camera_theta, s.camera_phi), np.array([0, 0, 1])),
+            lens=s.focal_length,
+            sensor_width=s.sensor_width,
+            clip_end=1e4,
+        ),
+        "sun": dict(matrix_world=np.eye(4), energy=s.sun_strength, angle=s.sun_angle, color=(1, 1, 1)),
+        "spot": dict(
+            matrix_world=aimed(
+                spherical(s.spot_distance, *latents[4:6]), spherical(1, np.pi / 2, latents[5] + np.pi / 2)
+            ),
+            energy=s.spot_power,
+            spot_size=s.spot_angle,
+            spot_blend=s.spot_blend,
+            shadow_soft_size=0,
+            color=rgb(latents[6], s.spot_saturation, s.spot_value),
+        ),
+        "floor": dict(location=(0, 0, s.floor_z), color=rgb(latents[3], s.floor_saturation, s.floor_value)),
+        "object": dict(location=tuple(map(float, centre)), rotation_euler=tuple(map(float, latents[:3]))),
+    }
 
 # %% ../../nbs/data/06_blender.ipynb #cell011
 def _import_bpy() -> Any:
     "Blender as a module. When imported it reports that there is no audio and, through Python's hook for exceptions, that a part of it was built for NumPy 1; neither concerns pictures."
     hook, sys.excepthook = sys.excepthook, lambda *error: None
     try:
-        with _quiet(1), _quiet(2), redirect_stderr(io.StringIO()): import bpy
+        with _quiet(1), _quiet(2), redirect_stderr(io.StringIO()):
+            import bpy
     except ImportError as error:
-        raise ImportError('Blender is not there: `pip install -e ".[blender]"` in the clone brings its module bpy, for Python 3.11 (sie.data.scene.Renderer draws the same scene without it)') from error
-    finally: sys.excepthook = hook
+        raise ImportError(
+            'Blender is not there: `pip install -e ".[blender]"` in the clone brings its module bpy, for Python 3.11 (sie.data.scene.Renderer draws the same scene without it)'
+        ) from error
+    finally:
+        sys.excepthook = hook
     return bpy
 
 
 @contextmanager
 def _quiet(descriptor: int) -> Iterator[None]:
     "What C code writes to stdout (1) or stderr (2) meanwhile goes nowhere: Blender has a line for every sample, and no switch."
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     kept, nothing = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, descriptor)
-    try: yield
+    try:
+        yield
     finally:
         os.dup2(kept, descriptor)
-        os.close(kept); os.close(nothing)
+        os.close(kept)
+        os.close(nothing)
 
 
 class BlenderRenderer(Renderer):
     "`Renderer` with Blender's Cycles. Each call of `render` begins by emptying the file that Blender has open in this process."
+
     def __init__(
         self,
-        size: int = 64,                        # width and height of the frame, pixels
-        samples: int = 8,                      # paths for each pixel, rounded up as those of `Renderer`, so that both have the same number
-        scene: Scene = Scene(),                # what is around the object; its `sun_directions` are not needed
-        crop: int | None = None,               # render only the central `crop` x `crop` pixels of the frame
-        threads: int = 1,                      # of this process
-        view_transform: str = "Standard",      # from light to pixels: Blender's Standard (sRGB), Filmic, AgX, ...
-        cycles: Mapping[str, Any] = {},        # Blender's `scene.cycles.*` to be set otherwise, such as dict(diffuse_bounces=1)
+        size: int = 64,  # width and height of the frame, pixels
+        samples: int = 8,  # paths for each pixel, rounded up as those of `Renderer`, so that both have the same number
+        scene: Scene = Scene(),  # what is around the object; its `sun_directions` are not needed
+        crop: int | None = None,  # render only the central `crop` x `crop` pixels of the frame
+        threads: int = 1,  # of this process
+        view_transform: str = "Standard",  # from light to pixels: Blender's Standard (sRGB), Filmic, AgX, ...
+        cycles: Mapping[
+            str, Any
+        ] = {},  # Blender's `scene.cycles.*` to be set otherwise, such as dict(diffuse_bounces=1)
     ):
         "Raises `ValueError` as `Renderer` does, and `ImportError` if Blender is not there."
         super().__init__(size, samples, scene, crop, threads)
@@ -99,12 +127,13 @@ class BlenderRenderer(Renderer):
 
     def render(
         self,
-        mesh: trimesh.Trimesh,                     # the object, centred on the origin, with a colour for each face, sRGB
-        latents: Float[np.ndarray, "views latents"],   # a row for each view: 7, or 10 with translations
-        seed: int = 0,                             # of the random numbers
-        first: int = 0,                            # index of the first of these views, if an object's views come in several calls
-        translations: Float[np.ndarray, "views 3"] | None = None,   # in the object's frame, bounding-box diagonals, if the latents do not have them: the centre is at R t
-    ) -> UInt8[np.ndarray, "views crop crop 3"]:   # sRGB
+        mesh: trimesh.Trimesh,  # the object, centred on the origin, with a colour for each face, sRGB
+        latents: Float[np.ndarray, "views latents"],  # a row for each view: 7, or 10 with translations
+        seed: int = 0,  # of the random numbers
+        first: int = 0,  # index of the first of these views, if an object's views come in several calls
+        translations: Float[np.ndarray, "views 3"]
+        | None = None,  # in the object's frame, bounding-box diagonals, if the latents do not have them: the centre is at R t
+    ) -> UInt8[np.ndarray, "views crop crop 3"]:  # sRGB
         "One picture for each row of latents. Raises `ValueError` as `Renderer` does, and for settings that Blender does not have."
         latents, translations, triangles, reflectance = _check(mesh, latents, translations)
         bpy, images = _import_bpy(), np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
@@ -118,34 +147,87 @@ class BlenderRenderer(Renderer):
                     made["object"].data.update()
                 for name, values in blender_values(self.scene, latents[view], translations[view]).items():
                     for key, value in values.items():
-                        if name == "floor" and key == "color": out.objects["floor"].active_material.node_tree.nodes["diffuse"].inputs["Color"].default_value = (*value, 1)
-                        else: setattr(made[name].data if hasattr(made[name].data, key) else made[name], key, value.T if key == "matrix_world" else value)
+                        if name == "floor" and key == "color":
+                            out.objects["floor"].active_material.node_tree.nodes["diffuse"].inputs[
+                                "Color"
+                            ].default_value = (*value, 1)
+                        else:
+                            setattr(
+                                made[name].data if hasattr(made[name].data, key) else made[name],
+                                key,
+                                value.T if key == "matrix_world" else value,
+                            )
                 out.cycles.seed = int(np.random.SeedSequence([seed, first + view]).generate_state(1).item() >> 1)
                 out.render.filepath = str(Path(folder) / f"{view}.png")
-                with _quiet(1): bpy.ops.render.render(write_still=True)
+                with _quiet(1):
+                    bpy.ops.render.render(write_still=True)
                 images[view] = np.rint(255 * imread(out.render.filepath)[..., :3])
         return images
 
-    def _fill(self, bpy: Any, triangles: Float[np.ndarray, "faces 3 3"], reflectance: Float[np.ndarray, "faces 3"]) -> dict[str, Any]:
+    def _fill(
+        self, bpy: Any, triangles: Float[np.ndarray, "faces 3 3"], reflectance: Float[np.ndarray, "faces 3"]
+    ) -> dict[str, Any]:
         "Blender's scene, before latents: its objects by name."
-        with _quiet(1): bpy.ops.wm.read_factory_settings(use_empty=True)
+        with _quiet(1):
+            bpy.ops.wm.read_factory_settings(use_empty=True)
         out, low = bpy.context.scene, (self.size - self.crop) / 2 / self.size
-        settings = {"render": dict(engine="CYCLES", resolution_x=self.size, resolution_y=self.size, resolution_percentage=100, use_border=True, use_crop_to_border=True, border_min_x=low, border_max_x=1 - low,
-                                   border_min_y=low, border_max_y=1 - low, threads_mode="FIXED", threads=self.threads, use_persistent_data=True, dither_intensity=0),
-                    "render.image_settings": dict(file_format="PNG", color_mode="RGB", color_depth="8"),
-                    "view_settings": dict(view_transform=self.view_transform, look="None", exposure=math.log2(self.scene.exposure)),
-                    "cycles": dict(device="CPU", samples=self.samples, use_adaptive_sampling=False, use_denoising=False, pixel_filter_type="BOX", sample_clamp_indirect=0, light_sampling_threshold=0) | self.cycles}
+        settings = {
+            "render": dict(
+                engine="CYCLES",
+                resolution_x=self.size,
+                resolution_y=self.size,
+                resolution_percentage=100,
+                use_border=True,
+                use_crop_to_border=True,
+                border_min_x=low,
+                border_max_x=1 - low,
+                border_min_y=low,
+                border_max_y=1 - low,
+                threads_mode="FIXED",
+                threads=self.threads,
+                use_persistent_data=True,
+                dither_intensity=0,
+            ),
+            "render.image_settings": dict(file_format="PNG", color_mode="RGB", color_depth="8"),
+            "view_settings": dict(
+                view_transform=self.view_transform, look="None", exposure=math.log2(self.scene.exposure)
+            ),
+            "cycles": dict(
+                device="CPU",
+                samples=self.samples,
+                use_adaptive_sampling=False,
+                use_denoising=False,
+                pixel_filter_type="BOX",
+                sample_clamp_indirect=0,
+                light_sampling_threshold=0,
+            )
+            | self.cycles,
+        }
         for section, values in settings.items():
             for key, value in values.items():
-                try: getattr(out.path_resolve(section), key); setattr(out.path_resolve(section), key, value)   # get: Cycles would take any new name
-                except (AttributeError, TypeError, ValueError) as error: raise ValueError(f"Blender's scene.{section}.{key} cannot be {value!r}: {error}") from None
+                try:
+                    getattr(out.path_resolve(section), key)
+                    setattr(out.path_resolve(section), key, value)  # get: Cycles would take any new name
+                except (AttributeError, TypeError, ValueError) as error:
+                    raise ValueError(f"Blender's scene.{section}.{key} cannot be {value!r}: {error}") from None
+
         def add(name, data):
             out.collection.objects.link(found := bpy.data.objects.new(name, data))
             return found
+
         corners = 1000 * np.array([[[-1, -1, 0], [1, -1, 0], [1, 1, 0]], [[-1, -1, 0], [1, 1, 0], [-1, 1, 0]]])
-        camera, sun, spot = bpy.data.cameras.new("camera"), bpy.data.lights.new("sun", "SUN"), bpy.data.lights.new("spot", "SPOT")
-        made = {"camera": add("camera", camera), "sun": add("sun", sun), "spot": add("spot", spot), "floor": add("floor", _blender_mesh(bpy, "floor", corners)),
-                "object": add("object", _blender_mesh(bpy, "object", triangles, reflectance))}
+        camera, sun, spot = (
+            bpy.data.cameras.new("camera"),
+            bpy.data.lights.new("sun", "SUN"),
+            bpy.data.lights.new("spot", "SPOT"),
+        )
+        made = {
+            "camera": add("camera", camera),
+            "sun": add("sun", sun),
+            "spot": add("spot", spot),
+            "floor": add("floor", _blender_mesh(bpy, "floor", corners)),
+            "object": add("object", _blender_mesh(bpy, "object", triangles, reflectance)),
+        }
         out.camera = made["camera"]
         return made
 
@@ -153,9 +235,9 @@ class BlenderRenderer(Renderer):
 def _front_only(
     scene: Scene,
     triangles: Float[np.ndarray, "faces 3 3"],
-    one_sided: Int[np.ndarray, "some"],        # faces that show only their front
-    latents: Float[np.ndarray, "7"],
-    translation: Float[np.ndarray, "3"],
+    one_sided: Int[np.ndarray, " some"],  # faces that show only their front
+    latents: Float[np.ndarray, 7],
+    translation: Float[np.ndarray, 3],
 ) -> Float[np.ndarray, "faces 3 3"]:
     "The faces of a view. A one-sided one whose back faces the camera has all its corners in one point, as in `Renderer`."
     rotation = Rotation.from_euler("xyz", latents[:3])
@@ -168,7 +250,9 @@ def _front_only(
     return shown
 
 
-def _blender_mesh(bpy: Any, name: str, triangles: Float[np.ndarray, "faces 3 3"], colours: Float[np.ndarray, "faces 3"] | None = None) -> Any:
+def _blender_mesh(
+    bpy: Any, name: str, triangles: Float[np.ndarray, "faces 3 3"], colours: Float[np.ndarray, "faces 3"] | None = None
+) -> Any:
     "A flat-shaded diffuse mesh of separate triangles, coloured by face if colours are given."
     mesh, material = bpy.data.meshes.new(name), bpy.data.materials.new(name)
     mesh.from_pydata(triangles.reshape(-1, 3).tolist(), [], np.arange(3 * len(triangles)).reshape(-1, 3).tolist())
@@ -179,7 +263,9 @@ def _blender_mesh(bpy: Any, name: str, triangles: Float[np.ndarray, "faces 3 3"]
     diffuse.name = "diffuse"
     link(diffuse.outputs[0], surface.inputs[0])
     if colours is not None:
-        mesh.attributes.new("colour", "FLOAT_COLOR", "FACE").data.foreach_set("color", np.c_[colours, np.ones(len(colours))].astype(np.float32).ravel())
+        mesh.attributes.new("colour", "FLOAT_COLOR", "FACE").data.foreach_set(
+            "color", np.c_[colours, np.ones(len(colours))].astype(np.float32).ravel()
+        )
         attribute = nodes.new("ShaderNodeAttribute")
         attribute.attribute_name = "colour"
         link(attribute.outputs["Color"], diffuse.inputs["Color"])

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/data/03_layout.ipynb #cell003
 from __future__ import annotations
+
 import io
 import json
 import os
@@ -20,8 +21,22 @@ from isal import igzip, isal_zlib
 from jaxtyping import Float
 
 from .rendering import _check_part, _clear, _is_whole, _start
-from .storage import LATENTS, ObjectRow, SHAPENET_LABELS, ViewDataset, _check_split, _digest, _finish, check_class_name, check_row, describe_classes, label_classes, split_objects, write_shard
-from ..method.rotations import LATENT_NAMES, TRANSLATIONS, TRANSLATION_NAMES
+from sie.data.storage import (
+    LATENTS,
+    SHAPENET_LABELS,
+    ObjectRow,
+    ViewDataset,
+    _check_split,
+    _digest,
+    _finish,
+    check_class_name,
+    check_row,
+    describe_classes,
+    label_classes,
+    split_objects,
+    write_shard,
+)
+from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES, TRANSLATIONS
 from ..method.system import progress
 
 # %% auto #0
@@ -34,10 +49,16 @@ LIST_NAMES = ("train_images.npy", "val_images.npy", "train_labels.npy", "val_lab
 
 def _load_npy(data: bytes, where: str) -> np.ndarray:
     "The array of a `.npy` file, never unpickled. Raises `ValueError` naming it for anything else, such as a `.npz`."
-    if data[:2] == b"PK": raise ValueError(f"{where} is not a NumPy array but an archive, as of `np.savez` (.npz); it must be one array, as of `np.save` (.npy)")
-    try: return np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:   # NumPy parses a header as Python's syntax: a broken one fails in many ways
-        raise ValueError(f"{where} is not a NumPy array of numbers or strings: {error or type(error).__name__}") from None
+    if data[:2] == b"PK":
+        raise ValueError(
+            f"{where} is not a NumPy array but an archive, as of `np.savez` (.npz); it must be one array, as of `np.save` (.npy)"
+        )
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # NumPy parses a header as Python's syntax: a broken one fails in many ways
+        raise ValueError(
+            f"{where} is not a NumPy array of numbers or strings: {error or type(error).__name__}"
+        ) from None
 
 
 @lru_cache(64)
@@ -47,32 +68,39 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _load_latent(data: bytes, where: str) -> Float[np.ndarray, "latents"]:
+def _load_latent(data: bytes, where: str) -> Float[np.ndarray, " latents"]:
     """The 7 latents of a latent file, or 10 with translations, as it has them; whether they are finite is not checked.
 
     Raises `ValueError` naming the file if it is no vector of at least 7 numbers."""
     latent = _plain_vector(data)
-    if latent is None: latent = _load_npy(data, where)   # which tells what is wrong, or reads rarer versions
+    if latent is None:
+        latent = _load_npy(data, where)  # which tells what is wrong, or reads rarer versions
     if latent.ndim != 1 or len(latent) < LATENTS or latent.dtype.kind not in "fiu":
-        raise ValueError(f"{where} has the shape {latent.shape} and type {latent.dtype}; it must be a vector of {LATENTS} numbers, "
-                         f"or {TRANSLATIONS.stop} with translations")
+        raise ValueError(
+            f"{where} has the shape {latent.shape} and type {latent.dtype}; it must be a vector of {LATENTS} numbers, "
+            f"or {TRANSLATIONS.stop} with translations"
+        )
     return latent if len(latent) == TRANSLATIONS.stop else latent[:LATENTS]
 
 
 def _plain_vector(data: bytes) -> np.ndarray | None:
     "The numbers of a version 1 NumPy file that holds a vector and nothing else; none for any other file."
     start = _numbers_start(data)
-    if not start: return None
-    try: shape, dtype = _npy_header(data[:start])
-    except Exception: return None   # a broken header: `np.load` finds the same fault
-    if dtype.kind not in "fiu" or len(shape) != 1 or len(data) - start != shape[0] * dtype.itemsize: return None
+    if not start:
+        return None
+    try:
+        shape, dtype = _npy_header(data[:start])
+    except Exception:
+        return None  # a broken header: `np.load` finds the same fault
+    if dtype.kind not in "fiu" or len(shape) != 1 or len(data) - start != shape[0] * dtype.itemsize:
+        return None
     return np.frombuffer(data, dtype, offset=start)
 
 
 def _numbers_start(data: bytes) -> int:
     "Where the header of a version 1 NumPy file ends; 0 for any other file."
     start = 10 + int.from_bytes(data[8:10], "little")
-    return start if data.startswith(b"\x93NUMPY\x01\x00") and data[start - 1:start] == b"\n" else 0
+    return start if data.startswith(b"\x93NUMPY\x01\x00") and data[start - 1 : start] == b"\n" else 0
 
 
 def _load_latents(contents: list[bytes], names: list[str]) -> Float[np.ndarray, "views latents"]:
@@ -82,41 +110,55 @@ def _load_latents(contents: list[bytes], names: list[str]) -> Float[np.ndarray, 
     first, start, size = _load_latent(contents[0], names[0]), _numbers_start(contents[0]), len(contents[0])
     header = contents[0][:start]
     if start and all(len(content) == size and content.startswith(header) for content in contents):
-        values = np.frombuffer(b"".join(contents), np.uint8).reshape(len(contents), size)[:, start:start + first.nbytes]
+        values = np.frombuffer(b"".join(contents), np.uint8).reshape(len(contents), size)[
+            :, start : start + first.nbytes
+        ]
         latents = np.ascontiguousarray(values).view(first.dtype)
     else:
         vectors = [_load_latent(content, name) for content, name in zip(contents, names)]
         for vector, name in zip(vectors, names):
             if len(vector) != len(first):
-                raise ValueError(f"{name} has {'' if len(vector) > LATENTS else 'no '}translations, unlike {names[0]}: all latent files must have {TRANSLATIONS.stop} numbers, or none")
+                raise ValueError(
+                    f"{name} has {'' if len(vector) > LATENTS else 'no '}translations, unlike {names[0]}: all latent files must have {TRANSLATIONS.stop} numbers, or none"
+                )
         latents = np.array(vectors)
-    with np.errstate(over="ignore"): single = latents.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = latents.astype(np.float32)
     if not np.isfinite(single).all():
         view, column = np.argwhere(~np.isfinite(single))[0]
         name = (*LATENT_NAMES, *TRANSLATION_NAMES)[column]
-        raise ValueError(f"{names[view]} holds {latents[view, column]} for {name!r}; latents must be finite, as float32 too")
+        raise ValueError(
+            f"{names[view]} holds {latents[view, column]} for {name!r}; latents must be finite, as float32 too"
+        )
     return single
-
 
 # %% ../../nbs/data/03_layout.ipynb #cell042
 @lru_cache(8)
-def _file_names(views: int) -> tuple[list[str], list[str]]: return [f"image_{view}.jpg" for view in range(views)], [f"latent_{view}.npy" for view in range(views)]
+def _file_names(views: int) -> tuple[list[str], list[str]]:
+    return [f"image_{view}.jpg" for view in range(views)], [f"latent_{view}.npy" for view in range(views)]
 
 
 def _row_from_files(synset: str, object_id: str, files: Mapping[str, bytes], views: int | None) -> ObjectRow:
     "The row of an object from the files of its folder."
     name = f"{synset}/{object_id}"
-    if views is None: views = sum(file.startswith("image") for file in files)
+    if views is None:
+        views = sum(file.startswith("image") for file in files)
     images, latents = _file_names(views)
     if not files or files.keys() != {*images, *latents}:
         for file in files:
-            if not re.fullmatch(r"image_(0|[1-9]\d*)\.jpg|latent_(0|[1-9]\d*)\.npy", file): raise ValueError(f"{name}/{file}: unexpected file; an object has image_<i>.jpg and latent_<i>.npy")
+            if not re.fullmatch(r"image_(0|[1-9]\d*)\.jpg|latent_(0|[1-9]\d*)\.npy", file):
+                raise ValueError(f"{name}/{file}: unexpected file; an object has image_<i>.jpg and latent_<i>.npy")
         for pair in zip(images, latents):
             for file in pair:
-                if file not in files: raise ValueError(f"{name}/{file} is missing: there must be an image and a latent for each of the {views} views")
+                if file not in files:
+                    raise ValueError(
+                        f"{name}/{file} is missing: there must be an image and a latent for each of the {views} views"
+                    )
         surplus = sorted(files.keys() - {*images, *latents})
         more = f": {surplus[0]} is one too many" if surplus else ""
-        raise ValueError(f"{name}: {len(files)} files, not an image and a latent for each of {views or 'at least one'} views{more}")
+        raise ValueError(
+            f"{name}: {len(files)} files, not an image and a latent for each of {views or 'at least one'} views{more}"
+        )
     values = _load_latents([files[file] for file in latents], [f"{name}/{file}" for file in latents])
     translations = values[:, TRANSLATIONS] if values.shape[1] == TRANSLATIONS.stop else None
     return ObjectRow(synset, object_id, values[:, :LATENTS], [files[file] for file in images], translations)
@@ -126,30 +168,44 @@ def write_split_lists(folder: Path, dataset: ViewDataset) -> None:
     "The four files that the authors' code reads the split from."
     for split in ("train", "val"):
         objects = dataset.split(split)
-        np.save(folder / f"{split}_images.npy", np.array([f"/{s}/{o}/" for s, o in zip(dataset.synsets[objects], dataset.object_ids[objects])]))
+        np.save(
+            folder / f"{split}_images.npy",
+            np.array([f"/{s}/{o}/" for s, o in zip(dataset.synsets[objects], dataset.object_ids[objects])]),
+        )
         np.save(folder / f"{split}_labels.npy", dataset.labels[objects].astype(np.int64))
 
 
 def read_split_lists(
-    folder: str | Path,   # holds `train_images.npy`, `val_images.npy`, `train_labels.npy` and `val_labels.npy`
-) -> dict[tuple[str, str], bool]:   # (synset, object id) -> is it for validation
+    folder: str | Path,  # holds `train_images.npy`, `val_images.npy`, `train_labels.npy` and `val_labels.npy`
+) -> dict[tuple[str, str], bool]:  # (synset, object id) -> is it for validation
     "Raises `ValueError` naming the file and entry that is not of the authors' form, has a label other than its class's (`label_classes`), or is listed twice."
     is_val: dict[tuple[str, str], bool] = {}
-    found: list[tuple[Path, int, str, str, int]] = []   # where an entry stands, its name, its class and its label
+    found: list[tuple[Path, int, str, str, int]] = []  # where an entry stands, its name, its class and its label
     for split in ("train", "val"):
         paths = [Path(folder) / f"{split}_{what}.npy" for what in ("images", "labels")]
         for path in paths:
-            if not path.is_file(): raise FileNotFoundError(f"split list {path} is missing; there must be {', '.join(LIST_NAMES)}")
+            if not path.is_file():
+                raise FileNotFoundError(f"split list {path} is missing; there must be {', '.join(LIST_NAMES)}")
         names, labels = (_load_npy(path.read_bytes(), str(path)) for path in paths)
-        if not names.size: raise ValueError(f"{paths[0]} lists no objects; both sides of the split need at least one")
-        if names.ndim != 1 or names.dtype.kind != "U": raise ValueError(f"{paths[0]} has the shape {names.shape} and type {names.dtype}; it must be a vector of strings")
-        if labels.shape != names.shape or labels.dtype.kind not in "iu": raise ValueError(f"{paths[1]} has the shape {labels.shape} and type {labels.dtype}; it must have an integer for each of the {len(names)} objects")
+        if not names.size:
+            raise ValueError(f"{paths[0]} lists no objects; both sides of the split need at least one")
+        if names.ndim != 1 or names.dtype.kind != "U":
+            raise ValueError(
+                f"{paths[0]} has the shape {names.shape} and type {names.dtype}; it must be a vector of strings"
+            )
+        if labels.shape != names.shape or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"{paths[1]} has the shape {labels.shape} and type {labels.dtype}; it must have an integer for each of the {len(names)} objects"
+            )
         for k, (name, label) in enumerate(zip(names.tolist(), labels.tolist())):
             parts = re.fullmatch(r"/?([^/]+)/([^/]+)/?", name)
             if not parts:
                 raise ValueError(f"{paths[0]}: entry {k} is {name!r}, not '/<synset or class>/<object id>/'")
             found.append((paths[1], k, name, parts[1], label))
-            if parts.groups() in is_val: raise ValueError(f"{paths[0]}: entry {k}, {name}, is listed for the second time; an object is in one split, once")
+            if parts.groups() in is_val:
+                raise ValueError(
+                    f"{paths[0]}: entry {k}, {name}, is listed for the second time; an object is in one split, once"
+                )
             is_val[parts.groups()] = split == "val"
     label_of, classes = label_classes(synset for synset, _ in is_val)
     others = "" if label_of.keys() <= SHAPENET_LABELS.keys() else f", as the classes are {', '.join(classes)}"
@@ -161,13 +217,15 @@ def read_split_lists(
 # %% ../../nbs/data/03_layout.ipynb #cell046
 def export_layout(
     dataset: ViewDataset,
-    folder: str | Path,     # made; must not exist yet
+    folder: str | Path,  # made; must not exist yet
 ) -> None:
     "Write a data set in the authors' layout with its split lists, as 3DIEBench-T if it has translations: values 8 to 10 of a latent file. The folder gets its name when it is complete."
     folder = Path(folder)
-    if folder.exists(): raise FileExistsError(f"{folder} exists already; export makes a new folder")
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already; export makes a new folder")
     temporary = folder.with_name(folder.name + ".tmp")
-    if temporary.exists(): shutil.rmtree(temporary)
+    if temporary.exists():
+        shutil.rmtree(temporary)
     rows = dataset.conditions
     for k, (synset, object_id) in enumerate(zip(progress(dataset.synsets, "exporting"), dataset.object_ids)):
         (home := temporary / synset / object_id).mkdir(parents=True)
@@ -178,14 +236,17 @@ def export_layout(
     os.replace(temporary, folder)
 
 # %% ../../nbs/data/03_layout.ipynb #cell048
-MEMBER_BYTES = 16 * 2 ** 20   # no member of an archive may be larger: it is held in memory
+MEMBER_BYTES = 16 * 2**20  # no member of an archive may be larger: it is held in memory
 
 
 def _tar_number(field: bytes) -> int:
     "A number in a tar header: octal digits, or binary behind a first byte of 0x80."
-    if field[0] == 0x80: return int.from_bytes(field[1:])
-    try: return int(field.partition(b"\0")[0] or b"0", 8)
-    except ValueError: raise ValueError(f"damaged: {field!r} in a header is no number") from None
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:])
+    try:
+        return int(field.partition(b"\0")[0] or b"0", 8)
+    except ValueError:
+        raise ValueError(f"damaged: {field!r} in a header is no number") from None
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
@@ -194,54 +255,88 @@ def _pax_records(data: bytes) -> dict[str, str]:
     while data:
         length = int((re.match(rb"[1-9]\d* ", data) or [b"0"])[0])
         key, equals, value = data[:length].partition(b" ")[2].partition(b"=")
-        if not equals or len(data) < length or value[-1:] != b"\n": raise ValueError(f"damaged pax header {data[:40]!r}")
+        if not equals or len(data) < length or value[-1:] != b"\n":
+            raise ValueError(f"damaged pax header {data[:40]!r}")
         records[key.decode()] = value[:-1].decode("utf-8", "surrogateescape")
         data = data[length:]
     return records
 
 
-def _tar_text(field: bytes) -> str: return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+def _tar_text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _tar_files(stream: io.BufferedIOBase) -> Iterator[tuple[str, bytes]]:
     "Name and content of every file of a tar stream (ustar, pax, GNU), up to its end. ValueError for members that are neither file nor folder or too large, for whatever is no whole tar stream, EOFError if it ends too early."
-    data, at, every, extra = b"", 0, {}, {}      # what is read and how far it is used; pax records for all members that follow, and for the next one
-    def more(size):                              # is there from now on
+    data, at, every, extra = (
+        b"",
+        0,
+        {},
+        {},
+    )  # what is read and how far it is used; pax records for all members that follow, and for the next one
+
+    def more(size):  # is there from now on
         nonlocal data, at
         while len(data) - at < size:
-            if not (new := stream.read(2 ** 20)): raise EOFError("the archive has no end")
+            if not (new := stream.read(2**20)):
+                raise EOFError("the archive has no end")
             data, at = data[at:] + new, 0
-    while True:                                  # 5 million times: few calls
-        if len(data) - at < 512: more(512)
-        header = data[at:at + 512]
-        if not header[0] and not header.strip(b"\0"): break
-        adler = zlib.adler32(header[:148] + b"        " + header[156:])   # its lower half is 1 + the sum of the bytes, modulo 65521: `sum` itself would take ten times as long
-        if (adler % 2 ** 16 - 1 - _tar_number(header[148:156])) % 65521: raise ValueError("damaged: a header's checksum is wrong")
-        kind, name, size = header[156:157], extra.get("path") or _tar_text(header[:100]), int(extra["size"]) if "size" in extra else _tar_number(header[124:136])
-        if header[345] and "path" not in extra and header[257:263] == b"ustar\0": name = _tar_text(header[345:500]) + "/" + name
-        if name[:1] == "/" or ".." in name and ".." in name.split("/"): raise ValueError(f"member {name!r} lies outside of the archive's folder")
-        if kind == b"5" or kind == b"\0" and name.endswith("/"): at, extra = at + 512, dict(every); continue
-        if kind not in b"0\0" b"7LKxXg" or extra and any(key.startswith("GNU.sparse") for key in extra): raise ValueError(f"member {name!r} is a link or special file (type {kind.decode('latin1')!r}); only files and folders are accepted")
-        if not 0 <= size <= MEMBER_BYTES: raise ValueError(f"member {name!r} has {size} bytes; {MEMBER_BYTES} are allowed")
-        if len(data) - at < 1024 + size: more(512 + size + -size % 512)
+
+    while True:  # 5 million times: few calls
+        if len(data) - at < 512:
+            more(512)
+        header = data[at : at + 512]
+        if not header[0] and not header.strip(b"\0"):
+            break
+        adler = zlib.adler32(
+            header[:148] + b"        " + header[156:]
+        )  # its lower half is 1 + the sum of the bytes, modulo 65521: `sum` itself would take ten times as long
+        if (adler % 2**16 - 1 - _tar_number(header[148:156])) % 65521:
+            raise ValueError("damaged: a header's checksum is wrong")
+        kind, name, size = (
+            header[156:157],
+            extra.get("path") or _tar_text(header[:100]),
+            int(extra["size"]) if "size" in extra else _tar_number(header[124:136]),
+        )
+        if header[345] and "path" not in extra and header[257:263] == b"ustar\0":
+            name = _tar_text(header[345:500]) + "/" + name
+        if name[:1] == "/" or ".." in name and ".." in name.split("/"):
+            raise ValueError(f"member {name!r} lies outside of the archive's folder")
+        if kind == b"5" or kind == b"\0" and name.endswith("/"):
+            at, extra = at + 512, dict(every)
+            continue
+        if kind not in b"0\07LKxXg" or extra and any(key.startswith("GNU.sparse") for key in extra):
+            raise ValueError(
+                f"member {name!r} is a link or special file (type {kind.decode('latin1')!r}); only files and folders are accepted"
+            )
+        if not 0 <= size <= MEMBER_BYTES:
+            raise ValueError(f"member {name!r} has {size} bytes; {MEMBER_BYTES} are allowed")
+        if len(data) - at < 1024 + size:
+            more(512 + size + -size % 512)
         start, end = at + 512, at + 512 + size
         content, at = data[start:end], end + -size % 512
-        if kind in b"0\0" b"7":
+        if kind in b"0\07":
             yield name, content
-            if extra: extra = dict(every)
-        elif kind == b"g": every |= _pax_records(content); extra |= every
-        elif kind in b"xX": extra |= _pax_records(content)
-        elif kind == b"L": extra["path"] = _tar_text(content)
+            if extra:
+                extra = dict(every)
+        elif kind == b"g":
+            every |= _pax_records(content)
+            extra |= every
+        elif kind in b"xX":
+            extra |= _pax_records(content)
+        elif kind == b"L":
+            extra["path"] = _tar_text(content)
     rest = data[at:]
-    while rest:                                  # to the end of the gzip stream, where its checksum is
-        if rest.strip(b"\0"): raise ValueError("there is data after the archive's end")
-        rest = stream.read(2 ** 20)
+    while rest:  # to the end of the gzip stream, where its checksum is
+        if rest.strip(b"\0"):
+            raise ValueError("there is data after the archive's end")
+        rest = stream.read(2**20)
 
 # %% ../../nbs/data/03_layout.ipynb #cell048d
 _BESIDE = re.compile("|".join([r"LICENSE.*", r"README.*", *map(re.escape, LIST_NAMES)]), re.IGNORECASE)
 _LEFT_BY_SYSTEMS = re.compile(r"(?:^|/)(?:__MACOSX|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 _OBJECT_FILE = re.compile(r"image_\d+\.jpg|latent_\d+\.npy")
-Files = tuple[str, str, dict[str, bytes]]   # synset, object id, content by file name
+Files = tuple[str, str, dict[str, bytes]]  # synset, object id, content by file name
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -252,92 +347,137 @@ def _inside(folder: Path) -> list[Path]:
 def _classes_in(folder: Path) -> Path:
     "Where the classes' folders are: in this folder, or in the only one in it, as an archive with a top folder is unpacked."
     folders = [path for path in _inside(folder) if path.is_dir()]
-    if len(folders) != 1: return folder
+    if len(folders) != 1:
+        return folder
     homes = [home for synset in _inside(folders[0]) if synset.is_dir() for home in _inside(synset) if home.is_dir()]
-    return folders[0] if homes and all(path.is_dir() for path in _inside(folders[0]) if not _BESIDE.fullmatch(path.name)) else folder
+    return (
+        folders[0]
+        if homes and all(path.is_dir() for path in _inside(folders[0]) if not _BESIDE.fullmatch(path.name))
+        else folder
+    )
 
 
 def _folder_objects(folder: Path) -> Iterator[Files]:
     classes = _classes_in(folder)
     for file in {*_inside(folder), *_inside(classes)}:
         if not file.is_dir() and not _BESIDE.fullmatch(file.name):
-            raise ValueError(f"{file}: unexpected file; beside the synsets' folders there may be LICENSE, README and split lists")
+            raise ValueError(
+                f"{file}: unexpected file; beside the synsets' folders there may be LICENSE, README and split lists"
+            )
     for synset in _inside(classes):
-        if not synset.is_dir(): continue
+        if not synset.is_dir():
+            continue
         for home in _inside(synset):
-            if not home.is_dir(): raise ValueError(f"{home}: unexpected file; a synset's folder holds a folder for each object")
+            if not home.is_dir():
+                raise ValueError(f"{home}: unexpected file; a synset's folder holds a folder for each object")
             files = _inside(home)
             for file in files:
-                if not file.is_file(): raise ValueError(f"{file}: unexpected folder, or a link to nothing; an object's folder holds files only")
+                if not file.is_file():
+                    raise ValueError(
+                        f"{file}: unexpected folder, or a link to nothing; an object's folder holds files only"
+                    )
             yield synset.name, home.name, {file.name: file.read_bytes() for file in files}
 
 
 _FORMATS = {  # first bytes of files that are taken for a `.tar.gz` -> what they are
-    b"PK": "a zip archive", b"BZh": "compressed with bzip2", b"\xfd7zXZ": "compressed with xz", b"(\xb5/\xfd": "compressed with zstd",
-    b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive", b"<": "a web page, perhaps of a download that failed",
-    b"version https://git-lfs": "a pointer of Git LFS to a file that was not downloaded"}
+    b"PK": "a zip archive",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"(\xb5/\xfd": "compressed with zstd",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"<": "a web page, perhaps of a download that failed",
+    b"version https://git-lfs": "a pointer of Git LFS to a file that was not downloaded",
+}
 
 
 def _check_gzip(archive: Path) -> None:
     "Raises `ValueError` saying what a file is that is not compressed with gzip, if that can be told."
-    with open(archive, "rb") as file: start = file.read(64)
+    with open(archive, "rb") as file:
+        start = file.read(64)
     found = next((what for magic, what in _FORMATS.items() if start.startswith(magic)), None)
-    if not found and start and not start.startswith(b"\x1f\x8b") and tarfile.is_tarfile(archive): found = "a tar archive that is not compressed"
+    if not found and start and not start.startswith(b"\x1f\x8b") and tarfile.is_tarfile(archive):
+        found = "a tar archive that is not compressed"
     if found:
-        raise ValueError(f"{archive} is {found}; it must be a tar archive compressed with gzip. "
-                         "Unpack it and give the folder instead, or pack that folder anew: tar czf NAME.tar.gz FOLDER")
+        raise ValueError(
+            f"{archive} is {found}; it must be a tar archive compressed with gzip. "
+            "Unpack it and give the folder instead, or pack that folder anew: tar czf NAME.tar.gz FOLDER"
+        )
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
     "Name and content of the files of a `.tar.gz`, in order, to the end of the gzip stream; ValueError naming the archive for all that is wrong with it."
     _check_gzip(archive)
     try:
-        with igzip.open(archive) as stream: yield from _tar_files(stream)
-    except (EOFError, OSError, isal_zlib.error) as error: raise ValueError(f"{archive} is truncated or damaged: {error}") from error
-    except ValueError as error: raise ValueError(f"{archive}: {error}") from error
+        with igzip.open(archive) as stream:
+            yield from _tar_files(stream)
+    except (EOFError, OSError, isal_zlib.error) as error:
+        raise ValueError(f"{archive} is truncated or damaged: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{archive}: {error}") from error
 
 
 def _archive_objects(archive: Path) -> Iterator[Files]:
-    current, files, first, beside = None, {}, None, []     # first: the top folder and name of the first member of an object
+    current, files, first, beside = (
+        None,
+        {},
+        None,
+        [],
+    )  # first: the top folder and name of the first member of an object
+
     def unexpected(name: str) -> ValueError:
-        return ValueError(f"{archive}: unexpected member {name!r}; there may be <synset>/<object id>/image_<i>.jpg and "
-                          "latent_<i>.npy, LICENSE, README and split lists, all in at most one top folder")
+        return ValueError(
+            f"{archive}: unexpected member {name!r}; there may be <synset>/<object id>/image_<i>.jpg and "
+            "latent_<i>.npy, LICENSE, README and split lists, all in at most one top folder"
+        )
+
     for name, content in _members(archive):
-        if _LEFT_BY_SYSTEMS.search(name): continue
+        if _LEFT_BY_SYSTEMS.search(name):
+            continue
         home, _, file = name.rpartition("/")
         if home != current:
             parts = name.removeprefix("./").split("/")
             if len(parts) < 3 and _BESIDE.fullmatch(file):
                 beside.append(name)
                 continue
-            if len(parts) not in (3, 4) or not _OBJECT_FILE.fullmatch(file): raise unexpected(name)
+            if len(parts) not in (3, 4) or not _OBJECT_FILE.fullmatch(file):
+                raise unexpected(name)
             top = "/".join(parts[:-3])
             first = first or (top, name)
             if top != first[0]:
-                raise ValueError(f"{archive}: objects lie in two places, {first[0] or '.'!r} and {top or '.'!r} (members {first[1]!r} "
-                                 f"and {name!r}); all must be in one top folder, or all in none")
-            if current is not None: yield synset, object_id, files
+                raise ValueError(
+                    f"{archive}: objects lie in two places, {first[0] or '.'!r} and {top or '.'!r} (members {first[1]!r} "
+                    f"and {name!r}); all must be in one top folder, or all in none"
+                )
+            if current is not None:
+                yield synset, object_id, files
             current, synset, object_id, files = home, *parts[-3:-1], {}
-        if file in files: raise ValueError(f"{archive}: member {name!r} comes a second time")
+        if file in files:
+            raise ValueError(f"{archive}: member {name!r} comes a second time")
         files[file] = content
     for name in beside:
         home = name.removeprefix("./").rpartition("/")[0]
-        if home and first and home != first[0]: raise unexpected(name)     # in the folder of a class
-    if current is not None: yield synset, object_id, files
+        if home and first and home != first[0]:
+            raise unexpected(name)  # in the folder of a class
+    if current is not None:
+        yield synset, object_id, files
 
 # %% ../../nbs/data/03_layout.ipynb #cell049
-SHARD_BYTES = 32 * 2 ** 20   # a shard is held in memory until it is written
+SHARD_BYTES = 32 * 2**20  # a shard is held in memory until it is written
 
 
 def import_layout(
-    source: str | Path,                   # a folder or a `.tar.gz` in the authors' layout, or a folder that holds the `.tar.gz`
-    out: str | Path,                      # folder of the data set to make, or to go on with; one that is there is replaced
-    lists: str | Path | None = None,      # folder of the split lists; if not given, they are taken where they lie beside the objects (or the archive), else `split_objects` splits
-    views: int | None = None,             # that each object must have; as many as the first has if not given
-    val_fraction: float = 0.2,            # for `split_objects`
-    seed: int = 0,                        # for `split_objects`
-    part: tuple[int, int] | None = None,  # (k, n): write only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
-) -> ViewDataset | None:                  # none for a part
+    source: str | Path,  # a folder or a `.tar.gz` in the authors' layout, or a folder that holds the `.tar.gz`
+    out: str | Path,  # folder of the data set to make, or to go on with; one that is there is replaced
+    lists: str
+    | Path
+    | None = None,  # folder of the split lists; if not given, they are taken where they lie beside the objects (or the archive), else `split_objects` splits
+    views: int | None = None,  # that each object must have; as many as the first has if not given
+    val_fraction: float = 0.2,  # for `split_objects`
+    seed: int = 0,  # for `split_objects`
+    part: tuple[int, int]
+    | None = None,  # (k, n): write only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
+) -> ViewDataset | None:  # none for a part
     """Make a data set of released or exported views. Finished shards made from the same files are kept.
 
     Raises `ValueError` naming the object, file or member that is wrong and what would be right: a name that no class can have, a missing or additional file, a truncated image,
@@ -346,61 +486,97 @@ def import_layout(
     _check_part(part)
     archives = [path for path in _inside(source) if path.name.endswith((".tar.gz", ".tgz"))] if source.is_dir() else []
     if archives:
-        if len(archives) > 1: raise ValueError(f"{source} holds {len(archives)} archives, {archives[0].name} and {archives[1].name}; there must be one")
+        if len(archives) > 1:
+            raise ValueError(
+                f"{source} holds {len(archives)} archives, {archives[0].name} and {archives[1].name}; there must be one"
+            )
         source = archives[0]
-    if not source.exists(): raise FileNotFoundError(f"{source} does not exist; it should be a folder or a .tar.gz with <synset>/<object id>/image_<i>.jpg")
+    if not source.exists():
+        raise FileNotFoundError(
+            f"{source} does not exist; it should be a folder or a .tar.gz with <synset>/<object id>/image_<i>.jpg"
+        )
     beside = [source, _classes_in(source)] if source.is_dir() else [source.parent]
-    if lists is None: lists = next((folder for folder in beside if any((folder / name).exists() for name in LIST_NAMES)), None)
+    if lists is None:
+        lists = next((folder for folder in beside if any((folder / name).exists() for name in LIST_NAMES)), None)
     is_val = None if lists is None else read_split_lists(lists)
-    if is_val is not None: _check_split([synset for synset, _ in is_val], list(is_val.values()), lists)
+    if is_val is not None:
+        _check_split([synset for synset, _ in is_val], list(is_val.values()), lists)
     objects = _folder_objects(source) if source.is_dir() else _archive_objects(source)
     _start(out)
     seen, paths = _pack(out, objects, is_val, views, part)
-    if not seen: raise ValueError(f"{source}: there are no objects; there should be <synset>/<object id>/image_<i>.jpg")
-    if part: return None
-    if is_val and (missing := is_val.keys() - seen): raise ValueError(f"{source}: {len(missing)} listed objects are missing, first {'/'.join(min(missing))}")
+    if not seen:
+        raise ValueError(f"{source}: there are no objects; there should be <synset>/<object id>/image_<i>.jpg")
+    if part:
+        return None
+    if is_val and (missing := is_val.keys() - seen):
+        raise ValueError(f"{source}: {len(missing)} listed objects are missing, first {'/'.join(min(missing))}")
     _clear(out, paths)
-    if is_val is None: is_val = lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1])
-    return _finish(out, is_val, dict(source=source.name, lists=lists is not None, **({} if lists else dict(val_fraction=val_fraction, seed=seed))), list(seen))
+    if is_val is None:
+        is_val = lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1])
+    return _finish(
+        out,
+        is_val,
+        dict(
+            source=source.name, lists=lists is not None, **({} if lists else dict(val_fraction=val_fraction, seed=seed))
+        ),
+        list(seen),
+    )
 
 
 def _shards(objects: Iterable[Files]) -> Iterator[list[Files]]:
     shard, held = [], 0
     for synset, object_id, files in objects:
-        shard.append((synset, object_id, files)); held += sum(map(len, files.values()))
+        shard.append((synset, object_id, files))
+        held += sum(map(len, files.values()))
         if held >= SHARD_BYTES:
             yield shard
             shard, held = [], 0
-    if shard: yield shard
+    if shard:
+        yield shard
 
 
 def _files_digest(shard: Sequence[Files]) -> str:
     "Of the names and the CRC-32 of the files: it tells apart archives, not forgeries, and costs a tenth of SHA-256."
-    return _digest(json.dumps([(synset, object_id, {file: isal_zlib.crc32(content) for file, content in files.items()}) for synset, object_id, files in shard])).hex()
+    return _digest(
+        json.dumps(
+            [
+                (synset, object_id, {file: isal_zlib.crc32(content) for file, content in files.items()})
+                for synset, object_id, files in shard
+            ]
+        )
+    ).hex()
 
 
-def _pack(out: Path, objects: Iterable[Files], is_val: Mapping | None, views: int | None, part: tuple[int, int] | None) -> tuple[dict[tuple[str, str], None], list[Path]]:
+def _pack(
+    out: Path, objects: Iterable[Files], is_val: Mapping | None, views: int | None, part: tuple[int, int] | None
+) -> tuple[dict[tuple[str, str], None], list[Path]]:
     "Write a part of the shards of a stream of objects, if they are not there; the names of all objects, in order, and the paths of all shards."
     seen, paths, size, (mine, parts) = {}, [], None, part or (0, 1)
-    moved: tuple[str, bool] | None = None    # the first object, and whether it has translations
+    moved: tuple[str, bool] | None = None  # the first object, and whether it has translations
     for k, shard in enumerate(_shards(progress(objects, "packing"))):
         for synset, object_id, _ in shard:
             name = f"{synset}/{object_id}"
             check_class_name(synset, name)
-            if (synset, object_id) in seen: raise ValueError(f"{name} comes a second time: the files of an object must follow each other")
-            if is_val is not None and (synset, object_id) not in is_val: raise ValueError(f"{name} is in none of the split lists")
+            if (synset, object_id) in seen:
+                raise ValueError(f"{name} comes a second time: the files of an object must follow each other")
+            if is_val is not None and (synset, object_id) not in is_val:
+                raise ValueError(f"{name} is in none of the split lists")
             seen[synset, object_id] = None
         paths.append(path := out / f"shard-{k:05d}.arrow")
         write = k % parts == mine and not _is_whole(path, made_with := _files_digest(shard), len(shard))
         rows = []
-        for files in shard if write else shard[:1]:    # all objects of a finished shard are like its first
+        for files in shard if write else shard[:1]:  # all objects of a finished shard are like its first
             rows.append(row := _row_from_files(*files, views))
             views, size = check_row(row, views, size)
             name, has = f"{row.synset}/{row.object_id}", row.translations is not None
-            if moved is None: moved = name, has
+            if moved is None:
+                moved = name, has
             if has != moved[1]:
-                raise ValueError(f"{name}/latent_0.npy has {'' if has else 'no '}translations, unlike those of {moved[0]}: all latent files must have {TRANSLATIONS.stop} numbers, or none")
-        if write: write_shard(path, rows, made_with)
+                raise ValueError(
+                    f"{name}/latent_0.npy has {'' if has else 'no '}translations, unlike those of {moved[0]}: all latent files must have {TRANSLATIONS.stop} numbers, or none"
+                )
+        if write:
+            write_shard(path, rows, made_with)
     if notice := describe_classes(synset for synset, _ in seen):
         print(notice)
     return seen, paths

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell003
 from __future__ import annotations
+
 import base64
 import codecs
 import hashlib
@@ -32,9 +33,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from ..method.system import cores, GUARD_MESSAGE, map_in_workers
-from .storage import check_class_name, describe_classes, SHAPENET_LABELS
 from .rendering import ProceduralRenderer
+from .storage import SHAPENET_LABELS, check_class_name, describe_classes
+from ..method.system import GUARD_MESSAGE, cores, map_in_workers
 from ..objects.classes import CLASS_BY_SYNSET, CLASSES
 
 # %% auto #0
@@ -45,13 +46,50 @@ __all__ = ['SUFFIXES', 'SHAPENET', 'MODEL_FORMATS', 'COMPRESSED', 'SHARED_FOLDER
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell006
 SUFFIXES = (".obj", ".ply", ".glb", ".gltf", ".stl", ".off", ".dae")
-SHAPENET = Path("models/model_normalized.obj")   # in the folder of an object
+SHAPENET = Path("models/model_normalized.obj")  # in the folder of an object
 #: How names of models end that are not read (and of some that `SUFFIXES` may have).
 MODEL_FORMATS = (
-    ".3dm", ".3ds", ".3mf", ".abc", ".ac", ".blend", ".c4d", ".dae", ".dwg", ".dxf", ".fbx", ".glb", ".gltf",
-    ".ifc", ".iges", ".igs", ".lwo", ".lxo", ".ma", ".max", ".mb", ".md5mesh", ".ms3d", ".nff", ".obj", ".off",
-    ".pcd", ".ply", ".skp", ".step", ".stl", ".stp", ".usd", ".usda", ".usdc", ".usdz", ".vrml", ".wrl", ".x",
-    ".x3d", ".xyz",
+    ".3dm",
+    ".3ds",
+    ".3mf",
+    ".abc",
+    ".ac",
+    ".blend",
+    ".c4d",
+    ".dae",
+    ".dwg",
+    ".dxf",
+    ".fbx",
+    ".glb",
+    ".gltf",
+    ".ifc",
+    ".iges",
+    ".igs",
+    ".lwo",
+    ".lxo",
+    ".ma",
+    ".max",
+    ".mb",
+    ".md5mesh",
+    ".ms3d",
+    ".nff",
+    ".obj",
+    ".off",
+    ".pcd",
+    ".ply",
+    ".skp",
+    ".step",
+    ".stl",
+    ".stp",
+    ".usd",
+    ".usda",
+    ".usdc",
+    ".usdz",
+    ".vrml",
+    ".wrl",
+    ".x",
+    ".x3d",
+    ".xyz",
 )
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 #: Folders in that of a class which hold what models share, and are no objects.
@@ -79,16 +117,18 @@ def _files(folder: Path) -> list[Path]:
     "All files in a folder and in those below it, sorted, without hidden ones."
     inside = []
     for path in sorted(folder.iterdir()):
-        if _is_hidden(path): continue
+        if _is_hidden(path):
+            continue
         inside += _files(path) if path.is_dir() else [path]
     return inside
 
 
 def _model_in(
-    home: Path,   # the folder of one object
-) -> Path:        # its model, or the folder where there is none
+    home: Path,  # the folder of one object
+) -> Path:  # its model, or the folder where there is none
     "The model of an object that has a folder. Raises `ValueError` naming the candidates where there are several."
-    if (home / SHAPENET).is_file(): return home / SHAPENET
+    if (home / SHAPENET).is_file():
+        return home / SHAPENET
     candidates = [path for path in _files(home) if _is_model(path)]
     if len(candidates) > 1:
         names = [str(path.relative_to(home)) for path in candidates]
@@ -98,38 +138,45 @@ def _model_in(
 
 
 def _class_objects(
-    home: Path,                                    # the folder of a class
-) -> tuple[list[tuple[str, Path]], list[str]]:     # (object id, model) of each, and what is wrong
+    home: Path,  # the folder of a class
+) -> tuple[list[tuple[str, Path]], list[str]]:  # (object id, model) of each, and what is wrong
     """The objects of one class. Those without a model have their folder in its place, or the file that ShapeNetCore
     would have."""
     inside = [path for path in sorted(home.iterdir()) if not _is_hidden(path)]
     files = [(path.stem, path) for path in inside if _is_model(path)]
     objects, faults = [], []
     for folder in inside:
-        if not folder.is_dir() or folder.name.lower() in SHARED_FOLDERS: continue
-        try: objects.append((folder.name, _model_in(folder)))
-        except ValueError as error: faults.append(f"{error}; leave one, or give each a folder of its own")
+        if not folder.is_dir() or folder.name.lower() in SHARED_FOLDERS:
+            continue
+        try:
+            objects.append((folder.name, _model_in(folder)))
+        except ValueError as error:
+            faults.append(f"{error}; leave one, or give each a folder of its own")
     there = [(name, path) for name, path in objects if not path.is_dir()]
     if files and (there or faults):
         example = there[0][1] if there else faults[0].partition(" holds")[0]
         both = f"{files[0][1].name} and {example}"
         return [], [f"{home} holds models in both layouts, such as {both}; keep to one in a class"]
-    if files: return files, []
-    if not there and not faults: return [], []     # whatever these folders are, they are no objects
+    if files:
+        return files, []
+    if not there and not faults:
+        return [], []  # whatever these folders are, they are no objects
     if any(path.is_relative_to(home / name / SHAPENET) for name, path in there):
         return [(name, home / name / SHAPENET if path.is_dir() else path) for name, path in objects], faults
     return objects, faults
 
 
 def unread_models(
-    folder: str | Path,   # holds a folder for each class
-) -> list[Path]:          # sorted
+    folder: str | Path,  # holds a folder for each class
+) -> list[Path]:  # sorted
     """The files in a folder, and below it, that are models by their names, but of formats that are not read; not in
     objects of ShapeNetCore, which are known."""
     unread = []
     for path in sorted(Path(folder).iterdir()):
-        if _is_unread(path): unread.append(path)
-        elif path.is_dir() and not _is_hidden(path) and not (path / SHAPENET).is_file(): unread += unread_models(path)
+        if _is_unread(path):
+            unread.append(path)
+        elif path.is_dir() and not _is_hidden(path) and not (path / SHAPENET).is_file():
+            unread += unread_models(path)
     return unread
 
 
@@ -139,8 +186,8 @@ def _some(lines: list[str], most: int = 20) -> list[str]:
 
 
 def mesh_objects(
-    folder: str | Path,   # holds a folder for each class
-) -> dict[tuple[str, str], Path]:   # (class, object id) -> the model's file
+    folder: str | Path,  # holds a folder for each class
+) -> dict[tuple[str, str], Path]:  # (class, object id) -> the model's file
     """The models in a folder. They are not opened, and one that an object's folder should hold may turn out to be
     missing. A class is its synset, or the folder's
     name where not all classes are ShapeNetCore's. Prints the classes if they are not ShapeNetCore's, and lists models of formats that are not read.
@@ -149,29 +196,44 @@ def mesh_objects(
     elsewhere, and ids that are taken already or that a data set cannot store; `FileNotFoundError` if there is no
     such folder."""
     folder = Path(folder)
-    layout = (f"there should be <class>/<object id>/{SHAPENET} (ShapeNetCore v2), "
-              f"<class>/<object id>/ with one model in it, or <class>/<object id> with one of {', '.join(SUFFIXES)}")
-    if not folder.is_dir(): raise FileNotFoundError(f"{folder} is not a folder; {layout}")
+    layout = (
+        f"there should be <class>/<object id>/{SHAPENET} (ShapeNetCore v2), "
+        f"<class>/<object id>/ with one model in it, or <class>/<object id> with one of {', '.join(SUFFIXES)}"
+    )
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; {layout}")
     homes, objects, faults = [], {}, []
     for home in sorted(folder.iterdir()):
-        if _is_model(home): raise ValueError(f"{home} lies outside of a class's folder: {layout}")
-        if home.is_dir() and not _is_hidden(home): homes.append(home)
+        if _is_model(home):
+            raise ValueError(f"{home} lies outside of a class's folder: {layout}")
+        if home.is_dir() and not _is_hidden(home):
+            homes.append(home)
     unread = unread_models(folder)
     for home in homes:
         check_class_name(home.name, str(home))
         objects[home], wrong = _class_objects(home)
         faults += wrong
-        if objects[home] or wrong: continue
+        if objects[home] or wrong:
+            continue
         passed_over = [str(path.relative_to(home)) for path in unread if path.is_relative_to(home)]
         named = f", only {', '.join(_some(passed_over, 3))} of a format that is not read" if passed_over else ""
         faults.append(f"{home} holds no models{named}")
-    if faults: raise ValueError("\n".join([*_some(faults), layout]))
+    if faults:
+        raise ValueError("\n".join([*_some(faults), layout]))
     found = _named_objects(objects)
-    if not found: raise ValueError(f"{folder} holds no models: {layout}")
-    if notice := describe_classes(home.name for home in homes): print(f"{folder}: {notice}")
+    if not found:
+        raise ValueError(f"{folder} holds no models: {layout}")
+    if notice := describe_classes(home.name for home in homes):
+        print(f"{folder}: {notice}")
     if unread:
-        print("\n  ".join([f"{folder}: models of formats that are not read are left out, {len(unread)} in all:",
-                           *_some([str(path.relative_to(folder)) for path in unread])]))
+        print(
+            "\n  ".join(
+                [
+                    f"{folder}: models of formats that are not read are left out, {len(unread)} in all:",
+                    *_some([str(path.relative_to(folder)) for path in unread]),
+                ]
+            )
+        )
     return found
 
 
@@ -187,12 +249,13 @@ def _named_objects(objects: Mapping[Path, list[tuple[str, Path]]]) -> dict[tuple
             if (name, object_id) in found:
                 raise ValueError(
                     f"{path} and {found[name, object_id]} are both object {object_id} of class "
-                    f"{CLASS_BY_SYNSET[name].name if shapenet else name}; rename one of them")
+                    f"{CLASS_BY_SYNSET[name].name if shapenet else name}; rename one of them"
+                )
             found[name, object_id] = path
     return dict(sorted(found.items()))
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell030
-ENCODINGS = ("utf-8", "gbk", "shift_jis", "cp1252")   # of names in OBJ, MTL and PLY files, which do not say theirs
+ENCODINGS = ("utf-8", "gbk", "shift_jis", "cp1252")  # of names in OBJ, MTL and PLY files, which do not say theirs
 
 
 def _spellings(name: bytes) -> list[str]:
@@ -249,7 +312,7 @@ def _text(path: Path) -> bytes:
         except UnicodeDecodeError:
             raise ValueError(f"{path} is damaged, or not a text: it begins as UTF-16 and goes on otherwise") from None
     data = data.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    data = re.sub(rb"(?m)^[ \t]*#[^\n]*", b"", data)     # lines of comment are not continued
+    data = re.sub(rb"(?m)^[ \t]*#[^\n]*", b"", data)  # lines of comment are not continued
     # after a byte above 127 a backslash may be half of a Japanese letter
     return re.sub(rb"(?m)^(?:.*(?<![\x80-\xff])\\[ \t]*\n)+.*", _joined, data)
 
@@ -262,17 +325,31 @@ def _joined(lines: re.Match) -> bytes:
 @dataclass
 class _Map:
     "A texture that a model names."
+
     name: bytes
-    file: Path | None                        # None: it is missing
-    scale: tuple[float, float] = (1, 1)      # of its coordinates, then
-    offset: tuple[float, float] = (0, 0)     # what is added to them
-    clamp: bool = False                      # coordinates end at 0 and 1, instead of repeating the image
-    range: tuple[float, float] = (0, 1)      # values that black and white stand for
+    file: Path | None  # None: it is missing
+    scale: tuple[float, float] = (1, 1)  # of its coordinates, then
+    offset: tuple[float, float] = (0, 0)  # what is added to them
+    clamp: bool = False  # coordinates end at 0 and 1, instead of repeating the image
+    range: tuple[float, float] = (0, 1)  # values that black and white stand for
 
 
 #: Options of map_Kd, and how many values follow at most.
-OPTIONS = {b"-blendu": 1, b"-blendv": 1, b"-cc": 1, b"-clamp": 1, b"-imfchan": 1, b"-texres": 1, b"-bm": 1,
-           b"-boost": 1, b"-type": 1, b"-mm": 2, b"-o": 3, b"-s": 3, b"-t": 3}
+OPTIONS = {
+    b"-blendu": 1,
+    b"-blendv": 1,
+    b"-cc": 1,
+    b"-clamp": 1,
+    b"-imfchan": 1,
+    b"-texres": 1,
+    b"-bm": 1,
+    b"-boost": 1,
+    b"-type": 1,
+    b"-mm": 2,
+    b"-o": 3,
+    b"-s": 3,
+    b"-t": 3,
+}
 
 
 def _map(path: Path, statement: bytes) -> _Map | None:
@@ -280,11 +357,11 @@ def _map(path: Path, statement: bytes) -> _Map | None:
     rest, options = statement.strip(), {}
     while (word := re.match(rb"-\w+(?=[ \t]|$)", rest)) and word[0].lower() in OPTIONS and not _found(path, rest):
         option = word[0].lower()
-        most, rest, values = OPTIONS[option], rest[word.end():].strip(), []
+        most, rest, values = OPTIONS[option], rest[word.end() :].strip(), []
         numeric = option in (b"-o", b"-s", b"-t", b"-mm")
         while len(values) < most and (word := re.match(NUMBER + rb"(?=[ \t]|$)" if numeric else rb"\S+", rest)):
             values.append(word[0])
-            rest = rest[word.end():].strip()
+            rest = rest[word.end() :].strip()
         if not values:
             raise ValueError(f"map_Kd {_shown(statement)} has no value after {_shown(option)}")
         options[option] = values
@@ -294,6 +371,7 @@ def _map(path: Path, statement: bytes) -> _Map | None:
     def two(option, default):
         values = [float(value) for value in options.get(option, [])][:2]
         return (*values, *(default,) * (2 - len(values)))
+
     clamp = options.get(b"-clamp", [b""])[0].lower() == b"on"
     found = _Map(rest, _found(path, rest), two(b"-s", 1), two(b"-o", 0), clamp)
     low, gain = two(b"-mm", 0) if b"-mm" in options else (0, 1)
@@ -309,11 +387,12 @@ def _shown(name: bytes) -> str:
 @dataclass
 class _PlyHead:
     "What the head of a PLY says."
-    order: str                                               # "" for text, "<" or ">" for binary
+
+    order: str  # "" for text, "<" or ">" for binary
     # name, how many, properties: name, type, and the type of a list's length
     elements: list[tuple[str, int, list[tuple[str, str, str]]]]
     textures: list[bytes]
-    size: int                                                # of the head, bytes
+    size: int  # of the head, bytes
 
     @property
     def placed(self) -> bool:
@@ -323,9 +402,24 @@ class _PlyHead:
 
 
 #: Types of PLY.
-TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
-         "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
-         "float32": "f4", "float64": "f8"}
+TYPES = {
+    "char": "i1",
+    "uchar": "u1",
+    "short": "i2",
+    "ushort": "u2",
+    "int": "i4",
+    "uint": "u4",
+    "float": "f4",
+    "double": "f8",
+    "int8": "i1",
+    "uint8": "u1",
+    "int16": "i2",
+    "uint16": "u2",
+    "int32": "i4",
+    "uint32": "u4",
+    "float32": "f4",
+    "float64": "f8",
+}
 #: Names of texture coordinates of vertices.
 PLACES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))
 
@@ -384,20 +478,22 @@ def _libraries(path: Path, text: bytes) -> list[Path]:
 @dataclass
 class _Material:
     "An entry of a library, as it stands there."
-    where: str                      # library, line and name
-    library: Path
-    colour: bytes | None = None     # what follows Kd
-    image: bytes | None = None      # what follows map_Kd
 
-    def linear(self) -> Float[np.ndarray, "3"]:
+    where: str  # library, line and name
+    library: Path
+    colour: bytes | None = None  # what follows Kd
+    image: bytes | None = None  # what follows map_Kd
+
+    def linear(self) -> Float[np.ndarray, 3]:
         "Its own colour. Raises `ValueError` if that is not one number or three from 0 to 1."
         if self.colour is None:
             return np.full(3, GREY)
         words = re.sub(rb"#.*", b"", self.colour).split()
         plain = len(words) in (1, 3) and all(re.fullmatch(NUMBER, word) for word in words)
         if not plain or not all(0 <= float(word) <= 1.001 for word in words):
-            raise ValueError(f"{self.where}: Kd {_shown(self.colour)} is not a colour; "
-                             "it must be one number or three, from 0 to 1")
+            raise ValueError(
+                f"{self.where}: Kd {_shown(self.colour)} is not a colour; it must be one number or three, from 0 to 1"
+            )
         return np.clip(np.array([float(word) for word in words]), 0, 1) * np.ones(3)
 
     def map(self) -> _Map | None:
@@ -443,8 +539,11 @@ def _material(materials: dict[bytes, _Material], name: bytes) -> _Material | Non
 def _used(materials: dict[bytes, _Material], text: bytes) -> dict[bytes, _Material | None]:
     "The materials of an OBJ's faces, by the name that it uses."
     commands = _commands(text, b"usemtl", b"f")
-    names = [name for (key, name), (following, _) in zip(commands, commands[1:])
-             if key.lower() == b"usemtl" and following.lower() == b"f"]
+    names = [
+        name
+        for (key, name), (following, _) in zip(commands, commands[1:])
+        if key.lower() == b"usemtl" and following.lower() == b"f"
+    ]
     return {name: _material(materials, name) for name in dict.fromkeys(names)}
 
 
@@ -455,12 +554,12 @@ def _gltf(path: Path) -> tuple[dict, bytes | None]:
         magic, _, length, size, kind = struct.unpack_from("<4sIII4s", data.ljust(20, b"\0"))
         if magic != b"glTF" or kind != b"JSON" or length > len(data) or 20 + size > length:
             raise ValueError(f"{path} is not a whole GLB file")
-        data, rest = data[20:20 + size], data[20 + size:length]
+        data, rest = data[20 : 20 + size], data[20 + size : length]
         if rest:
             size, kind = struct.unpack_from("<I4s", rest.ljust(8, b"\0"))
             if 8 + size > len(rest):
                 raise ValueError(f"{path} is not a whole GLB file")
-            blob = rest[8:8 + size] if kind == b"BIN\0" else None
+            blob = rest[8 : 8 + size] if kind == b"BIN\0" else None
     try:
         header = json.loads(data)
     except ValueError as error:
@@ -535,14 +634,15 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path} cannot be read: {error}") from error
-    except Exception as error:      # what comes of a damaged file
+    except Exception as error:  # what comes of a damaged file
         raise ValueError(
-            f"{path} cannot be read: it is damaged, or not of the format that its name says ({error!r})") from error
+            f"{path} cannot be read: it is damaged, or not of the format that its name says ({error!r})"
+        ) from error
 
 
 def model_files(
-    path: str | Path,   # of the model
-) -> list[Path]:        # the model's own file first
+    path: str | Path,  # of the model
+) -> list[Path]:  # the model's own file first
     """A model's file and those that it needs and that are there: material libraries, buffers and the textures of its
     used materials.
 
@@ -568,32 +668,37 @@ def model_digest(path: str | Path) -> str:
     return sha.hexdigest()
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell013
-GREY = 0.8   # linear; Blender's default material
+GREY = 0.8  # linear; Blender's default material
 
 
 @dataclass
 class _Part:
     "Triangles that share an image."
-    corners: Float[np.ndarray, "faces 3 3"]    # positions
-    colours: Float[np.ndarray, "faces 3 3"]    # linear, for each corner
-    uv: Float[np.ndarray, "faces 3 2"]         # v upwards; of no meaning without an image
+
+    corners: Float[np.ndarray, "faces 3 3"]  # positions
+    colours: Float[np.ndarray, "faces 3 3"]  # linear, for each corner
+    uv: Float[np.ndarray, "faces 3 2"]  # v upwards; of no meaning without an image
     image: Image.Image | None = None
-    wrap: tuple[str, str] = ("repeat", "repeat")   # beyond the image, in x and y: "repeat", "clamp" or "mirror"
+    wrap: tuple[str, str] = ("repeat", "repeat")  # beyond the image, in x and y: "repeat", "clamp" or "mirror"
 
 
 @dataclass
 class _Model:
     "What a reader made of a file. `faces` and what follows is what it found in it, to be compared with `_count`."
+
     parts: list[_Part]
-    faces: int            # polygons, triangles of strips, of fans and of glTF
-    materials: int = 0    # that faces use
-    placed: int = 0       # faces with texture coordinates
-    libraries: int = 0    # as often as they are named
+    faces: int  # polygons, triangles of strips, of fans and of glTF
+    materials: int = 0  # that faces use
+    placed: int = 0  # faces with texture coordinates
+    libraries: int = 0  # as often as they are named
 
 
 def _linear(colours: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     "Linear light of sRGB colours in 0..1."
-    from sie.data.scene import srgb_to_linear   # here and not above, as in sie.data.storage: reading parameters needs no renderer
+    from sie.data.scene import (
+        srgb_to_linear,  # here and not above, as in sie.data.storage: reading parameters needs no renderer
+    )
+
     return srgb_to_linear(colours)
 
 
@@ -615,9 +720,9 @@ def _opened(data: bytes, what: str) -> Image.Image:
             simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
             image.load()
-    except Exception as error:   # Pillow raises what comes
+    except Exception as error:  # Pillow raises what comes
         raise ValueError(f"{what} is not a whole image: {str(error).partition(' <')[0]}") from None
-    if image.mode in ("F", "I") or image.mode.startswith("I;"):   # Pillow would clip these to 255
+    if image.mode in ("F", "I") or image.mode.startswith("I;"):  # Pillow would clip these to 255
         values = np.asarray(image).astype(float)
         if not np.isfinite(values).all() or values.min() < 0 or image.mode != "F" and values.max() > 65535:
             raise ValueError(f"{what} has values that are no colours; convert it to 8 bits")
@@ -629,13 +734,14 @@ def _opened(data: bytes, what: str) -> Image.Image:
         raise ValueError(f"{what} cannot be turned into RGB: {error}") from None
 
 
-def _mean(image: Image.Image) -> Float[np.ndarray, "3"]:
+def _mean(image: Image.Image) -> Float[np.ndarray, 3]:
     "Mean colour of an image, linear."
     return _linear(np.asarray(image) / 255).mean((0, 1))
 
 
 class _Textures:
     "The images of a model, each opened once. A missing one is an error, or None if colours are to take its place."
+
     def __init__(self, path: Path, missing: str):
         self.path, self.missing, self.opened = path, missing, {}
 
@@ -650,9 +756,9 @@ class _Textures:
 
 
 def _triangulated(
-    points: Float[np.ndarray, "corners 3"],   # of all polygons, one after the other
-    sizes: Int[np.ndarray, "polygons"],       # how many corners each has
-) -> tuple[Int[np.ndarray, "triangles 3"], Int[np.ndarray, "triangles"]]:
+    points: Float[np.ndarray, "corners 3"],  # of all polygons, one after the other
+    sizes: Int[np.ndarray, " polygons"],  # how many corners each has
+) -> tuple[Int[np.ndarray, "triangles 3"], Int[np.ndarray, " triangles"]]:
     """Triangles as indices of corners, and of which polygon each is part. Convex polygons become fans, others are cut
     by Manifold in their plane."""
     starts, triangles, owners = np.cumsum(sizes) - sizes, [np.zeros((0, 3), int)], [np.zeros(0, int)]
@@ -665,10 +771,10 @@ def _triangulated(
             ring = ring - ring[:, :1]
             normal = np.cross(ring, np.roll(ring, -1, 1)).sum(1)
             turn = np.einsum("pci,pi->pc", np.cross(ring - np.roll(ring, 1, 1), np.roll(ring, -1, 1) - ring), normal)
-            dent = turn < -1e-9 * (normal ** 2).sum(1, keepdims=True)
+            dent = turn < -1e-9 * (normal**2).sum(1, keepdims=True)
             concave = dent.any(1)
             if size == 4:
-                first[concave] = dent[concave].argmax(1)      # both triangles meet in the dent
+                first[concave] = dent[concave].argmax(1)  # both triangles meet in the dent
             else:
                 for polygon, corners, up in zip(own[concave], ring[concave], normal[concave]):
                     ears = _ears(corners, up)
@@ -693,7 +799,7 @@ def _strip(length: int) -> Int[np.ndarray, "triangles 3"]:
     return np.stack([first, first + 1 + first % 2, first + 2 - first % 2], 1)
 
 
-def _ears(ring: Float[np.ndarray, "corners 3"], normal: Float[np.ndarray, "3"]) -> Int[np.ndarray, "triangles 3"]:
+def _ears(ring: Float[np.ndarray, "corners 3"], normal: Float[np.ndarray, 3]) -> Int[np.ndarray, "triangles 3"]:
     "Triangles of a concave polygon; a fan if it crosses itself, so that no cut is right."
     area = np.linalg.norm(normal) / 2
     normal = normal / (2 * area)
@@ -707,11 +813,12 @@ def _ears(ring: Float[np.ndarray, "corners 3"], normal: Float[np.ndarray, "3"]) 
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell031
 def _placed_parts(
-    points: Float[np.ndarray, "corners 3"], sizes: Int[np.ndarray, "polygons"],   # as for `_triangulated`
-    kind: Int[np.ndarray, "polygons"],         # polygons of one kind share a part
-    colours: Float[np.ndarray, "corners 3"],   # linear
+    points: Float[np.ndarray, "corners 3"],
+    sizes: Int[np.ndarray, " polygons"],  # as for `_triangulated`
+    kind: Int[np.ndarray, " polygons"],  # polygons of one kind share a part
+    colours: Float[np.ndarray, "corners 3"],  # linear
     uv: Float[np.ndarray, "corners 2"],
-    look: Mapping[int, tuple],                 # kind -> image and wrap
+    look: Mapping[int, tuple],  # kind -> image and wrap
 ) -> list[_Part]:
     triangles, owner = _triangulated(points, sizes)
     parts = []
@@ -729,7 +836,7 @@ def _index(word: bytes, count: int) -> int:
         raise ValueError("there is no corner 0, they are counted from 1")
     if k < -count:
         raise ValueError("it counts backwards beyond the first corner")
-    if k > 2 ** 31:
+    if k > 2**31:
         raise ValueError("no file has so many corners")
     return k - 1 if k > 0 else count + k
 
@@ -774,8 +881,9 @@ def _read_obj(path: Path, textures: _Textures) -> _Model:
                 raise ValueError("free-form surfaces and calls of other files are not supported; export it as polygons")
     except ValueError as error:
         raise ValueError(f"{path}: line {number}, {_shown(line)[:80]!r}, cannot be read: {error}") from None
-    points, tints, places_in_image = (np.array(rows, float).reshape(-1, n)
-                                      for rows, n in ((places, 3), (colours, 3), (coordinates, 2)))
+    points, tints, places_in_image = (
+        np.array(rows, float).reshape(-1, n) for rows, n in ((places, 3), (colours, 3), (coordinates, 2))
+    )
     corners, mapped, sizes = np.array(corners, int), np.array(mapped, int), np.array(sizes, int)
     for what, index, of in (("corner", corners, points), ("texture coordinate", mapped, places_in_image)):
         if (index >= len(of)).any():
@@ -783,7 +891,7 @@ def _read_obj(path: Path, textures: _Textures) -> _Model:
             beyond = f"a face with {what} {index.max() + 1}, but only {len(of)} of them"
             raise ValueError(f"{path}: line {line} has {beyond}")
     tints, starts = _linear(_unit(tints[corners], str(path))), np.cumsum(sizes) - sizes
-    whole = np.zeros(0, bool)     # whether all corners of the face have a place in an image
+    whole = np.zeros(0, bool)  # whether all corners of the face have a place in an image
     if len(sizes):
         whole = np.minimum.reduceat(mapped, starts) >= 0
     uv = np.where(mapped[:, None] >= 0, np.concatenate([places_in_image, [[0, 0]]])[mapped], 0)
@@ -812,7 +920,7 @@ def _read_obj(path: Path, textures: _Textures) -> _Model:
 def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str, Any]]:
     "The values of each property: an array, or the values and lengths of its lists."
     cut = ValueError(f"{path} is cut short: it ends before all that its head announces")
-    text, buffer, at, elements = head.order == "", data[head.size:], 0, {}
+    text, buffer, at, elements = head.order == "", data[head.size :], 0, {}
     if text:
         try:
             buffer = np.array(buffer.split(), dtype=object).astype(float).tobytes()
@@ -821,6 +929,7 @@ def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str
 
     def kind(name: str) -> np.dtype:
         return np.dtype("<f8" if text else head.order + name)
+
     for element, count, properties in head.elements:
         elements[element] = {}
         if not count or not properties:
@@ -829,7 +938,7 @@ def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str
             raise cut
         runs: dict[str, list] = {name: [] for name, _, _ in properties}
         lists, window, left = [name for name, _, length in properties if length], count, count
-        while left:      # rows in a run have lists of the same lengths; mostly all rows are one run
+        while left:  # rows in a run have lists of the same lengths; mostly all rows are one run
             fields, sizes, place = [], {}, at
             for name, own, length in properties:
                 size = 1
@@ -860,15 +969,23 @@ def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str
 
 
 def _ply_colours(
-    head: _PlyHead, element: str, values: dict[str, Any], path: Path,
+    head: _PlyHead,
+    element: str,
+    values: dict[str, Any],
+    path: Path,
 ) -> Float[np.ndarray, "rows 3"] | None:
     "Linear colours of vertices or faces, if they have some."
     spellings = ("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b")
     names = next((names for names in spellings if set(names) <= set(values)), None)
     if names is None:
         return None
-    own = next(own for what, _, properties in head.elements if what == element
-               for name, own, _ in properties if name == names[0])
+    own = next(
+        own
+        for what, _, properties in head.elements
+        if what == element
+        for name, own, _ in properties
+        if name == names[0]
+    )
     colours = np.stack([values[name] for name in names], 1)
     if own[0] == "f":
         return _linear(_unit(colours, str(path)))
@@ -935,7 +1052,7 @@ def _read_ply(path: Path, textures: _Textures) -> _Model:
 def _read_off(path: Path, textures: _Textures) -> _Model:
     "An OFF as Geomview writes it, with colours of corners or faces."
     lines = [line for raw in _text(path).split(b"\n") if (line := raw.partition(b"#")[0].split())]
-    if lines and re.match(rb"\w*OFF\d", lines[0][0]):       # ModelNet's files have the counts right behind the word
+    if lines and re.match(rb"\w*OFF\d", lines[0][0]):  # ModelNet's files have the counts right behind the word
         lines[0][:1] = lines[0][0].replace(b"OFF", b"OFF ", 1).split()
     found = re.fullmatch(rb"(ST)?(C)?(N)?(4)?(n)?OFF", lines[0][0]) if lines else None
     if not found or b"BINARY" in lines[0] or found[4] or found[5]:
@@ -946,14 +1063,14 @@ def _read_off(path: Path, textures: _Textures) -> _Model:
         if len(lines) < 1 + vertices + faces or vertices < 0 or faces < 0:
             announced = f"{vertices} vertices and {faces} faces"
             raise ValueError(f"it is cut short, as there are {len(lines) - 1} lines for {announced}")
-        rows = [[float(word) for word in line] for line in lines[1:1 + vertices]]
+        rows = [[float(word) for word in line] for line in lines[1 : 1 + vertices]]
         if any(len(row) < 3 for row in rows):
             raise ValueError("a vertex has fewer than three coordinates")
-        sides = lines[1 + vertices:1 + vertices + faces]
+        sides = lines[1 + vertices : 1 + vertices + faces]
         sizes = np.array([int(line[0]) for line in sides], int)
         if any(len(line) < 1 + size for line, size in zip(sides, sizes)):
             raise ValueError("a face has fewer corners than it says")
-        corners = np.array([int(word) for line, size in zip(sides, sizes) for word in line[1:1 + size]], int)
+        corners = np.array([int(word) for line, size in zip(sides, sizes) for word in line[1 : 1 + size]], int)
         if len(corners) and (corners.min() < 0 or corners.max() >= vertices):
             raise ValueError(f"a face has a vertex that is not one of 0 to {vertices - 1}")
         tints = np.full((len(corners), 3), GREY)
@@ -964,11 +1081,11 @@ def _read_off(path: Path, textures: _Textures) -> _Model:
                 raise ValueError("a vertex of this COFF has no colour")
             tints = _linear(_unit(np.array(own, float), "it"))[corners]
         for k, (line, size, end) in enumerate(zip(sides, sizes, np.cumsum(sizes))):
-            own = line[1 + size:]
+            own = line[1 + size :]
             if len(own) in (3, 4):
                 whole = all(word.isdigit() for word in own) and any(int(word) > 1 for word in own)
                 most = 255 if whole else 1
-                tints[end - size:end] = _linear(np.array([float(word) for word in own[:3]]).clip(0, most) / most)
+                tints[end - size : end] = _linear(np.array([float(word) for word in own[:3]]).clip(0, most) / most)
     except (ValueError, IndexError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     points = np.array([row[:3] for row in rows], float).reshape(-1, 3)
@@ -976,7 +1093,7 @@ def _read_off(path: Path, textures: _Textures) -> _Model:
     return _Model(_placed_parts(points[corners], sizes, kind, tints, uv, {}), len(sizes))
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell032
-COMPONENTS = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}   # of glTF's accessors
+COMPONENTS = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}  # of glTF's accessors
 COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 WRAPS = {33071: "clamp", 33648: "mirror", 10497: "repeat"}
 SUPPORTED = re.compile(r"KHR_materials_|KHR_mesh_quantization$|KHR_texture_transform$|EXT_texture_webp$|KHR_lights_")
@@ -984,6 +1101,7 @@ SUPPORTED = re.compile(r"KHR_materials_|KHR_mesh_quantization$|KHR_texture_trans
 
 class _Gltf:
     "A glTF with its buffers."
+
     def __init__(self, path: Path):
         self.path = path
         self.header, blob = _gltf(path)
@@ -1010,7 +1128,7 @@ class _Gltf:
         if packed and "uri" not in self.header["buffers"][view["buffer"]]:
             raise ValueError(f"{self.path} uses EXT_meshopt_compression, which is not supported; export it without")
         start = view.get("byteOffset", 0)
-        data = self.buffers[view["buffer"]][start:start + view["byteLength"]]
+        data = self.buffers[view["buffer"]][start : start + view["byteLength"]]
         if len(data) < view["byteLength"]:
             raise ValueError(f"{self.path}: buffer view {index} reaches beyond its buffer")
         return data, view.get("byteStride", 0)
@@ -1067,7 +1185,11 @@ class _Gltf:
         return found
 
     def corners(
-        self, primitive: dict, node: dict, place: np.ndarray, places: dict[int, np.ndarray],
+        self,
+        primitive: dict,
+        node: dict,
+        place: np.ndarray,
+        places: dict[int, np.ndarray],
     ) -> Float[np.ndarray, "vertices 3"]:
         "Where a primitive's vertices are, with morph targets at their given weights and a skin in its rest pose."
         attributes = primitive["attributes"]
@@ -1083,7 +1205,7 @@ class _Gltf:
         inverse = np.tile(np.eye(4), (len(skin["joints"]), 1, 1))
         if "inverseBindMatrices" in skin:
             matrices = self.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4).swapaxes(1, 2)
-            inverse = matrices[:len(inverse)].astype(float)
+            inverse = matrices[: len(inverse)].astype(float)
         joints = np.stack([places.get(joint, np.eye(4)) for joint in skin["joints"]]) @ inverse
         total, k = np.zeros((len(points), 4)), 0
         while f"JOINTS_{k}" in attributes:
@@ -1094,7 +1216,7 @@ class _Gltf:
         return total[:, :3] / np.maximum(total[:, 3:], np.finfo(float).tiny)
 
 
-def _gltf_triangles(mode: int, index: Int[np.ndarray, "corners"]) -> Int[np.ndarray, "triangles 3"]:
+def _gltf_triangles(mode: int, index: Int[np.ndarray, " corners"]) -> Int[np.ndarray, "triangles 3"]:
     "The triangles of a primitive."
     if mode == 4:
         if len(index) % 3:
@@ -1120,7 +1242,7 @@ def _gltf_part(model: _Gltf, primitive: dict, points: np.ndarray, triangles: np.
             uv = model.accessor(attributes[name]).astype(float) * moved.get("scale", [1, 1])
             cos, sin = np.cos(moved.get("rotation", 0)), np.sin(moved.get("rotation", 0))
             uv = uv @ np.array([[cos, -sin], [sin, cos]]) + moved.get("offset", [0, 0])
-            uv = uv * [1, -1] + [0, 1]                       # glTF's v points downwards
+            uv = uv * [1, -1] + [0, 1]  # glTF's v points downwards
             sampler = header["textures"][texture["index"]].get("sampler")
             sampler = {} if sampler is None else header["samplers"][sampler]
             look = picture, tuple(WRAPS[sampler.get(axis, 10497)] for axis in ("wrapS", "wrapT"))
@@ -1150,6 +1272,7 @@ def _read_gltf(path: Path, textures: _Textures) -> _Model:
                 data = model.view(entry["bufferView"])[0] if "bufferView" in entry else model.bytes(uri)
                 opened[key] = _opened(data, f"{path}: image {key}")
         return opened[key]
+
     for k, place in places.items():
         node = header["nodes"][k]
         for primitive in header["meshes"][node["mesh"]]["primitives"] if "mesh" in node else []:
@@ -1165,7 +1288,7 @@ def _read_gltf(path: Path, textures: _Textures) -> _Model:
             triangles = _gltf_triangles(primitive.get("mode", 4), index)
             if len(triangles) and triangles.max() >= len(points):
                 raise ValueError(f"{path} has a face with vertex {triangles.max()}, but only {len(points)} of them")
-            if np.linalg.det(place[:3, :3]) < 0 and "skin" not in node:   # a mirrored node turns its faces round
+            if np.linalg.det(place[:3, :3]) < 0 and "skin" not in node:  # a mirrored node turns its faces round
                 triangles = triangles[:, ::-1]
             parts.append(_gltf_part(model, primitive, points, triangles, image))
             materials.add(primitive.get("material"))
@@ -1178,15 +1301,16 @@ def _read_stl(path: Path, textures: _Textures) -> _Model:
     data = path.read_bytes()
     faces = _stl_faces(data)
     if faces is None:
-        data = data.lower()     # trimesh knows the keywords in lower case only
+        data = data.lower()  # trimesh knows the keywords in lower case only
         if not data.rstrip().rpartition(b"\n")[2].strip().startswith(b"endsolid"):
             raise ValueError(f"{path} has no faces, or is cut short: an STL in text ends in endsolid")
     else:
         size = 84 + 50 * faces
         if len(data) < size:
             raise ValueError(
-                f"{path} is cut short: it has {len(data)} bytes, and {size} are needed for its {faces} faces")
-        if len(data) >= size + 50:          # less than a face is padding
+                f"{path} is cut short: it has {len(data)} bytes, and {size} are needed for its {faces} faces"
+            )
+        if len(data) >= size + 50:  # less than a face is padding
             raise ValueError(f"{path} goes on for {len(data) - size} bytes after the {faces} faces that it announces")
         data = data[:size]
     scene = trimesh.load_scene(io.BytesIO(data), file_type="stl", process=False)
@@ -1205,6 +1329,7 @@ def _stl_faces(data: bytes) -> int | None:
 
 class _Dae:
     "A COLLADA of any version: its elements without namespaces, and those that have an id."
+
     def __init__(self, path: Path):
         self.path, self.root = path, ElementTree.parse(path).getroot()
         for item in self.root.iter():
@@ -1240,7 +1365,7 @@ class _Dae:
         accessor = source.find("technique_common/accessor")
         stride, start, count = (int(accessor.get(*key)) for key in (("stride", 1), ("offset", 0), ("count", 0)))
         columns = [k for k, one in enumerate(accessor.findall("param")) if one.get("name")] or list(range(stride))
-        values = _floats(self.of(accessor, "source"))[start:start + stride * count]
+        values = _floats(self.of(accessor, "source"))[start : start + stride * count]
         if len(values) < stride * count or len(columns) < axes:
             raise ValueError(f"{self.path}: the source {source.get('id')} has fewer values than it says")
         return values.reshape(-1, stride)[:, columns[:axes]]
@@ -1255,7 +1380,7 @@ class _Dae:
                 found.setdefault(inner.get("semantic"), []).append(entry)
         return found
 
-    def diffuse(self, bound: ElementTree.Element) -> tuple[Float[np.ndarray, "3"], str | None, str]:
+    def diffuse(self, bound: ElementTree.Element) -> tuple[Float[np.ndarray, 3], str | None, str]:
         "Colour of a material that is bound, the image that takes its place, and the set of that one's coordinates."
         effect = self.of(self.of(bound, "target").find("instance_effect"))
         params = {item.get("sid"): item for item in effect.iter("newparam")}
@@ -1265,7 +1390,7 @@ class _Dae:
         if texture is None:
             return np.full(3, GREY) if colour is None else _floats(colour)[:3], None, "0"
         name, image = texture.get("texture"), None
-        while name in params:      # a sampler, which names a surface, which names an image
+        while name in params:  # a sampler, which names a surface, which names an image
             links = [one for one in params.pop(name).iter() if one.tag in ("source", "init_from", "instance_image")]
             name = links[0].get("url", "").lstrip("#") or (links[0].text or "").strip() if links else None
         image = self.named.get(name)
@@ -1273,19 +1398,26 @@ class _Dae:
         if not file:
             name = texture.get("texture")
             raise ValueError(f"{self.path} has the texture {name}, which is no sampler or image with a file")
-        sets = [one.get("input_set", "0") for one in bound.findall("bind_vertex_input")
-                if one.get("semantic") == texture.get("texcoord")]
+        sets = [
+            one.get("input_set", "0")
+            for one in bound.findall("bind_vertex_input")
+            if one.get("semantic") == texture.get("texcoord")
+        ]
         return np.full(3, GREY), file, (sets or ["0"])[0]
 
     def images(self) -> list[str]:
         "The images that faces of the scene have."
-        bound = [symbols[part.get("material")] for geometry, _, symbols in self.instances()
-                 for part in geometry.iterfind("mesh/*") if part.get("material") in symbols]
+        bound = [
+            symbols[part.get("material")]
+            for geometry, _, symbols in self.instances()
+            for part in geometry.iterfind("mesh/*")
+            if part.get("material") in symbols
+        ]
         names = [self.diffuse(one)[1] for one in dict.fromkeys(bound)]
         return list(dict.fromkeys(filter(None, names)))
 
 
-def _floats(item: ElementTree.Element) -> Float[np.ndarray, "values"]:
+def _floats(item: ElementTree.Element) -> Float[np.ndarray, " values"]:
     return np.array([float(word) for word in (item.text or "").split()])
 
 
@@ -1305,8 +1437,9 @@ def _dae_move(step: ElementTree.Element) -> Float[np.ndarray, "4 4"]:
 
 
 def _dae_polygons(
-    faces: ElementTree.Element, step: int,
-) -> tuple[Float[np.ndarray, "corners step"], Int[np.ndarray, "polygons"]]:
+    faces: ElementTree.Element,
+    step: int,
+) -> tuple[Float[np.ndarray, "corners step"], Int[np.ndarray, " polygons"]]:
     "Indices of the corners' inputs, and how many corners each polygon has."
     runs = [_floats(item).reshape(-1, step) for item in faces.findall("p")]
     if faces.find("ph") is not None:
@@ -1328,8 +1461,11 @@ def _dae_polygons(
 def _read_dae(path: Path, textures: _Textures) -> _Model:
     "A COLLADA: all polygons of its scene, turned as its `up_axis` says so that y is up."
     dae = _Dae(path)
-    turned = {"Y_UP": np.eye(3), "Z_UP": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
-              "X_UP": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])}[dae.root.findtext("asset/up_axis", "Y_UP").strip()]
+    turned = {
+        "Y_UP": np.eye(3),
+        "Z_UP": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
+        "X_UP": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]),
+    }[dae.root.findtext("asset/up_axis", "Y_UP").strip()]
     model, materials = _Model([], 0), set()
     for geometry, place, bound in dae.instances():
         for faces in geometry.iterfind("mesh/*"):
@@ -1337,7 +1473,7 @@ def _read_dae(path: Path, textures: _Textures) -> _Model:
                 continue
             inputs, material = dae.inputs(faces), bound.get(faces.get("material"))
             index, sizes = _dae_polygons(faces, 1 + max(offset for group in inputs.values() for offset, *_ in group))
-            if np.linalg.det(place[:3, :3]) < 0:      # a mirrored node turns its faces round
+            if np.linalg.det(place[:3, :3]) < 0:  # a mirrored node turns its faces round
                 index, sizes = index[::-1], sizes[::-1]
 
             def rows(semantic: str, axes: int, wanted: str = "0") -> np.ndarray:
@@ -1350,7 +1486,8 @@ def _read_dae(path: Path, textures: _Textures) -> _Model:
                 if ((own < 0) | (own >= len(values))).any():
                     raise ValueError(f"{path}: {geometry.get('id')} has an index beyond its {len(values)} {semantic}s")
                 return values[own.astype(int)]
-            with np.errstate(invalid="ignore"):       # `_parts` refuses what is not finite
+
+            with np.errstate(invalid="ignore"):  # `_parts` refuses what is not finite
                 points = rows("POSITION", 3) @ place[:3, :3].T + place[:3, 3]
             tints, uv, look = np.full((len(index), 3), GREY), np.zeros((len(index), 2)), ()
             if material is not None:
@@ -1371,10 +1508,21 @@ def _read_dae(path: Path, textures: _Textures) -> _Model:
     return model
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell033
-READERS = {".obj": _read_obj, ".ply": _read_ply, ".glb": _read_gltf, ".gltf": _read_gltf, ".stl": _read_stl,
-           ".off": _read_off, ".dae": _read_dae}
-NAMES = {"faces": "faces", "placed": "faces with texture coordinates", "materials": "materials",
-         "libraries": "names of material libraries"}
+READERS = {
+    ".obj": _read_obj,
+    ".ply": _read_ply,
+    ".glb": _read_gltf,
+    ".gltf": _read_gltf,
+    ".stl": _read_stl,
+    ".off": _read_off,
+    ".dae": _read_dae,
+}
+NAMES = {
+    "faces": "faces",
+    "placed": "faces with texture coordinates",
+    "materials": "materials",
+    "libraries": "names of material libraries",
+}
 
 
 def _count(path: Path) -> dict[str, int]:
@@ -1395,7 +1543,7 @@ def _count(path: Path) -> dict[str, int]:
         words = re.sub(rb"OFF(?=\d)", b"OFF ", plain, count=1).split(None, 3)
         return {"faces": int(words[2])}
     text = len(re.findall(rb"endfacet", data, re.IGNORECASE))
-    return {"faces": text or (len(data) - 84) // 50}      # by the length of a binary STL, not by what it announces
+    return {"faces": text or (len(data) - 84) // 50}  # by the length of a binary STL, not by what it announces
 
 
 def _count_obj(path: Path) -> dict[str, int]:
@@ -1415,7 +1563,7 @@ def _count_obj(path: Path) -> dict[str, int]:
             counted["faces"] += 1
             counted["placed"] += all(re.match(rb"-?\d+/-?\d", word) for word in words)
             names.add(name)
-    if all(re.search(rb"(?i)\.mtl$", word) for word in libraries):      # else names may have spaces
+    if all(re.search(rb"(?i)\.mtl$", word) for word in libraries):  # else names may have spaces
         counted["libraries"] = len(libraries)
     return {**counted, "materials": len(names - {None})}
 
@@ -1440,7 +1588,7 @@ def _count_gltf(path: Path) -> dict[str, int]:
 
 
 def _count_dae(path: Path) -> dict[str, int]:
-    text = re.sub(r"<(/?)\w+:", r"<\1", ElementTree.canonicalize(from_file=str(path)))     # no prefixes
+    text = re.sub(r"<(/?)\w+:", r"<\1", ElementTree.canonicalize(from_file=str(path)))  # no prefixes
     root = ElementTree.fromstring(re.sub(r' xmlns(:\w+)?="[^"]*"', "", text))
     named = {"#" + item.get("id"): item for item in root.iter() if item.get("id")}
     left = [named[scene.get("url")] for scene in root.iterfind("scene/instance_visual_scene")]
@@ -1453,9 +1601,13 @@ def _count_dae(path: Path) -> dict[str, int]:
             for part in named[one.get("url")].iterfind("mesh/*[input]"):
                 runs = [len(p.text.split()) for p in part.findall("p")]
                 step = 1 + max(int(entry.get("offset", 0)) for entry in part.findall("input"))
-                n = {"triangles": sum(runs) // step // 3, "polylist": len(part.findtext("vcount", "").split()),
-                     "polygons": len(runs), "tristrips": sum(runs) // step - 2 * len(runs),
-                     "trifans": sum(runs) // step - 2 * len(runs)}.get(part.tag)
+                n = {
+                    "triangles": sum(runs) // step // 3,
+                    "polylist": len(part.findtext("vcount", "").split()),
+                    "polygons": len(runs),
+                    "tristrips": sum(runs) // step - 2 * len(runs),
+                    "trifans": sum(runs) // step - 2 * len(runs),
+                }.get(part.tag)
                 if n is not None:
                     faces, placed = faces + n, placed + n * (part.find("input[@semantic='TEXCOORD']") is not None)
                     materials.add(bound.get(part.get("material")))
@@ -1471,8 +1623,11 @@ def _parts(path: Path, missing: str = "refuse") -> list[_Part]:
         _references(path)
         model = READERS[path.suffix.lower()](path, _Textures(path, missing))
         counted = _count(path)
-    wrong = [f"{getattr(model, what)} instead of {number} {NAMES[what]}"
-             for what, number in counted.items() if getattr(model, what) != number]
+    wrong = [
+        f"{getattr(model, what)} instead of {number} {NAMES[what]}"
+        for what, number in counted.items()
+        if getattr(model, what) != number
+    ]
     if wrong:
         raise ValueError(f"{path} was not read whole, by a count of what is in the file: {', '.join(wrong)}")
     parts = [part for part in model.parts if len(part.corners)]
@@ -1494,34 +1649,43 @@ def _sized(path: Path, corners: Float[np.ndarray, "faces 3 3"]) -> Float[np.ndar
     if size == 0:
         raise ValueError(f"{path} has no size: all its corners are in one point")
     if size < 1e-6:
-        raise ValueError(f"{path} lies more than a million times its size away from the origin, where its corners are "
-                         "no longer exact; move it there")
+        raise ValueError(
+            f"{path} lies more than a million times its size away from the origin, where its corners are "
+            "no longer exact; move it there"
+        )
     unit = (corners / most - (low / most + high / most) / 2) / size
     areas = np.linalg.norm(np.cross(unit[:, 1] - unit[:, 0], unit[:, 2] - unit[:, 0]), axis=1) / 2
     real = unit[areas > 0]
     if len(real) and np.median(np.abs(real - np.median(real, axis=(0, 1))).max(2)) < 1e-5:
-        raise ValueError(f"{path} has absurd proportions: half of its corners lie within a hundred-thousandth of its "
-                         "size; look for a stray corner")
+        raise ValueError(
+            f"{path} has absurd proportions: half of its corners lie within a hundred-thousandth of its "
+            "size; look for a stray corner"
+        )
     if np.sort(np.ptp(unit, axis=(0, 1)))[1] < 1e-7 or areas.max() < 1e-9:
         raise ValueError(f"{path} has no surface: the corners of each face coincide or lie on a line")
     return unit
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell015
-MOST_FACES = 2 ** 18   # after cutting
+MOST_FACES = 2**18  # after cutting
 
 
 def _cut(
-    corners: Float[np.ndarray, "faces 3 columns"],   # x, y, z of the corners, then what varies over a face, whose colour changes at whole numbers
-    part: Int[np.ndarray, "faces"],                  # to which part each belongs
-    detail: float,                                   # longest edge that may be left where that happens
-) -> tuple[Float[np.ndarray, "pieces 3 columns"], Int[np.ndarray, "pieces"]]:
+    corners: Float[
+        np.ndarray, "faces 3 columns"
+    ],  # x, y, z of the corners, then what varies over a face, whose colour changes at whole numbers
+    part: Int[np.ndarray, " faces"],  # to which part each belongs
+    detail: float,  # longest edge that may be left where that happens
+) -> tuple[Float[np.ndarray, "pieces 3 columns"], Int[np.ndarray, " pieces"]]:
     "Halve faces across their longest edge, the longest first, until they are small or of one colour."
     while True:
         lengths = np.linalg.norm(corners[:, [1, 2, 0], :3] - corners[..., :3], axis=2)
-        step = np.floor(corners[..., 3:] + 1e-3 * (corners[..., 3:].mean(1, keepdims=True) - corners[..., 3:]))   # touching the next is not being in it
+        step = np.floor(
+            corners[..., 3:] + 1e-3 * (corners[..., 3:].mean(1, keepdims=True) - corners[..., 3:])
+        )  # touching the next is not being in it
         longest = lengths.max(1) * (step != step[:, :1]).any((1, 2))
         cut = longest > max(detail, longest.max() / 2)
-        if not cut.any() or len(corners) + cut.sum() > MOST_FACES: return corners, part
+        if not cut.any() or len(corners) + cut.sum() > MOST_FACES:
+            return corners, part
         turned = (lengths[cut].argmax(1)[:, None] + np.arange(3)) % 3
         a, b, c = np.take_along_axis(corners[cut], turned[..., None], 1).swapaxes(0, 1)
         middle = (a + b) / 2
@@ -1531,9 +1695,9 @@ def _cut(
 
 def _sampled(
     image: Image.Image,
-    places: Float[np.ndarray, "faces 3 2"],   # of the corners, x to the right and y down, in units of the image's sides
-    wrap: tuple[str, str] = ("repeat", "repeat"),   # beyond the image: "repeat", "clamp" or "mirror"
-) -> Float[np.ndarray, "faces 3"]:            # linear
+    places: Float[np.ndarray, "faces 3 2"],  # of the corners, x to the right and y down, in units of the image's sides
+    wrap: tuple[str, str] = ("repeat", "repeat"),  # beyond the image: "repeat", "clamp" or "mirror"
+) -> Float[np.ndarray, "faces 3"]:  # linear
     "Mean colour of the image about the middle of each face, over a square of the face's area in the image."
     pixels = np.asarray(image.convert("RGB"))
     (height, width), middle = pixels.shape[:2], places.mean(1)
@@ -1541,23 +1705,31 @@ def _sampled(
         x = middle[:, axis]
         middle[:, axis] = {"repeat": x % 1, "clamp": x.clip(0, 1), "mirror": 1 - np.abs(x % 2 - 1)}[kind]
     (ax, ay), (bx, by) = ((places[:, k] - places[:, 0]).T * [[width], [height]] for k in (1, 2))
-    level = (np.log2(np.maximum(np.abs(ax * by - ay * bx) / 2, 1)) / 2).round().astype(int).clip(max=int(math.log2(max(width, height))))
+    level = (
+        (np.log2(np.maximum(np.abs(ax * by - ay * bx) / 2, 1)) / 2)
+        .round()
+        .astype(int)
+        .clip(max=int(math.log2(max(width, height))))
+    )
     colours, linear = np.empty((len(places), 3)), _linear(np.arange(256) / 255).astype(np.float32)
     for k in np.unique(level):
         size = max(1, width >> k), max(1, height >> k)
         shrunk = linear[pixels]
         if k:
-            bands = [Image.fromarray(np.ascontiguousarray(shrunk[..., c])).resize(size, Image.Resampling.BOX) for c in range(3)]
+            bands = [
+                Image.fromarray(np.ascontiguousarray(shrunk[..., c])).resize(size, Image.Resampling.BOX)
+                for c in range(3)
+            ]
             shrunk = np.stack([np.asarray(band) for band in bands], -1)
         x, y = np.minimum((middle[level == k] * size).astype(int), np.array(size) - 1).T
         colours[level == k] = shrunk[y, x]
     return colours
 
 
-MOST_PAIRS = 2 ** 24   # of faces in one plane that are compared
+MOST_PAIRS = 2**24  # of faces in one plane that are compared
 
 
-def _one_sided(triangles: Float[np.ndarray, "faces 3 3"]) -> Bool[np.ndarray, "faces"]:
+def _one_sided(triangles: Float[np.ndarray, "faces 3 3"]) -> Bool[np.ndarray, " faces"]:
     """Faces that have others on their very place that face the other way, as double-sided surfaces are often made.
 
     The renderer shows such a face only from its front, and any other from both sides. The two sides may be cut into triangles differently."""
@@ -1569,15 +1741,19 @@ def _one_sided(triangles: Float[np.ndarray, "faces 3 3"]) -> Bool[np.ndarray, "f
     plane = np.c_[normals * side[:, None], np.einsum("ij,ij->i", normals, triangles[:, 0]) * side]
     found = np.zeros(len(triangles), bool)
     good = np.flatnonzero(length > 1e-12)
-    _, group = np.unique(np.floor(plane[good] * 1e5 + 0.137), axis=0, return_inverse=True)   # 0.137: round numbers are far from a step
+    _, group = np.unique(
+        np.floor(plane[good] * 1e5 + 0.137), axis=0, return_inverse=True
+    )  # 0.137: round numbers are far from a step
     order = np.argsort(group.ravel(), kind="stable")
     for own in np.split(good[order], np.flatnonzero(np.diff(group.ravel()[order])) + 1):
         up, down = own[side[own] > 0], own[side[own] < 0]
         if not len(up) or not len(down):
             continue
-        if len(up) * len(down) > MOST_PAIRS:      # only those that are triangles of the same corners
+        if len(up) * len(down) > MOST_PAIRS:  # only those that are triangles of the same corners
             key = [tuple(map(bytes, sorted(np.round(t, 9) + 0.0, key=tuple))) for t in triangles[own]]
-            both = set(key[:0]) | ({k for k, s in zip(key, side[own]) if s > 0} & {k for k, s in zip(key, side[own]) if s < 0})
+            both = set(key[:0]) | (
+                {k for k, s in zip(key, side[own]) if s > 0} & {k for k, s in zip(key, side[own]) if s < 0}
+            )
             found[own] = [k in both for k in key]
             continue
         axes = np.argsort(np.abs(normals[own[0]]))[:2]
@@ -1586,7 +1762,9 @@ def _one_sided(triangles: Float[np.ndarray, "faces 3 3"]) -> Bool[np.ndarray, "f
     return found
 
 
-def _covered(faces: Float[np.ndarray, "faces 3 2"], others: Float[np.ndarray, "others 3 2"]) -> Bool[np.ndarray, "faces"]:
+def _covered(
+    faces: Float[np.ndarray, "faces 3 2"], others: Float[np.ndarray, "others 3 2"]
+) -> Bool[np.ndarray, " faces"]:
     "Which triangles lie within others: at their middle and near their corners."
     middle = faces.mean(1, keepdims=True)
     points = np.concatenate([middle, 0.9 * faces + 0.1 * middle], 1)
@@ -1603,16 +1781,17 @@ def _covered(faces: Float[np.ndarray, "faces 3 2"], others: Float[np.ndarray, "o
 
 
 def load_model(
-    path: str | Path,          # of one of `SUFFIXES`
-    up: str = "y",             # the file's axis that points upwards: "y" (GLB, ShapeNet) or "z"
-    detail: float = 0.02,      # size of the pieces that a texture is cut into, bounding-box diagonals
-    missing_textures: str = "refuse",   # a texture that is missing: "refuse" the model, or show the material's own "colour"
-) -> trimesh.Trimesh:          # unit bounding-box diagonal, centred, z up, with a colour for each face
+    path: str | Path,  # of one of `SUFFIXES`
+    up: str = "y",  # the file's axis that points upwards: "y" (GLB, ShapeNet) or "z"
+    detail: float = 0.02,  # size of the pieces that a texture is cut into, bounding-box diagonals
+    missing_textures: str = "refuse",  # a texture that is missing: "refuse" the model, or show the material's own "colour"
+) -> trimesh.Trimesh:  # unit bounding-box diagonal, centred, z up, with a colour for each face
     """Read a model. Faces that show only their front are marked in `face_attributes["one_sided"]`.
 
     Raises `ValueError` with its name and what is wrong: a missing or broken file or texture, what cannot be read, a file that was not read
     whole, no faces, no size or surface, corners that are not finite or too far away."""
     from sie.data.scene import pixels
+
     if up not in ("y", "z"):
         raise ValueError(f"up is {up!r}; it must be 'y' or 'z'")
     if missing_textures not in ("refuse", "colour"):
@@ -1625,7 +1804,7 @@ def load_model(
     if up == "y":
         corners = corners[..., [0, 2, 1]] * [1, -1, 1]
     corners = _sized(path, corners)
-    steps = [p.uv * (p.image.size if p.image else 0) for p in parts]                                    # a texel
+    steps = [p.uv * (p.image.size if p.image else 0) for p in parts]  # a texel
     varying = np.concatenate([corners, np.concatenate(steps), 32 * np.concatenate([p.colours for p in parts])], 2)
     owner = 2 * np.repeat(np.arange(len(parts)), [len(p.corners) for p in parts]) + _one_sided(corners)
     pieces, owner = _cut(varying, owner, detail)
@@ -1648,11 +1827,14 @@ def _soup(triangles: Float[np.ndarray, "faces 3 3"]) -> trimesh.Trimesh:
 def _read(path: Path, up: str, detail: float, missing: str) -> trimesh.Trimesh:
     "Read a model. Raises `ValueError` with the model's name whatever goes wrong."
     options = {} if missing == "refuse" else {"missing_textures": missing}
-    try: return load_model(path, up, detail, **options)
+    try:
+        return load_model(path, up, detail, **options)
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    except MemoryError as error: raise ValueError(f"{path} needs more memory than there is") from error
-    except RecursionError as error: raise ValueError(f"{path} is nested too deeply to be read") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} needs more memory than there is") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be read") from error
     except Exception as error:
         raise ValueError(f"{path} is damaged, or not of the format that its name says: {error!r}") from error
 
@@ -1663,14 +1845,18 @@ def _fault(path: Path, up: str, missing: str = "refuse") -> str | None:
         unread = ", ".join(_some([str(other.relative_to(path)) for other in unread_models(path)], 3))
         said = f"only {unread} of a format that is not read" if unread else f"of {', '.join(SUFFIXES)}"
         return f"{path} holds no model, {said}"
-    try: _read(path, up, 1, missing)      # everything but the fine cutting
-    except ValueError as error: return str(error)
+    try:
+        _read(path, up, 1, missing)  # everything but the fine cutting
+    except ValueError as error:
+        return str(error)
 
 
 def _without_textures(path: Path) -> list[str]:
     "The textures that a model names and that are missing; none where the model cannot be read at all."
-    try: return missing_textures(path)
-    except Exception: return []      # `_fault` says what it is
+    try:
+        return missing_textures(path)
+    except Exception:
+        return []  # `_fault` says what it is
 
 
 def _alone(check: Callable[[Path], str | None], path: Path) -> str | None:
@@ -1685,25 +1871,25 @@ def _in_processes(check: Callable[[Path], str | None], paths: Sequence[Path], wo
     "What `check` says of each path, by several processes. Where one of them ends, the next models are read one by one."
     faults: list[str | None] = []
     while len(faults) < len(paths):
-        jobs = [(path,) for path in paths[len(faults):]]
+        jobs = [(path,) for path in paths[len(faults) :]]
         try:
             for fault in map_in_workers(check, jobs, min(workers, len(jobs))):
                 faults.append(fault)
         except RuntimeError as error:
             if str(error) == GUARD_MESSAGE:
                 raise
-            suspects = paths[len(faults):][:2 * workers + 1]     # what was in work when the process ended came first
+            suspects = paths[len(faults) :][: 2 * workers + 1]  # what was in work when the process ended came first
             faults += [_alone(check, path) for path in suspects]
     return faults
 
 
 def usable_models(
-    objects: Mapping[tuple[str, str], Path],   # as `mesh_objects` lists them
-    skip_broken: bool = False,                 # leave broken ones out, instead of stopping
-    up: str = "y",                             # as for `load_model`
-    workers: int | None = None,                # processes, 0 for this one; as many as the machine has cores if not given
-    missing: str = "refuse",                   # as `missing_textures` of `load_model`; with "colour" the models are listed
-) -> list[tuple[str, str]]:                    # (class, object id) of those that can be used
+    objects: Mapping[tuple[str, str], Path],  # as `mesh_objects` lists them
+    skip_broken: bool = False,  # leave broken ones out, instead of stopping
+    up: str = "y",  # as for `load_model`
+    workers: int | None = None,  # processes, 0 for this one; as many as the machine has cores if not given
+    missing: str = "refuse",  # as `missing_textures` of `load_model`; with "colour" the models are listed
+) -> list[tuple[str, str]]:  # (class, object id) of those that can be used
     """Open every model. Raises `ValueError` listing each that cannot be used with the reason, or prints that list if
     they are to be skipped; in any case if none is left.
 
@@ -1712,54 +1898,72 @@ def usable_models(
     workers = min(cores() if workers is None else workers, len(objects) // 8)
     paths, check = list(objects.values()), partial(_fault, up=up, missing=missing)
     faults = _in_processes(check, paths, workers) if workers else list(map(check, paths))
-    report = "\n  ".join([f"{len(objects) - faults.count(None)} of {len(objects)} models cannot be used:", *filter(None, faults)])
+    report = "\n  ".join(
+        [f"{len(objects) - faults.count(None)} of {len(objects)} models cannot be used:", *filter(None, faults)]
+    )
     usable = [name for name, fault in zip(objects, faults) if fault is None]
-    if not usable: raise ValueError(report)
+    if not usable:
+        raise ValueError(report)
     if len(usable) < len(objects):
-        if not skip_broken: raise ValueError(f"{report}\nMend or remove them, or let them be skipped (data.skip_broken: true).")
+        if not skip_broken:
+            raise ValueError(f"{report}\nMend or remove them, or let them be skipped (data.skip_broken: true).")
         print(report)
     if missing == "colour":
         without = {objects[name]: _without_textures(objects[name]) for name in usable}
         lines = [f"{path}: {', '.join(names)}" for path, names in without.items() if names]
         if lines:
-            print("\n  ".join([f"{len(lines)} models have their material's colour where a texture is missing:", *lines]))
+            print(
+                "\n  ".join([f"{len(lines)} models have their material's colour where a texture is missing:", *lines])
+            )
     return usable
 
 # %% ../../nbs/data/04_mesh_files.ipynb #cell024
 @dataclass(frozen=True)
 class MeshFileRenderer(ProceduralRenderer):
     "Draws models from files."
-    folder: str = "models"     # as for `mesh_objects`
-    up: str = "y"              # as for `load_model`
-    missing_textures: str = "refuse"   # as for `load_model`
+
+    folder: str = "models"  # as for `mesh_objects`
+    up: str = "y"  # as for `load_model`
+    missing_textures: str = "refuse"  # as for `load_model`
 
     def _file(self, synset: str, object_id: str) -> Path:
         names = [synset, *([CLASS_BY_SYNSET[synset].name] if synset in CLASS_BY_SYNSET else [])]
         for home in (Path(self.folder, name) for name in names):
             for suffix in (variant for lower in SUFFIXES for variant in (lower, lower.upper())):
                 path = home / (object_id + suffix)
-                if path.is_file(): return path
-            for path in sorted(home.glob(f"{object_id}.*")):             # .Obj
-                if _is_model(path) and path.stem == object_id: return path
+                if path.is_file():
+                    return path
+            for path in sorted(home.glob(f"{object_id}.*")):  # .Obj
+                if _is_model(path) and path.stem == object_id:
+                    return path
             if (home / object_id).is_dir():
                 path = _model_in(home / object_id)
-                if path.is_file(): return path
+                if path.is_file():
+                    return path
         raise FileNotFoundError(f"{self.folder}: there is no model of {synset}/{object_id}")
 
     def digest(self, synset: str, object_id: str) -> str:
         "Of the files that an object is made of."
         file = self._file(synset, object_id)
-        try: return model_digest(file)
+        try:
+            return model_digest(file)
         except ValueError:
-            if self.missing_textures == "refuse": raise
+            if self.missing_textures == "refuse":
+                raise
         # what is there of its materials and textures is among these
         beside = [path for path in sorted(file.parent.iterdir()) if path.is_file() and not _is_model(path)]
         digests = [hashlib.sha256(path.read_bytes()).digest() for path in [file, *beside]]
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
-    def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views 7"], seed: int,
-                 translations: Float[np.ndarray, "views 3"] | None = None) -> UInt8[np.ndarray, "views height width 3"]:
+    def __call__(
+        self,
+        synset: str,
+        object_id: str,
+        latents: Float[np.ndarray, "views 7"],
+        seed: int,
+        translations: Float[np.ndarray, "views 3"] | None = None,
+    ) -> UInt8[np.ndarray, "views height width 3"]:
         s = self.scene
-        pixel = (s.camera_radius - 0.5) * s.sensor_width / s.focal_length / self.size   # on the near side
+        pixel = (s.camera_radius - 0.5) * s.sensor_width / s.focal_length / self.size  # on the near side
         mesh = _read(self._file(synset, object_id), self.up, 2 * pixel, self.missing_textures)
         return self._renderer.render(mesh, latents, seed=seed, translations=translations)

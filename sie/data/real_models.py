@@ -4,6 +4,7 @@
 
 # %% ../../nbs/data/05_real_models.ipynb #cell003
 from __future__ import annotations
+
 import argparse
 import os
 import re
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from .mesh_files import _is_hidden, MODEL_FORMATS
+from .mesh_files import MODEL_FORMATS, _is_hidden
 from ..objects.classes import CLASSES
 
 # %% auto #0
@@ -95,29 +96,32 @@ BY_EYE: dict[str, str | None] = {"scopia.scooter": None, "scopia.cooker": None, 
 
 
 def class_of(
-    name: str,         # of a model, in English
-    object_id: str = "",   # as `Furniture.object_id`, for `BY_EYE`
-) -> str | None:       # a name of ShapeNetCore's; None: none of them, or not to be told
+    name: str,  # of a model, in English
+    object_id: str = "",  # as `Furniture.object_id`, for `BY_EYE`
+) -> str | None:  # a name of ShapeNetCore's; None: none of them, or not to be told
     "The class that a model's name says."
-    if object_id in BY_EYE: return BY_EYE[object_id]
+    if object_id in BY_EYE:
+        return BY_EYE[object_id]
     for found, pattern in NAMES:
-        if re.search(rf"(?<!\w)(?:{pattern})s?(?!\w)", name, re.IGNORECASE): return found
+        if re.search(rf"(?<!\w)(?:{pattern})s?(?!\w)", name, re.IGNORECASE):
+            return found
     return None
 
 # %% ../../nbs/data/05_real_models.ipynb #cell009
 CATALOGUE = "PluginFurnitureCatalog.properties"
-LARGEST_FILE, LARGEST_ARCHIVE = 64 * 2 ** 20, 2 ** 30   # bytes, unpacked
+LARGEST_FILE, LARGEST_ARCHIVE = 64 * 2**20, 2**30  # bytes, unpacked
 
 
 @dataclass(frozen=True, eq=False)
 class Furniture:
     "One piece of a catalogue."
+
     name: str
     category: str
     creator: str
     licence: str
-    member: str                                # the model's place in the archive
-    rotation: Float[np.ndarray, "3 3"]         # that the program applies to the model
+    member: str  # the model's place in the archive
+    rotation: Float[np.ndarray, "3 3"]  # that the program applies to the model
 
     @property
     def object_id(self) -> str:
@@ -134,43 +138,51 @@ def checked_members(archive: ZipFile) -> dict[str, ZipInfo]:
     where, found, total = archive.filename, {}, 0
     for info in archive.infolist():
         name, parts = info.filename, PurePosixPath(info.filename).parts
-        raw = info.orig_filename   # before zipfile has cut it at a NUL, or changed its separators
+        raw = info.orig_filename  # before zipfile has cut it at a NUL, or changed its separators
         if raw.startswith("/") or ".." in parts or set(raw) & set("\\:\0"):
-            raise ValueError(
-                f"{where}: member {raw!r} would lie outside of the folder that it is unpacked to")
-        if info.is_dir(): continue
+            raise ValueError(f"{where}: member {raw!r} would lie outside of the folder that it is unpacked to")
+        if info.is_dir():
+            continue
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             raise ValueError(f"{where}: member {name!r} is a link or special file; only files and folders are accepted")
-        if name in found: raise ValueError(f"{where}: member {name!r} is there twice")
+        if name in found:
+            raise ValueError(f"{where}: member {name!r} is there twice")
         if info.file_size > LARGEST_FILE:
             raise ValueError(f"{where}: member {name!r} has {info.file_size} bytes; {LARGEST_FILE} are allowed")
         total += info.file_size
         found[name] = info
-    if total > LARGEST_ARCHIVE: raise ValueError(f"{where} holds {total} bytes; {LARGEST_ARCHIVE} are allowed")
+    if total > LARGEST_ARCHIVE:
+        raise ValueError(f"{where} holds {total} bytes; {LARGEST_ARCHIVE} are allowed")
     return found
 
 
 def _content(archive: ZipFile, info: ZipInfo) -> bytes:
     "A member, unpacked. Raises `ValueError` naming one that is damaged or larger than it says."
     try:
-        with archive.open(info) as file: content = file.read(info.file_size + 1)
+        with archive.open(info) as file:
+            content = file.read(info.file_size + 1)
     # the last two: encrypted, or compressed in another way
     except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(
-            f"{archive.filename}: member {info.filename!r} is damaged or cannot be unpacked: {error}") from None
+            f"{archive.filename}: member {info.filename!r} is damaged or cannot be unpacked: {error}"
+        ) from None
     if len(content) != info.file_size:
         raise ValueError(
             f"{archive.filename}: member {info.filename!r} does not have the {info.file_size} bytes that the archive "
-            "says")
+            "says"
+        )
     return content
 
 
 def _rotation(text: str, where: str) -> Float[np.ndarray, "3 3"]:
     "A rotation of a catalogue: nine numbers, row by row; none if there is no text."
-    if not text: return np.eye(3)
-    try: matrix = np.array(text.split(), float).reshape(3, 3)
-    except ValueError: raise ValueError(f"{where}: the rotation {text!r} is not of nine numbers") from None
+    if not text:
+        return np.eye(3)
+    try:
+        matrix = np.array(text.split(), float).reshape(3, 3)
+    except ValueError:
+        raise ValueError(f"{where}: the rotation {text!r} is not of nine numbers") from None
     if not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3):
         raise ValueError(f"{where}: {text!r} is not a rotation")
     return matrix
@@ -179,8 +191,10 @@ def _rotation(text: str, where: str) -> Float[np.ndarray, "3 3"]:
 def read_catalogue(archive: ZipFile) -> list[Furniture]:
     "The pieces of a catalogue, in its order. Raises `ValueError` naming what is missing or damaged."
     where, members = archive.filename, checked_members(archive)
-    if CATALOGUE not in members: raise ValueError(f"{where} is no furniture library: it has no {CATALOGUE}")
-    try: entries = javaproperties.loads(_content(archive, members[CATALOGUE]).decode("latin-1"))
+    if CATALOGUE not in members:
+        raise ValueError(f"{where} is no furniture library: it has no {CATALOGUE}")
+    try:
+        entries = javaproperties.loads(_content(archive, members[CATALOGUE]).decode("latin-1"))
     except javaproperties.InvalidUEscapeError as error:
         raise ValueError(f"{where}: {CATALOGUE} cannot be read: {error}") from None
     pieces, licence = [], " ".join(entries.get("license", "not stated").split())
@@ -188,7 +202,8 @@ def read_catalogue(archive: ZipFile) -> list[Furniture]:
         keys = ("name", "category", "creator", "model", "modelRotation")
         piece = {key: entries.get(f"{key}#{number}", "").strip() for key in keys}
         member = piece["model"].lstrip("/")
-        if not piece["name"]: raise ValueError(f"{where}: {CATALOGUE} gives piece {number}, {member}, no name")
+        if not piece["name"]:
+            raise ValueError(f"{where}: {CATALOGUE} gives piece {number}, {member}, no name")
         if member not in members:
             raise ValueError(f"{where}: the model {member!r} of piece {number}, {piece['name']}, is not in the archive")
         creator = piece["creator"] or entries.get("provider", "not stated")
@@ -197,7 +212,7 @@ def read_catalogue(archive: ZipFile) -> list[Furniture]:
     return pieces
 
 # %% ../../nbs/data/05_real_models.ipynb #cell011
-HALF_TURN = np.diag([-1.0, 1, -1])   # about the vertical axis: from +z in front to -z
+HALF_TURN = np.diag([-1.0, 1, -1])  # about the vertical axis: from +z in front to -z
 
 
 def _turned(obj: bytes, rotation: Float[np.ndarray, "3 3"], where: str) -> bytes:
@@ -206,12 +221,15 @@ def _turned(obj: bytes, rotation: Float[np.ndarray, "3 3"], where: str) -> bytes
     lines = obj.split(b"\n")
     for k, line in enumerate(lines):
         words = line.split()
-        if not words or words[0] not in (b"v", b"vn"): continue
-        try: position = np.array(words[1:4], float).reshape(3)
+        if not words or words[0] not in (b"v", b"vn"):
+            continue
+        try:
+            position = np.array(words[1:4], float).reshape(3)
         except ValueError:
             raise ValueError(
-                f"{where}, line {k + 1}: {line.decode('latin-1').strip()!r} has no three numbers") from None
-        turned = rotation @ position + 0.0               # not -0
+                f"{where}, line {k + 1}: {line.decode('latin-1').strip()!r} has no three numbers"
+            ) from None
+        turned = rotation @ position + 0.0  # not -0
         lines[k] = b" ".join([words[0], *(f"{value:.9g}".encode() for value in turned), *words[4:]])
     return b"\n".join(lines)
 
@@ -221,10 +239,13 @@ def _unpack(archive: ZipFile, members: dict[str, ZipInfo], piece: Furniture, hom
     beside = PurePosixPath(piece.member).parent
     for name, info in members.items():
         place = PurePosixPath(name)
-        if not place.is_relative_to(beside) or beside == PurePosixPath(".") and name != piece.member: continue
-        if name != piece.member and place.suffix.lower() in MODEL_FORMATS or _is_hidden(Path(place.name)): continue
+        if not place.is_relative_to(beside) or beside == PurePosixPath(".") and name != piece.member:
+            continue
+        if name != piece.member and place.suffix.lower() in MODEL_FORMATS or _is_hidden(Path(place.name)):
+            continue
         content = _content(archive, info)
-        if name == piece.member: content = _turned(content, HALF_TURN @ piece.rotation, f"{archive.filename}: {name}")
+        if name == piece.member:
+            content = _turned(content, HALF_TURN @ piece.rotation, f"{archive.filename}: {name}")
         path = home / place.relative_to(beside)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -238,7 +259,8 @@ def _add_library(library: Path, folder: Path) -> tuple[int, list[dict[str, str]]
             members, catalogue = checked_members(archive), read_catalogue(archive)
             for piece in catalogue:
                 found = class_of(piece.name, piece.object_id)
-                if found is None: continue
+                if found is None:
+                    continue
                 if not piece.member.lower().endswith(".obj"):
                     print(f"{library.name}: {piece.member} ({piece.name}) is no OBJ file; it is left out")
                     continue
@@ -246,19 +268,28 @@ def _add_library(library: Path, folder: Path) -> tuple[int, list[dict[str, str]]
                 if home.exists():
                     raise ValueError(f"{library}: {piece.member!r} is there twice, in this library or another")
                 _unpack(archive, members, piece, home)
-                credits.append({"class": found, "object": piece.object_id, "name": piece.name, "creator": piece.creator,
-                                "licence": piece.licence, "source": f"{library.name}: {piece.member}"})
+                credits.append(
+                    {
+                        "class": found,
+                        "object": piece.object_id,
+                        "name": piece.name,
+                        "creator": piece.creator,
+                        "licence": piece.licence,
+                        "source": f"{library.name}: {piece.member}",
+                    }
+                )
             for name, info in members.items():
                 if re.fullmatch(r"licen[cs]e(\.txt)?", name, re.IGNORECASE):
                     (folder / f"LICENSE-{library.stem}.txt").write_bytes(_content(archive, info))
-    except BadZipFile as error: raise ValueError(f"{library} is no whole zip archive: {error}") from None
+    except BadZipFile as error:
+        raise ValueError(f"{library} is no whole zip archive: {error}") from None
     return len(catalogue), credits
 
 
 def make_folder(
-    libraries: Iterable[str | Path],   # `.sh3f` files
-    out: str | Path,                   # the folder to make; must not exist yet, or be empty
-) -> pd.DataFrame:                     # CREDITS.csv: class, id, name, creator, licence and source of each model
+    libraries: Iterable[str | Path],  # `.sh3f` files
+    out: str | Path,  # the folder to make; must not exist yet, or be empty
+) -> pd.DataFrame:  # CREDITS.csv: class, id, name, creator, licence and source of each model
     """Sort the models of furniture libraries into a folder by class, `out/<class>/<id>/`, as
     `sie.data.mesh_files.mesh_objects` reads it, with `CREDITS.csv` and each library's licence beside. Models of no class
     are left out.
@@ -274,19 +305,23 @@ def make_folder(
     try:
         counts, credits = zip(*(_add_library(Path(library), temporary) for library in libraries))
         table = pd.DataFrame([row for rows in credits for row in rows])
-        if table.empty: raise ValueError(f"of {sum(counts)} models none is of a class by its name")
+        if table.empty:
+            raise ValueError(f"of {sum(counts)} models none is of a class by its name")
         table = table.sort_values(["class", "object"], ignore_index=True)
         table.to_csv(temporary / "CREDITS.csv", index=False)
-        if out.exists(): out.rmdir()
+        if out.exists():
+            out.rmdir()
         os.replace(temporary, out)
-    finally: shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     print(
         f"{len(table)} of {sum(counts)} models in {table['class'].nunique()} classes; the names of the others say none "
-        "of ShapeNetCore's")
+        "of ShapeNetCore's"
+    )
     return table
 
 # %% ../../nbs/data/05_real_models.ipynb #cell015
-INSTALLED = Path("/usr/share/sweethome3d/furniture")   # where the package puts its libraries
+INSTALLED = Path("/usr/share/sweethome3d/furniture")  # where the package puts its libraries
 _HOW = """`apt-get download sweethome3d-furniture` fetches the package; then
   python -m sie.data.real_models OUT --deb sweethome3d-furniture_VERSION_all.deb"""
 
@@ -295,30 +330,37 @@ def libraries_in(folder: str | Path) -> list[Path]:
     "The `.sh3f` files in a folder and below, sorted. Raises `FileNotFoundError` if there are none."
     files = (path for path in Path(folder).rglob("*") if path.is_file() and not _is_hidden(path))
     found = sorted(path for path in files if path.suffix.lower() == ".sh3f")
-    if not found: raise FileNotFoundError(f"{folder} holds no furniture library (*.sh3f)")
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no furniture library (*.sh3f)")
     return found
 
 
 def _unpacked(deb: Path, folder: str) -> Path:
     "The content of a Debian package, in a folder. Raises `FileNotFoundError` and `ValueError` naming what is wrong."
-    if not deb.is_file(): raise FileNotFoundError(f"{deb} does not exist; {_HOW}")
+    if not deb.is_file():
+        raise FileNotFoundError(f"{deb} does not exist; {_HOW}")
     if not shutil.which("dpkg-deb"):
         raise FileNotFoundError(
-            "dpkg-deb is not on this machine: unpack the package by other means, and give --folder in place of --deb")
+            "dpkg-deb is not on this machine: unpack the package by other means, and give --folder in place of --deb"
+        )
     done = subprocess.run(["dpkg-deb", "-x", str(deb), folder], capture_output=True, text=True)
-    if done.returncode: raise ValueError(f"{deb} cannot be unpacked: {done.stderr.strip()}")
+    if done.returncode:
+        raise ValueError(f"{deb} cannot be unpacked: {done.stderr.strip()}")
     return Path(folder)
 
 
 def main(argv: list[str] | None = None) -> None:
     "What `python -m sie.data.real_models` does."
     parser = argparse.ArgumentParser(
-        prog="python -m sie.data.real_models", description="Make a folder of real models, by class, for data.source: meshes.")
+        prog="python -m sie.data.real_models",
+        description="Make a folder of real models, by class, for data.source: meshes.",
+    )
     parser.add_argument("out", help="the folder to make")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--deb", type=Path, help="Debian's package sweethome3d-furniture")
     source.add_argument(
-        "--folder", type=Path, help=f"a folder with its libraries (*.sh3f); {INSTALLED} if neither is given")
+        "--folder", type=Path, help=f"a folder with its libraries (*.sh3f); {INSTALLED} if neither is given"
+    )
     given = parser.parse_args(argv)
     try:
         if not given.deb and not given.folder and not INSTALLED.is_dir():
@@ -326,7 +368,9 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = _unpacked(given.deb, temporary) if given.deb else given.folder or INSTALLED
             make_folder(libraries_in(folder), given.out)
-    except (ValueError, OSError) as error: raise SystemExit(str(error)) from None
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from None
 
 
-if __name__ == "__main__" and "__file__" in globals(): main()  # not in a notebook
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # not in a notebook

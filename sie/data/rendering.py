@@ -4,6 +4,7 @@
 
 # %% ../../nbs/data/02_rendering.ipynb #cell003
 from __future__ import annotations
+
 import dataclasses
 import json
 from collections import Counter
@@ -17,7 +18,19 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
 
-from .storage import ObjectRow, ViewDataset, _check_content, _check_index, _check_split, _digest, _finish, _read_table, check_row, split_objects, write_shard
+from sie.data.storage import (
+    ObjectRow,
+    ViewDataset,
+    _check_content,
+    _check_index,
+    _check_split,
+    _digest,
+    _finish,
+    _read_table,
+    check_row,
+    split_objects,
+    write_shard,
+)
 from ..method.rotations import LATENT_RANGES, Ranges, has_translations, sample_latents, sample_translations
 from ..method.system import cores, map_in_workers, progress
 from ..objects.classes import CLASSES
@@ -29,62 +42,93 @@ __all__ = ['ProceduralRenderer', 'procedural_objects', 'render_object', 'render_
 @dataclass(frozen=True)
 class ProceduralRenderer:
     "Draws the objects of the parametric families: an object's id is the seed of its family."
-    size: int = 64                       # height and width of the frame, pixels
-    samples: int = 8                     # light paths per pixel
-    crop: int | None = None              # render the central square of that many pixels only
-    scene: Any = None                    # a `sie.data.scene.Scene`; 3DIEBench's if not given
+
+    size: int = 64  # height and width of the frame, pixels
+    samples: int = 8  # light paths per pixel
+    crop: int | None = None  # render the central square of that many pixels only
+    scene: Any = None  # a `sie.data.scene.Scene`; 3DIEBench's if not given
 
     def __post_init__(self):
-        from sie.data.scene import Scene      # here and not above: whoever only reads a data set needs no renderer
-        if self.scene is None: object.__setattr__(self, "scene", Scene())
+        from sie.data.scene import Scene  # here and not above: whoever only reads a data set needs no renderer
+
+        if self.scene is None:
+            object.__setattr__(self, "scene", Scene())
 
     @cached_property
     def _renderer(self):
         from sie.data.scene import Renderer
+
         return Renderer(size=self.size, samples=self.samples, scene=self.scene, crop=self.crop)
 
-    def __call__(self, synset: str, object_id: str, latents: Float[np.ndarray, "views latents"], seed: int) -> UInt8[np.ndarray, "views height width 3"]:
+    def __call__(
+        self, synset: str, object_id: str, latents: Float[np.ndarray, "views latents"], seed: int
+    ) -> UInt8[np.ndarray, "views height width 3"]:
         from sie.objects.gallery import make_object
+
         return self._renderer.render(make_object(synset, int(object_id)), latents, seed=seed)
 
 
 def procedural_objects(
-    per_class: int,                                             # objects of each class
+    per_class: int,  # objects of each class
     synsets: Sequence[str] = tuple(c.synset for c in CLASSES),  # which classes
-) -> list[tuple[str, str]]:                                     # (synset, object id)
+) -> list[tuple[str, str]]:  # (synset, object id)
     "Names of objects of the parametric families."
     return [(synset, f"{k:06d}") for synset in synsets for k in range(per_class)]
 
 
 def _settings(render: Callable) -> dict[str, Any]:
     "Name and fields of a renderer that is a dataclass."
-    if not dataclasses.is_dataclass(render): raise TypeError(f"{render!r} must be a dataclass: its fields tell whether a finished shard was made with the same settings")
+    if not dataclasses.is_dataclass(render):
+        raise TypeError(
+            f"{render!r} must be a dataclass: its fields tell whether a finished shard was made with the same settings"
+        )
     return {"renderer": type(render).__qualname__, **dataclasses.asdict(render)}
 
 
 def render_object(
-    render: Callable[..., UInt8[np.ndarray, "views height width 3"]],  # (synset, object_id, latents, seed) -> sRGB images; latents have 10 columns, the last three translations, if `ranges` has any
-    synset: str, object_id: str,                  # which object
-    views: int,                                   # how many views
-    ranges: Ranges,                               # of the latents, and of translations if there are to be any, as in `sie.method.rotations`
-    seed: int,                                    # of the data set
-    jpeg_quality: int,                            # 1..100; colours are not subsampled
+    render: Callable[
+        ..., UInt8[np.ndarray, "views height width 3"]
+    ],  # (synset, object_id, latents, seed) -> sRGB images; latents have 10 columns, the last three translations, if `ranges` has any
+    synset: str,
+    object_id: str,  # which object
+    views: int,  # how many views
+    ranges: Ranges,  # of the latents, and of translations if there are to be any, as in `sie.method.rotations`
+    seed: int,  # of the data set
+    jpeg_quality: int,  # 1..100; colours are not subsampled
 ) -> ObjectRow:
     "Draw the latents of an object's views and render them. The randomness depends on seed, synset and object id alone."
     rng = np.random.default_rng(np.frombuffer(_digest(str(seed), synset, object_id), "<u4"))
     latents = sample_latents(views, rng, ranges)
-    noise, translations = int(rng.integers(2 ** 31)), sample_translations(views, rng, ranges)   # in this order: without translations all is as it would be
-    images = render(synset, object_id, latents if translations is None else np.concatenate([latents, translations], -1), noise)
-    return ObjectRow(synset, object_id, latents, [simplejpeg.encode_jpeg(np.ascontiguousarray(image), jpeg_quality, colorsubsampling="444") for image in images], translations)
+    noise, translations = (
+        int(rng.integers(2**31)),
+        sample_translations(views, rng, ranges),
+    )  # in this order: without translations all is as it would be
+    images = render(
+        synset, object_id, latents if translations is None else np.concatenate([latents, translations], -1), noise
+    )
+    return ObjectRow(
+        synset,
+        object_id,
+        latents,
+        [simplejpeg.encode_jpeg(np.ascontiguousarray(image), jpeg_quality, colorsubsampling="444") for image in images],
+        translations,
+    )
 
 # %% ../../nbs/data/02_rendering.ipynb #cell021
 def _clear(out: Path, keep: Iterable[Path] = ()) -> None:
     "Remove a data set's files, first the one that makes it a data set."
-    for path in [out / "dataset.json", out / "index.arrow", *out.glob("*.tmp"), *set(out.glob("shard-*.arrow")).difference(keep)]: path.unlink(missing_ok=True)
+    for path in [
+        out / "dataset.json",
+        out / "index.arrow",
+        *out.glob("*.tmp"),
+        *set(out.glob("shard-*.arrow")).difference(keep),
+    ]:
+        path.unlink(missing_ok=True)
 
 
 def _check_part(part: tuple[int, int] | None) -> None:
-    if part and not 0 <= part[0] < part[1]: raise ValueError(f"part {part[0]} of {part[1]}: parts are 0 to {part[1] - 1}")
+    if part and not 0 <= part[0] < part[1]:
+        raise ValueError(f"part {part[0]} of {part[1]}: parts are 0 to {part[1] - 1}")
 
 
 def _start(out: Path) -> None:
@@ -96,9 +140,11 @@ def _start(out: Path) -> None:
 def _is_whole(path: Path, made_with: str, objects: int) -> bool:
     "Whether a shard is there, undamaged, and was made with what it should be made with."
     try:
-        if _read_table(path).schema.metadata[b"made_with"].decode() != made_with: return False
+        if _read_table(path).schema.metadata[b"made_with"].decode() != made_with:
+            return False
         _check_content(path, objects)
-    except (ValueError, KeyError, TypeError): return False   # not there, damaged, or of another kind
+    except (ValueError, KeyError, TypeError):
+        return False  # not there, damaged, or of another kind
     return True
 
 
@@ -107,45 +153,65 @@ def _finished(out: Path, source: Mapping) -> ViewDataset | None:
     try:
         dataset = ViewDataset(out)
         _check_index(dataset)
-    except (FileNotFoundError, ValueError): return None
+    except (FileNotFoundError, ValueError):
+        return None
     return dataset if dataset.info["source"] == json.loads(json.dumps(source)) else None
 
 
 def render_dataset(
-    out: str | Path,                              # folder to make, or to go on with
-    objects: Sequence[tuple[str, str]],           # (synset, object id)
-    render: Callable,                             # dataclass, called with (synset, object_id, latents, seed), the latents with 10 columns if there are translations; returns sRGB images (views, height, width, 3) uint8
-    views: int = 50,                              # of each object
-    ranges: Ranges = LATENT_RANGES,               # of each latent: (low, high) or a union of such; with translation_x, _y, _z the objects are moved as well
-    seed: int = 0,                                # latents, split
-    val_fraction: float = 0.2,                    # share of validation objects
-    jpeg_quality: int = 95,                       # 1..100
-    workers: int | None = None,                   # processes, 0 for this one; as many as the machine has cores if not given
-    objects_per_shard: int = 32,                  # what a kill costs at most, for each shard in work
-    part: tuple[int, int] | None = None,          # (k, n): render only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
-) -> ViewDataset | None:                          # none for a part
+    out: str | Path,  # folder to make, or to go on with
+    objects: Sequence[tuple[str, str]],  # (synset, object id)
+    render: Callable,  # dataclass, called with (synset, object_id, latents, seed), the latents with 10 columns if there are translations; returns sRGB images (views, height, width, 3) uint8
+    views: int = 50,  # of each object
+    ranges: Ranges = LATENT_RANGES,  # of each latent: (low, high) or a union of such; with translation_x, _y, _z the objects are moved as well
+    seed: int = 0,  # latents, split
+    val_fraction: float = 0.2,  # share of validation objects
+    jpeg_quality: int = 95,  # 1..100
+    workers: int | None = None,  # processes, 0 for this one; as many as the machine has cores if not given
+    objects_per_shard: int = 32,  # what a kill costs at most, for each shard in work
+    part: tuple[int, int]
+    | None = None,  # (k, n): render only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
+) -> ViewDataset | None:  # none for a part
     """Render objects into a data set. Finished shards made with the same settings are kept, and, if the renderer has a method `digest(synset, object_id)`, from the same files.
 
     Raises `ValueError` naming an object given twice, a name that no class can have, an impossible image, and `TypeError` for a renderer that is not a dataclass."""
     out, objects = Path(out), [tuple(o) for o in objects]
     _check_part(part)
-    if not objects: raise ValueError("there are no objects to render")
-    if len(set(objects)) < len(objects): raise ValueError(f"the object {'/'.join(Counter(objects).most_common(1)[0][0])} is given more than once")
-    content = dict(_settings(render), views=views, ranges={k: np.array(v, float).tolist() for k, v in ranges.items()}, seed=seed, jpeg_quality=jpeg_quality)
+    if not objects:
+        raise ValueError("there are no objects to render")
+    if len(set(objects)) < len(objects):
+        raise ValueError(f"the object {'/'.join(Counter(objects).most_common(1)[0][0])} is given more than once")
+    content = dict(
+        _settings(render),
+        views=views,
+        ranges={k: np.array(v, float).tolist() for k, v in ranges.items()},
+        seed=seed,
+        jpeg_quality=jpeg_quality,
+    )
     classes = [synset for synset, _ in objects]
-    val = split_objects(np.unique(classes, return_inverse=True)[1], val_fraction, seed)[1]   # as at the end, to say now what would be wrong then
+    val = split_objects(np.unique(classes, return_inverse=True)[1], val_fraction, seed)[
+        1
+    ]  # as at the end, to say now what would be wrong then
     _check_split(classes, np.isin(np.arange(len(objects)), val), out)
-    if has_translations(ranges): content["translations"] = "object frame"   # shards made when they were the world's are made anew
-    shards = [objects[k:k + objects_per_shard] for k in range(0, len(objects), objects_per_shard)]
-    files = (lambda shard: [[render.digest(*o) for o in shard]]) if hasattr(render, "digest") else lambda shard: []   # of objects that are made of files
-    made_with = {out / f"shard-{k:05d}.arrow": _digest(json.dumps([content, shard, *files(shard)], sort_keys=True)).hex() for k, shard in enumerate(shards)}
+    if has_translations(ranges):
+        content["translations"] = "object frame"  # shards made when they were the world's are made anew
+    shards = [objects[k : k + objects_per_shard] for k in range(0, len(objects), objects_per_shard)]
+    files = (
+        (lambda shard: [[render.digest(*o) for o in shard]]) if hasattr(render, "digest") else lambda shard: []
+    )  # of objects that are made of files
+    made_with = {
+        out / f"shard-{k:05d}.arrow": _digest(json.dumps([content, shard, *files(shard)], sort_keys=True)).hex()
+        for k, shard in enumerate(shards)
+    }
     source = dict(content, val_fraction=val_fraction)
     mine, parts = part or (0, 1)
-    share = dict(list(zip(made_with, shards))[mine::parts])   # each job compares its own with their digests, not all
+    share = dict(list(zip(made_with, shards))[mine::parts])  # each job compares its own with their digests, not all
     kept = {path for path, shard in share.items() if _is_whole(path, made_with[path], len(shard))}
-    if kept == set(share) and (dataset := _finished(out, source)): return dataset
+    if kept == set(share) and (dataset := _finished(out, source)):
+        return dataset
     _start(out)
-    if not part: _clear(out, kept)
+    if not part:
+        _clear(out, kept)
     missing = [(path, shard) for path, shard in share.items() if path not in kept]
     jobs = [(render, *o, views, dict(ranges), seed, jpeg_quality) for _, shard in missing for o in shard]
     rows = map_in_workers(render_object, jobs, cores() if workers is None else workers)
@@ -155,7 +221,14 @@ def render_dataset(
             done = []
             for _, row in zip(shard, rows):
                 _, size = check_row(row, views, size)
-                done.append(row); bar.update()
+                done.append(row)
+                bar.update()
             write_shard(path, done, made_with[path])
-    if part: return None
-    return _finish(out, lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1]), source, objects)
+    if part:
+        return None
+    return _finish(
+        out,
+        lambda labels: np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1]),
+        source,
+        objects,
+    )

@@ -4,12 +4,16 @@
 
 # %% ../../nbs/data/01_scene.ipynb #cell003
 from __future__ import annotations
+
 import math
 import os
 from dataclasses import dataclass
 from functools import cache
 
-if os.path.exists("/dev/nvidiactl"): os.environ.setdefault("DRJIT_LIBCUDA_PATH", os.devnull)   # pictures are made on the CPU; by itself Dr.Jit would take half a GB of the GPU in every process
+if os.path.exists("/dev/nvidiactl"):
+    os.environ.setdefault(
+        "DRJIT_LIBCUDA_PATH", os.devnull
+    )  # pictures are made on the CPU; by itself Dr.Jit would take half a GB of the GPU in every process
 import drjit as dr
 import mitsuba as mi
 import numpy as np
@@ -29,24 +33,25 @@ __all__ = ['Scene', 'srgb_to_linear', 'linear_to_srgb', 'pixels', 'spherical', '
 @dataclass(frozen=True)
 class Scene:
     "What is around the object; 3DIEBench's by default. z is up, lengths are in bounding-box diagonals of the object, angles in radians."
-    camera_radius: float = 2.5        # distance of the camera from the origin, at which it looks
-    camera_theta: float = np.pi / 4   # polar angle of the camera, from +z
-    camera_phi: float = np.pi / 2     # azimuth of the camera, from +x
-    focal_length: float = 50.0        # of the lens, mm
-    sensor_width: float = 36.0        # mm; with 50 mm a field of view of 39.6 degrees
-    floor_z: float = -1.0             # height of the floor
-    floor_saturation: float = 0.6     # the floor's reflectance is HSV(floor hue, saturation, value)
+
+    camera_radius: float = 2.5  # distance of the camera from the origin, at which it looks
+    camera_theta: float = np.pi / 4  # polar angle of the camera, from +z
+    camera_phi: float = np.pi / 2  # azimuth of the camera, from +x
+    focal_length: float = 50.0  # of the lens, mm
+    sensor_width: float = 36.0  # mm; with 50 mm a field of view of 39.6 degrees
+    floor_z: float = -1.0  # height of the floor
+    floor_saturation: float = 0.6  # the floor's reflectance is HSV(floor hue, saturation, value)
     floor_value: float = 0.6
-    sun_strength: float = 1.5         # what the sun gives to the floor, W/m², white
-    sun_angle: float = np.pi / 2      # angular diameter of the sun, which stands in the zenith
-    sun_directions: int = 64          # parallel lights that stand for the sun's disc
-    spot_distance: float = 4.0        # distance of the spot light from the origin, at which it is aimed
-    spot_angle: float = np.pi / 8     # of the whole cone
-    spot_blend: float = 0.15          # share of the cone over which its edge fades, as Blender counts it
-    spot_power: float = 500.0         # W
-    spot_saturation: float = 1.0      # the spot's colour is HSV(light hue, saturation, value)
+    sun_strength: float = 1.5  # what the sun gives to the floor, W/m², white
+    sun_angle: float = np.pi / 2  # angular diameter of the sun, which stands in the zenith
+    sun_directions: int = 64  # parallel lights that stand for the sun's disc
+    spot_distance: float = 4.0  # distance of the spot light from the origin, at which it is aimed
+    spot_angle: float = np.pi / 8  # of the whole cone
+    spot_blend: float = 0.15  # share of the cone over which its edge fades, as Blender counts it
+    spot_power: float = 500.0  # W
+    spot_saturation: float = 1.0  # the spot's colour is HSV(light hue, saturation, value)
     spot_value: float = 0.8
-    exposure: float = 1.0             # linear pixel value for each unit of radiance
+    exposure: float = 1.0  # linear pixel value for each unit of radiance
 
 # %% ../../nbs/data/01_scene.ipynb #cell009
 def srgb_to_linear(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -60,7 +65,7 @@ def linear_to_srgb(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"
     return np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055)
 
 
-_LEVELS = np.rint(255 * linear_to_srgb(np.arange(2 ** 16) / (2 ** 16 - 1))).astype(np.uint8)
+_LEVELS = np.rint(255 * linear_to_srgb(np.arange(2**16) / (2**16 - 1))).astype(np.uint8)
 
 
 def pixels(x: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -70,10 +75,12 @@ def pixels(x: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
 
 def spherical(r: float, theta: float | np.ndarray, phi: float | np.ndarray) -> Float[np.ndarray, "*shape 3"]:
     "The point at distance `r`, polar angle `theta` from +z and azimuth `phi` from +x, or such points."
-    return r * np.stack(np.broadcast_arrays(np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)), -1)
+    return r * np.stack(
+        np.broadcast_arrays(np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)), -1
+    )
 
 # %% ../../nbs/data/01_scene.ipynb #cell012
-def sun_lights(scene: Scene) -> tuple[Float[np.ndarray, "lights 3"], Float[np.ndarray, "lights"]]:
+def sun_lights(scene: Scene) -> tuple[Float[np.ndarray, "lights 3"], Float[np.ndarray, " lights"]]:
     "Directions towards the parallel lights that stand for the sun, by azimuth, and what each gives to a surface that faces it, W/m²."
     k = np.arange(scene.sun_directions)
     theta = np.arcsin(np.sin(scene.sun_angle / 2) * np.sqrt((k + 0.5) / len(k)))
@@ -83,20 +90,20 @@ def sun_lights(scene: Scene) -> tuple[Float[np.ndarray, "lights 3"], Float[np.nd
 
 
 def floor_light(
-    normal_z: Float[np.ndarray, "faces"],         # upward component of the faces' unit normals
-    reflectance: Float[np.ndarray, "faces 3"],    # linear RGB
-    floor: Float[np.ndarray, "3"],                # reflectance of the floor, linear RGB
-    sun_strength: float,                          # what the sun gives to the floor, W/m²
-) -> Float[np.ndarray, "faces 3"]:                # W/m²/sr
+    normal_z: Float[np.ndarray, " faces"],  # upward component of the faces' unit normals
+    reflectance: Float[np.ndarray, "faces 3"],  # linear RGB
+    floor: Float[np.ndarray, 3],  # reflectance of the floor, linear RGB
+    sun_strength: float,  # what the sun gives to the floor, W/m²
+) -> Float[np.ndarray, "faces 3"]:  # W/m²/sr
     "Radiance of faces in the sunlight that an endless floor throws back at them."
     return reflectance * floor * sun_strength / np.pi * (1 - normal_z[:, None]) / 2
 
 # %% ../../nbs/data/01_scene.ipynb #cell016
 def project(
     scene: Scene,
-    points: Float[np.ndarray, "*shape 3"],   # in front of the camera
-    size: int,                               # of the picture, pixels
-) -> Float[np.ndarray, "*shape 2"]:          # x to the right and y down from the upper left corner, pixels
+    points: Float[np.ndarray, "*shape 3"],  # in front of the camera
+    size: int,  # of the picture, pixels
+) -> Float[np.ndarray, "*shape 2"]:  # x to the right and y down from the upper left corner, pixels
     "Where points appear in a picture: an ideal pinhole."
     camera = spherical(scene.camera_radius, scene.camera_theta, scene.camera_phi)
     forward = -camera / scene.camera_radius
@@ -107,143 +114,270 @@ def project(
 
 def even_rows(
     scene: Scene,
-    points: Float[np.ndarray, "views points 3"],   # corners of the turned object, or of its convex hull
-    light_theta: Float[np.ndarray, "views"], light_phi: Float[np.ndarray, "views"],   # where the spot light stands
-    size: int,                                     # of the picture, pixels
-) -> Int[np.ndarray, "views"]:
+    points: Float[np.ndarray, "views points 3"],  # corners of the turned object, or of its convex hull
+    light_theta: Float[np.ndarray, " views"],
+    light_phi: Float[np.ndarray, " views"],  # where the spot light stands
+    size: int,  # of the picture, pixels
+) -> Int[np.ndarray, " views"]:
     "How many rows at the top of each picture show floor in full and only sunlight."
-    lamp, turn = spherical(scene.spot_distance, light_theta, light_phi)[:, None], np.linspace(0, 2 * np.pi, 32, endpoint=False)[:, None]
-    axes = [spherical(1, theta, light_phi + phi)[:, None] for theta, phi in ((light_theta + np.pi / 2, 0), (np.pi / 2, np.pi / 2))]
-    rim = -lamp / scene.spot_distance + (np.cos(turn) * axes[0] + np.sin(turn) * axes[1]) * np.tan(scene.spot_angle / 2) / np.cos(np.pi / 32)  # a pyramid around the cone
+    lamp, turn = (
+        spherical(scene.spot_distance, light_theta, light_phi)[:, None],
+        np.linspace(0, 2 * np.pi, 32, endpoint=False)[:, None],
+    )
+    axes = [
+        spherical(1, theta, light_phi + phi)[:, None]
+        for theta, phi in ((light_theta + np.pi / 2, 0), (np.pi / 2, np.pi / 2))
+    ]
+    rim = -lamp / scene.spot_distance + (np.cos(turn) * axes[0] + np.sin(turn) * axes[1]) * np.tan(
+        scene.spot_angle / 2
+    ) / np.cos(np.pi / 32)  # a pyramid around the cone
     away = -spherical(1, np.pi / 2, scene.camera_phi)
     down = np.minimum(rim[..., 2], -1e-9)
     lit = lamp @ away + rim @ away * (scene.floor_z - lamp[..., 2]) / down
     shaded = points @ away + np.maximum(points[..., 2] - scene.floor_z, 0) * np.tan(scene.sun_angle / 2)
     farthest = np.maximum(lit.max(1), shaded.max(1))[:, None, None] * away + [0, 0, scene.floor_z]
     before = points @ spherical(1, scene.camera_theta, scene.camera_phi) < scene.camera_radius
-    rows = (project(scene, np.concatenate([np.where(before[..., None], points, 0), farthest], 1), size)[..., 1].min(1) - 1).clip(0, size).astype(int)
-    return np.where((rim[..., 2].max(1) < 0) & before.all(1), rows, 0)                              # no row if the cone reaches the horizon, or the object the camera
+    rows = (
+        (project(scene, np.concatenate([np.where(before[..., None], points, 0), farthest], 1), size)[..., 1].min(1) - 1)
+        .clip(0, size)
+        .astype(int)
+    )
+    return np.where(
+        (rim[..., 2].max(1) < 0) & before.all(1), rows, 0
+    )  # no row if the cone reaches the horizon, or the object the camera
 
 # %% ../../nbs/data/01_scene.ipynb #cell018
 class Renderer:
     "Pictures of an object under many latents."
+
     def __init__(
         self,
-        size: int = 64,            # width and height of the frame, pixels
-        samples: int = 8,          # camera rays for each pixel, rounded up to the next full grid of strata: 4, 6, 8, 9, 12, 16, 25, 64, ...
-        scene: Scene = Scene(),    # what is around the object
-        crop: int | None = None,   # render only the central `crop` x `crop` pixels of the frame
-        threads: int = 1,          # of this process; many objects are rendered fastest by one process for each core
+        size: int = 64,  # width and height of the frame, pixels
+        samples: int = 8,  # camera rays for each pixel, rounded up to the next full grid of strata: 4, 6, 8, 9, 12, 16, 25, 64, ...
+        scene: Scene = Scene(),  # what is around the object
+        crop: int | None = None,  # render only the central `crop` x `crop` pixels of the frame
+        threads: int = 1,  # of this process; many objects are rendered fastest by one process for each core
     ):
         "Raises `ValueError` for sizes that are not whole and positive and for a crop that is not central in the frame."
         for name, value in dict(size=size, samples=samples, threads=threads).items():
-            if not isinstance(value, (int, np.integer)) or value < 1: raise ValueError(f"{name} is {value}; it must be a whole number, at least 1")
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} is {value}; it must be a whole number, at least 1")
         if crop is not None and not (0 < crop <= size and (size - crop) % 2 == 0):
-            raise ValueError(f"crop {crop} has no central place in size {size}; it must be at most the size, and even or odd as the size is")
+            raise ValueError(
+                f"crop {crop} has no central place in size {size}; it must be at most the size, and even or odd as the size is"
+            )
         across = math.isqrt(samples)
         samples = across * -(-samples // across)
         self.size, self.samples, self.scene, self.crop, self.threads = size, samples, scene, crop or size, threads
 
     def render(
         self,
-        mesh: trimesh.Trimesh,                     # the object, centred on the origin, with a colour for each face, sRGB
-        latents: Float[np.ndarray, "views latents"],   # a row for each view: 7, or 10 with translations
-        seed: int = 0,                             # of the random numbers
-        first: int = 0,                            # index of the first of these views, if an object's views come in several calls
-        translations: Float[np.ndarray, "views 3"] | None = None,   # in the object's frame, bounding-box diagonals, if the latents do not have them: the centre is at R t
-    ) -> UInt8[np.ndarray, "views crop crop 3"]:   # sRGB
+        mesh: trimesh.Trimesh,  # the object, centred on the origin, with a colour for each face, sRGB
+        latents: Float[np.ndarray, "views latents"],  # a row for each view: 7, or 10 with translations
+        seed: int = 0,  # of the random numbers
+        first: int = 0,  # index of the first of these views, if an object's views come in several calls
+        translations: Float[np.ndarray, "views 3"]
+        | None = None,  # in the object's frame, bounding-box diagonals, if the latents do not have them: the centre is at R t
+    ) -> UInt8[np.ndarray, "views crop crop 3"]:  # sRGB
         "One picture for each row of latents. Raises `ValueError` for a mesh without faces or not finite, and for latents or translations of a wrong shape or not finite."
         latents, translations, triangles, reflectance = _check(mesh, latents, translations)
         mi.set_variant("scalar_rgb")
         dr.set_thread_count(self.threads)
         s, scene = self.scene, self._build(triangles)
         sensor, integrator, params = scene.sensors()[0], scene.integrator(), mi.traverse(scene)
-        params.keep(["object.vertex_positions", "object.face_.*", "floor.bsdf.reflectance.value", "spot.intensity.value", "spot.to_world", "sensor.film.crop_.*"])
-        corners, colour, glow = (np.array(params[f"object.{name}"], copy=False) for name in ("vertex_positions", "face_colour", "face_glow"))  # Mitsuba's own memory
+        params.keep(
+            [
+                "object.vertex_positions",
+                "object.face_.*",
+                "floor.bsdf.reflectance.value",
+                "spot.intensity.value",
+                "spot.to_world",
+                "sensor.film.crop_.*",
+            ]
+        )
+        corners, colour, glow = (
+            np.array(params[f"object.{name}"], copy=False) for name in ("vertex_positions", "face_colour", "face_glow")
+        )  # Mitsuba's own memory
         colour[:] = reflectance.ravel()
         params.set_dirty("object.face_colour")
         normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(float).tiny)
-        one_sided = mesh.face_attributes.get("one_sided", np.zeros(len(triangles), bool))   # by `sie.data.mesh_files`
-        camera, rotations = spherical(s.camera_radius, s.camera_theta, s.camera_phi), Rotation.from_euler("xyz", latents[:, :3]).as_matrix()
-        centres = (rotations @ translations[..., None])[..., 0] + 0.0     # no -0.0: without translations the pictures are those of before there were any
-        hsv = lambda hue, saturation, value: hsv_to_rgb(np.stack([hue % 1, np.full_like(hue, saturation), np.full_like(hue, value)], -1))
-        floors, spots = hsv(latents[:, 3], s.floor_saturation, s.floor_value), hsv(latents[:, 6], s.spot_saturation, s.spot_value) * s.spot_power / (4 * np.pi)
+        one_sided = mesh.face_attributes.get("one_sided", np.zeros(len(triangles), bool))  # by `sie.data.mesh_files`
+        camera, rotations = (
+            spherical(s.camera_radius, s.camera_theta, s.camera_phi),
+            Rotation.from_euler("xyz", latents[:, :3]).as_matrix(),
+        )
+        centres = (rotations @ translations[..., None])[
+            ..., 0
+        ] + 0.0  # no -0.0: without translations the pictures are those of before there were any
+        hsv = lambda hue, saturation, value: hsv_to_rgb(
+            np.stack([hue % 1, np.full_like(hue, saturation), np.full_like(hue, value)], -1)
+        )
+        floors, spots = (
+            hsv(latents[:, 3], s.floor_saturation, s.floor_value),
+            hsv(latents[:, 6], s.spot_saturation, s.spot_value) * s.spot_power / (4 * np.pi),
+        )
         hull = np.vstack([triangles.reshape(-1, 3), triangles.mean((0, 1))])
-        try: hull = trimesh.convex.hull_points(hull)
-        except QhullError: pass   # a flat object has none: all its corners
+        try:
+            hull = trimesh.convex.hull_points(hull)
+        except QhullError:
+            pass  # a flat object has none: all its corners
         margin, images = (self.size - self.crop) // 2, np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
-        evens = (even_rows(s, hull @ rotations.swapaxes(1, 2) + centres[:, None], *latents.T[4:6], self.size) - margin).clip(0, self.crop - 1)
-        for view, (rotation, centre, floor, spot, even) in enumerate(zip(rotations, centres, floors, spots, evens.tolist())):
+        evens = (
+            even_rows(s, hull @ rotations.swapaxes(1, 2) + centres[:, None], *latents.T[4:6], self.size) - margin
+        ).clip(0, self.crop - 1)
+        for view, (rotation, centre, floor, spot, even) in enumerate(
+            zip(rotations, centres, floors, spots, evens.tolist())
+        ):
             front = (((camera - centre) @ rotation - triangles[:, 0]) * normals).sum(1) >= 0
             shown = np.where(front[:, None, None], triangles, triangles[:, ::-1])
-            shown[one_sided & ~front] = triangles[one_sided & ~front, :1]   # nothing to be seen: all corners in one point
+            shown[one_sided & ~front] = triangles[
+                one_sided & ~front, :1
+            ]  # nothing to be seen: all corners in one point
             corners[:] = (shown.reshape(-1, 3) @ rotation.T + centre).ravel()
-            glow[:] = floor_light(np.where(front, 1, -1) * (normals @ rotation[2]), reflectance, floor, s.sun_strength).ravel()
-            for name in ("vertex_positions", "face_glow"): params.set_dirty(f"object.{name}")
+            glow[:] = floor_light(
+                np.where(front, 1, -1) * (normals @ rotation[2]), reflectance, floor, s.sun_strength
+            ).ravel()
+            for name in ("vertex_positions", "face_glow"):
+                params.set_dirty(f"object.{name}")
             light_theta, light_phi = latents[view, 4:6]
             params["floor.bsdf.reflectance.value"], params["spot.intensity.value"] = mi.Color3f(floor), mi.Color3f(spot)
-            params["spot.to_world"] = mi.Transform4f().look_at(origin=spherical(s.spot_distance, light_theta, light_phi), target=[0, 0, 0],
-                                                               up=spherical(1, np.pi / 2, light_phi + np.pi / 2))
-            params["sensor.film.crop_size"], params["sensor.film.crop_offset"] = [self.crop, self.crop - even], [margin, margin + even]
+            params["spot.to_world"] = mi.Transform4f().look_at(
+                origin=spherical(s.spot_distance, light_theta, light_phi),
+                target=[0, 0, 0],
+                up=spherical(1, np.pi / 2, light_phi + np.pi / 2),
+            )
+            params["sensor.film.crop_size"], params["sensor.film.crop_offset"] = (
+                [self.crop, self.crop - even],
+                [margin, margin + even],
+            )
             params.update()
             own = np.random.SeedSequence([seed, first + view]).generate_state(1).item()
             images[view, :even] = pixels(s.exposure * floor * s.sun_strength / np.pi)
-            images[view, even:] = pixels(s.exposure * np.array(integrator.render(scene, sensor, seed=own, spp=self.samples)))
+            images[view, even:] = pixels(
+                s.exposure * np.array(integrator.render(scene, sensor, seed=own, spp=self.samples))
+            )
         return images
 
     def _build(self, triangles: Float[np.ndarray, "faces 3 3"]) -> mi.Scene:
         "Mitsuba's scene, before latents."
-        s, half, square = self.scene, self.scene.spot_angle / 2, np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+        s, half, square = (
+            self.scene,
+            self.scene.spot_angle / 2,
+            np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]),
+        )
         rgb = lambda *value: {"type": "rgb", "value": list(map(float, value))}
-        return mi.load_dict({
-            "type": "scene",
-            "integrator": {"type": "direct", "emitter_samples": 1, "bsdf_samples": 0, "block_size": 32},  # not left to Mitsuba, whose choice depends on the number of threads
-            "sensor": {"type": "perspective", "fov": float(np.degrees(2 * np.arctan(s.sensor_width / s.focal_length / 2))),
-                       "to_world": mi.ScalarTransform4f().look_at(origin=spherical(s.camera_radius, s.camera_theta, s.camera_phi), target=[0, 0, 0], up=[0, 0, 1]),
-                       "sampler": {"type": "multijitter", "sample_count": self.samples},
-                       "film": {"type": "hdrfilm", "width": self.size, "height": self.size, "rfilter": {"type": "box"}, "pixel_format": "rgb", "component_format": "float32"}},
-            "floor": _mesh(1000 * square[[[0, 1, 2], [0, 2, 3]]] + [0, 0, s.floor_z], bsdf={"type": "diffuse", "reflectance": rgb(0, 0, 0)}),
-            "object": _mesh(triangles, bsdf={"type": "diffuse", "reflectance": {"type": "mesh_attribute", "name": "face_colour"}},
-                            emitter={"type": "area", "radiance": {"type": "mesh_attribute", "name": "face_glow"}, "sampling_weight": 0.0}),  # seen, but lights nothing else
-            "spot": {"type": "spot", "intensity": rgb(0, 0, 0), "sampling_weight": s.sun_directions / 3, "cutoff_angle": float(np.degrees(half)),
-                     "beam_width": float(np.degrees(np.arccos(np.cos(half) + s.spot_blend * (1 - np.cos(half)))))},
-            **_suns(s)})
+        return mi.load_dict(
+            {
+                "type": "scene",
+                "integrator": {
+                    "type": "direct",
+                    "emitter_samples": 1,
+                    "bsdf_samples": 0,
+                    "block_size": 32,
+                },  # not left to Mitsuba, whose choice depends on the number of threads
+                "sensor": {
+                    "type": "perspective",
+                    "fov": float(np.degrees(2 * np.arctan(s.sensor_width / s.focal_length / 2))),
+                    "to_world": mi.ScalarTransform4f().look_at(
+                        origin=spherical(s.camera_radius, s.camera_theta, s.camera_phi), target=[0, 0, 0], up=[0, 0, 1]
+                    ),
+                    "sampler": {"type": "multijitter", "sample_count": self.samples},
+                    "film": {
+                        "type": "hdrfilm",
+                        "width": self.size,
+                        "height": self.size,
+                        "rfilter": {"type": "box"},
+                        "pixel_format": "rgb",
+                        "component_format": "float32",
+                    },
+                },
+                "floor": _mesh(
+                    1000 * square[[[0, 1, 2], [0, 2, 3]]] + [0, 0, s.floor_z],
+                    bsdf={"type": "diffuse", "reflectance": rgb(0, 0, 0)},
+                ),
+                "object": _mesh(
+                    triangles,
+                    bsdf={"type": "diffuse", "reflectance": {"type": "mesh_attribute", "name": "face_colour"}},
+                    emitter={
+                        "type": "area",
+                        "radiance": {"type": "mesh_attribute", "name": "face_glow"},
+                        "sampling_weight": 0.0,
+                    },
+                ),  # seen, but lights nothing else
+                "spot": {
+                    "type": "spot",
+                    "intensity": rgb(0, 0, 0),
+                    "sampling_weight": s.sun_directions / 3,
+                    "cutoff_angle": float(np.degrees(half)),
+                    "beam_width": float(np.degrees(np.arccos(np.cos(half) + s.spot_blend * (1 - np.cos(half))))),
+                },
+                **_suns(s),
+            }
+        )
 
 
 @cache
 def _suns(scene: Scene) -> dict[str, mi.Emitter]:
     "The sun for Mitsuba, made once: that takes longer than a picture."
-    return {f"sun{k}": mi.load_dict({"type": "directional", "direction": -towards, "irradiance": {"type": "rgb", "value": [float(strength)] * 3}})
-            for k, (towards, strength) in enumerate(zip(*sun_lights(scene)))}
+    return {
+        f"sun{k}": mi.load_dict(
+            {
+                "type": "directional",
+                "direction": -towards,
+                "irradiance": {"type": "rgb", "value": [float(strength)] * 3},
+            }
+        )
+        for k, (towards, strength) in enumerate(zip(*sun_lights(scene)))
+    }
 
 
 def _mesh(triangles: Float[np.ndarray, "faces 3 3"], **parts: dict) -> mi.Mesh:
     "A flat-shaded mesh of separate triangles with room for the colour and the glow of each."
     props, count = mi.Properties(), len(triangles)
-    for name, part in parts.items(): props[name] = mi.load_dict(part)
+    for name, part in parts.items():
+        props[name] = mi.load_dict(part)
     mesh = mi.Mesh("triangles", 3 * count, count, props=props)
-    for name in ("face_colour", "face_glow"): mesh.add_attribute(name, 3, np.zeros(3 * count, np.float32))
+    for name in ("face_colour", "face_glow"):
+        mesh.add_attribute(name, 3, np.zeros(3 * count, np.float32))
     params = mi.traverse(mesh)
     params["vertex_positions"], params["faces"] = np.float32(triangles).ravel(), np.arange(3 * count, dtype=np.uint32)
     params.update()
     return mesh
 
 
-def _check(mesh: trimesh.Trimesh, latents: Float[np.ndarray, "views latents"], translations: Float[np.ndarray, "views 3"] | None) -> tuple[np.ndarray, ...]:
+def _check(
+    mesh: trimesh.Trimesh,
+    latents: Float[np.ndarray, "views latents"],
+    translations: Float[np.ndarray, "views 3"] | None,
+) -> tuple[np.ndarray, ...]:
     "The seven latents, translations, triangles and their linear reflectances, or an error that names what is wrong."
     latents = np.asarray(latents, float)
     if latents.ndim != 2 or latents.shape[1] not in (len(LATENT_NAMES), TRANSLATIONS.stop):
-        raise ValueError(f"latents have the shape {latents.shape}; it must be (views, 7), the columns {', '.join(LATENT_NAMES)}, or (views, 10) with {', '.join(TRANSLATION_NAMES)}")
+        raise ValueError(
+            f"latents have the shape {latents.shape}; it must be (views, 7), the columns {', '.join(LATENT_NAMES)}, or (views, 10) with {', '.join(TRANSLATION_NAMES)}"
+        )
     if latents.shape[1] == TRANSLATIONS.stop:
-        if translations is not None: raise ValueError("translations are given twice: as latents 8 to 10, and apart from them")
-        latents, translations = latents[:, :len(LATENT_NAMES)], latents[:, TRANSLATIONS]
+        if translations is not None:
+            raise ValueError("translations are given twice: as latents 8 to 10, and apart from them")
+        latents, translations = latents[:, : len(LATENT_NAMES)], latents[:, TRANSLATIONS]
     for view, column in np.argwhere(~np.isfinite(latents)):
         raise ValueError(f"{LATENT_NAMES[column]} of view {view} is {latents[view, column]}; latents must be finite")
     translations = np.zeros((len(latents), 3)) if translations is None else np.asarray(translations, float)
-    if translations.shape != (len(latents), 3): raise ValueError(f"translations have the shape {translations.shape}; it must be {(len(latents), 3)}: x, y and z for each of the views")
-    for view, axis in np.argwhere(~np.isfinite(translations)): raise ValueError(f"translation {'xyz'[axis]} of view {view} is {translations[view, axis]}; translations must be finite")
-    if not len(mesh.faces): raise ValueError(f"the mesh {mesh!r} has no faces, so there is nothing to see")
-    if not np.isfinite(mesh.triangles).all(): raise ValueError(f"the mesh {mesh!r} has corners that are not finite")
-    if not hasattr(mesh.visual, "face_colors"): raise ValueError(f"the mesh {mesh!r} has no colours for its faces but {type(mesh.visual).__name__}; convert them with mesh.visual.to_color()")
+    if translations.shape != (len(latents), 3):
+        raise ValueError(
+            f"translations have the shape {translations.shape}; it must be {(len(latents), 3)}: x, y and z for each of the views"
+        )
+    for view, axis in np.argwhere(~np.isfinite(translations)):
+        raise ValueError(
+            f"translation {'xyz'[axis]} of view {view} is {translations[view, axis]}; translations must be finite"
+        )
+    if not len(mesh.faces):
+        raise ValueError(f"the mesh {mesh!r} has no faces, so there is nothing to see")
+    if not np.isfinite(mesh.triangles).all():
+        raise ValueError(f"the mesh {mesh!r} has corners that are not finite")
+    if not hasattr(mesh.visual, "face_colors"):
+        raise ValueError(
+            f"the mesh {mesh!r} has no colours for its faces but {type(mesh.visual).__name__}; convert them with mesh.visual.to_color()"
+        )
     return latents, translations, np.array(mesh.triangles, float), srgb_to_linear(mesh.visual.face_colors[:, :3] / 255)

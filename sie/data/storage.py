@@ -4,6 +4,7 @@
 
 # %% ../../nbs/data/00_storage.ipynb #cell003
 from __future__ import annotations
+
 import argparse
 import hashlib
 import json
@@ -28,38 +29,41 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES
 from ..method.pairs import central
-from ..method.system import in_threads, rename_when_whole, progress
-from ..objects.classes import CLASSES, CLASS_BY_SYNSET
+from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES
+from ..method.system import in_threads, progress, rename_when_whole
+from ..objects.classes import CLASS_BY_SYNSET, CLASSES
 
 # %% auto #0
 __all__ = ['SHAPENET_LABELS', 'LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'check_class_name', 'label_classes', 'describe_classes',
            'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'verify', 'main']
 
 # %% ../../nbs/data/00_storage.ipynb #cell004b
-SHAPENET_LABELS = {name: c.label for c in CLASSES for name in (c.synset, c.name)}   # by synset and by name
+SHAPENET_LABELS = {name: c.label for c in CLASSES for name in (c.synset, c.name)}  # by synset and by name
 
 
 def check_class_name(
     name: str,
-    where: str = "",   # for the message, such as the object or the folder
+    where: str = "",  # for the message, such as the object or the folder
 ) -> None:
     """Raises `ValueError` for a name that cannot be that of a class: it becomes the name of a folder, and part of a
     path in the split lists."""
     if not name or not name.isprintable() or name[0] in ". " or name[-1] in ". " or set(name) & set("/\\:"):
         raise ValueError(
             f"{where}{': ' if where else ''}{name!r} cannot be the name of a class: it must be printable, without '/', "
-            "'\\' and ':', and must not begin or end with a dot or a space")
-    if re.fullmatch(r"\d{8}", name) and name not in SHAPENET_LABELS:     # a synset's form: a wrong digit, not a name
+            "'\\' and ':', and must not begin or end with a dot or a space"
+        )
+    if re.fullmatch(r"\d{8}", name) and name not in SHAPENET_LABELS:  # a synset's form: a wrong digit, not a name
         near = get_close_matches(name, [c.synset for c in CLASSES], 1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{where}{': ' if where else ''}unknown synset {name!r}: it is none of ShapeNetCore's 55{meant}")
+        raise ValueError(
+            f"{where}{': ' if where else ''}unknown synset {name!r}: it is none of ShapeNetCore's 55{meant}"
+        )
 
 
 def label_classes(
-    names: Iterable[str],                        # of the classes that are there, as their folders are named
-) -> tuple[dict[str, int], tuple[str, ...]]:     # the label of each, and the readable names of all classes, by label
+    names: Iterable[str],  # of the classes that are there, as their folders are named
+) -> tuple[dict[str, int], tuple[str, ...]]:  # the label of each, and the readable names of all classes, by label
     """ShapeNetCore's 55 labels where all names are ShapeNetCore's, as synset or in words; else the classes that are
     there, in sorted order."""
     names = set(names)
@@ -74,14 +78,19 @@ def describe_classes(names: Iterable[str]) -> str:
     "A notice that lists the classes, and which of them are none of ShapeNetCore's; empty where all of them are."
     labels, classes = label_classes(names)
     others = sorted(labels.keys() - SHAPENET_LABELS.keys())
-    if not others: return ""
+    if not others:
+        return ""
+
     def meant(name):
         near = get_close_matches(name.lower(), SHAPENET_LABELS, 1, 0.75)
         return f"{name} (did you mean {near[0]}?)" if near else name
+
     which = "All" if len(others) == len(labels) else f"{len(others)} of {len(labels)}"
-    return (f"{len(classes)} classes, labels in this order: {', '.join(classes)}.\n"
-            f"{which} are none of ShapeNetCore's 55, so the labels are not ShapeNetCore's: "
-            f"{', '.join(map(meant, others))}")
+    return (
+        f"{len(classes)} classes, labels in this order: {', '.join(classes)}.\n"
+        f"{which} are none of ShapeNetCore's 55, so the labels are not ShapeNetCore's: "
+        f"{', '.join(map(meant, others))}"
+    )
 
 # %% ../../nbs/data/00_storage.ipynb #cell006
 LATENTS = len(LATENT_NAMES)
@@ -89,68 +98,91 @@ LATENTS = len(LATENT_NAMES)
 
 class ObjectRow(NamedTuple):
     "One object with all its views."
-    synset: str                              # the class: one of the 55 synset ids, or the name of another class
-    object_id: str                           # unique within the class
-    latents: Float[np.ndarray, "views 7"]    # float32, `sie.method.rotations.LATENT_NAMES` for each view
-    jpegs: list[bytes]                       # the encoded views
-    translations: Float[np.ndarray, "views 3"] | None = None   # float32, latents 8 to 10 of 3DIEBench-T: t, in the object's frame; none: the object is in the origin
+
+    synset: str  # the class: one of the 55 synset ids, or the name of another class
+    object_id: str  # unique within the class
+    latents: Float[np.ndarray, "views 7"]  # float32, `sie.method.rotations.LATENT_NAMES` for each view
+    jpegs: list[bytes]  # the encoded views
+    translations: Float[np.ndarray, "views 3"] | None = (
+        None  # float32, latents 8 to 10 of 3DIEBench-T: t, in the object's frame; none: the object is in the origin
+    )
 
 
 def _image_size(jpeg: bytes, where: str) -> tuple[int, int]:
     "Height and width of a JPEG image; ValueError if it is not a whole one."
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
-        if not jpeg.endswith(b"\xff\xd9"): simplejpeg.decode_jpeg(jpeg)  # no end marker: truncated, unless the decoder finds all pixels
-    except ValueError as error: raise ValueError(f"{where} is not a whole JPEG image: {error}") from None
+        if not jpeg.endswith(b"\xff\xd9"):
+            simplejpeg.decode_jpeg(jpeg)  # no end marker: truncated, unless the decoder finds all pixels
+    except ValueError as error:
+        raise ValueError(f"{where} is not a whole JPEG image: {error}") from None
     return height, width
 
 
 def check_row(
-    row: ObjectRow,                        # what is to be stored
-    views: int | None = None,              # views every object must have; any number if not given
-    size: tuple[int, int] | None = None,   # height and width every image must have; that of the first image if not given
-) -> tuple[int, tuple[int, int]]:          # its number of views, and height and width
+    row: ObjectRow,  # what is to be stored
+    views: int | None = None,  # views every object must have; any number if not given
+    size: tuple[int, int] | None = None,  # height and width every image must have; that of the first image if not given
+) -> tuple[int, tuple[int, int]]:  # its number of views, and height and width
     "Raises `ValueError` with the object's name for anything wrong with a row: the class's name, number of views, latents, images."
     name = f"{row.synset}/{row.object_id}"
     check_class_name(row.synset, name)
-    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", row.object_id): raise ValueError(f"{name}: object id {row.object_id!r} must be made of letters, digits, '_', '-' and '.'")
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", row.object_id):
+        raise ValueError(f"{name}: object id {row.object_id!r} must be made of letters, digits, '_', '-' and '.'")
     found = len(row.jpegs)
-    if views is None: views = found
-    if found != views or not found: raise ValueError(f"{name}: {found} views, not {views or 'at least one'}")
-    if row.latents.shape != (views, LATENTS): raise ValueError(f"{name}: latents have the shape {row.latents.shape}, not {(views, LATENTS)}")
+    if views is None:
+        views = found
+    if found != views or not found:
+        raise ValueError(f"{name}: {found} views, not {views or 'at least one'}")
+    if row.latents.shape != (views, LATENTS):
+        raise ValueError(f"{name}: latents have the shape {row.latents.shape}, not {(views, LATENTS)}")
     if (bad := np.argwhere(~np.isfinite(row.latents))).size:
         view, k = bad[0]
-        raise ValueError(f"{name}: latent {LATENT_NAMES[k]!r} of view {view} is {row.latents[view, k]}; latents must be finite")
+        raise ValueError(
+            f"{name}: latent {LATENT_NAMES[k]!r} of view {view} is {row.latents[view, k]}; latents must be finite"
+        )
     if row.translations is not None:
-        if row.translations.shape != (views, 3): raise ValueError(f"{name}: translations have the shape {row.translations.shape}, not {(views, 3)}")
+        if row.translations.shape != (views, 3):
+            raise ValueError(f"{name}: translations have the shape {row.translations.shape}, not {(views, 3)}")
         for view, axis in np.argwhere(~np.isfinite(row.translations)):
-            raise ValueError(f"{name}: latent {TRANSLATION_NAMES[axis]!r} of view {view} is {row.translations[view, axis]}; latents must be finite")
+            raise ValueError(
+                f"{name}: latent {TRANSLATION_NAMES[axis]!r} of view {view} is {row.translations[view, axis]}; latents must be finite"
+            )
     for view, jpeg in enumerate(row.jpegs):
         found = _image_size(jpeg, f"{name}: image of view {view}")
-        if size is None: size = found
-        if found != size: raise ValueError(f"{name}: image of view {view} is {found[0]} x {found[1]} pixels, the others are {size[0]} x {size[1]}")
+        if size is None:
+            size = found
+        if found != size:
+            raise ValueError(
+                f"{name}: image of view {view} is {found[0]} x {found[1]} pixels, the others are {size[0]} x {size[1]}"
+            )
     return views, size
 
 # %% ../../nbs/data/00_storage.ipynb #cell009
 def _write_table(path: Path, batch: pa.RecordBatch) -> None:
     def write(file):
-        with pa.ipc.new_file(file, batch.schema) as writer: writer.write_batch(batch)
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+
     rename_when_whole(path, write)
 
 
 def _damaged(path: Path, what: str) -> ValueError:
     "What to raise for a file of a data set: what is wrong with it, and what to do."
-    return ValueError(f"{path} {what}. Delete this file and make the data set again; "
-                      "its other shards are kept (in the pipeline: dvc repro fetch)")
+    return ValueError(
+        f"{path} {what}. Delete this file and make the data set again; "
+        "its other shards are kept (in the pipeline: dvc repro fetch)"
+    )
 
 
 def _read_table(path: Path) -> pa.RecordBatch:
     "The one record batch of an Arrow file, memory-mapped. Raises `ValueError` naming the file if that is not what it is."
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if reader.num_record_batches != 1: raise pa.ArrowInvalid(f"it has {reader.num_record_batches} record batches, not one")
+        if reader.num_record_batches != 1:
+            raise pa.ArrowInvalid(f"it has {reader.num_record_batches} record batches, not one")
         batch = reader.get_batch(0)
-        str(batch.schema)     # decodes its names, which a damaged byte makes no text
+        str(batch.schema)  # decodes its names, which a damaged byte makes no text
         return batch
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, f"cannot be read as an Arrow file: {error}") from None
@@ -160,10 +192,15 @@ def _check_columns(path: Path, table: pa.RecordBatch, types: Mapping[str, pa.Dat
     "Raises `ValueError` naming the file if a column is missing, of another type, or has missing values."
     names = table.schema.names
     for name, wanted in types.items():
-        if names.count(name) != 1: raise _damaged(path, f"has {names.count(name)} columns {name!r}, not one; its columns are {', '.join(names)}")
+        if names.count(name) != 1:
+            raise _damaged(
+                path, f"has {names.count(name)} columns {name!r}, not one; its columns are {', '.join(names)}"
+            )
         found = table.schema.field(name).type
-        if found != wanted: raise _damaged(path, f"has a column {name!r} of the type {found}, not {wanted}")
-        if table.column(name).null_count: raise _damaged(path, f"has a column {name!r} with missing values")
+        if found != wanted:
+            raise _damaged(path, f"has a column {name!r} of the type {found}, not {wanted}")
+        if table.column(name).null_count:
+            raise _damaged(path, f"has a column {name!r} with missing values")
 
 
 def _digest(*parts: bytes | str) -> bytes:
@@ -171,18 +208,29 @@ def _digest(*parts: bytes | str) -> bytes:
     sha = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else part
-        sha.update(len(part).to_bytes(8, "little")); sha.update(part)
+        sha.update(len(part).to_bytes(8, "little"))
+        sha.update(part)
     return sha.digest()
 
 
 def _read_shard(path: Path, objects: int | None = None, views: int | None = None) -> pa.RecordBatch:
     "The rows of a shard. Raises `ValueError` naming the file if it is none, or not with so many objects or views."
     table = _read_table(path)
-    found = [field.type.list_size for field in table.schema if field.name == "images" and pa.types.is_fixed_size_list(field.type)]
+    found = [
+        field.type.list_size
+        for field in table.schema
+        if field.name == "images" and pa.types.is_fixed_size_list(field.type)
+    ]
     views = views or (found or [1])[0]
-    types = dict(synset=pa.string(), object_id=pa.string(), images=pa.list_(pa.large_binary(), views),
-                 latents=pa.list_(pa.list_(pa.float32(), LATENTS), views), sha256=pa.binary(32))
-    if "translations" in table.schema.names: types["translations"] = pa.list_(pa.list_(pa.float32(), 3), views)
+    types = dict(
+        synset=pa.string(),
+        object_id=pa.string(),
+        images=pa.list_(pa.large_binary(), views),
+        latents=pa.list_(pa.list_(pa.float32(), LATENTS), views),
+        sha256=pa.binary(32),
+    )
+    if "translations" in table.schema.names:
+        types["translations"] = pa.list_(pa.list_(pa.float32(), 3), views)
     _check_columns(path, table, types)
     if not table.num_rows or objects not in (None, table.num_rows):
         raise _damaged(path, f"has {table.num_rows} objects, not {objects or 'at least one'}")
@@ -190,9 +238,9 @@ def _read_shard(path: Path, objects: int | None = None, views: int | None = None
 
 
 def write_shard(
-    path: Path,                  # the file, replaced when the new one is whole
-    rows: Sequence[ObjectRow],   # checked rows, all with the same number of views
-    made_with: str = "",         # digest of what they depend on
+    path: Path,  # the file, replaced when the new one is whole
+    rows: Sequence[ObjectRow],  # checked rows, all with the same number of views
+    made_with: str = "",  # digest of what they depend on
 ) -> None:
     """Store rows as one uncompressed Arrow IPC file of one record batch, with a column `translations` if they have any. Raises `ValueError` if only some have.
 
@@ -200,47 +248,83 @@ def write_shard(
     views = len(rows[0].jpegs)
     jpegs = [jpeg for row in rows for jpeg in row.jpegs]
     ends = np.cumsum([0, *map(len, jpegs)])
-    images = pa.FixedSizeListArray.from_arrays(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(jpegs), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(jpegs))]), views)
+    images = pa.FixedSizeListArray.from_arrays(
+        pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(jpegs), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(jpegs))]
+        ),
+        views,
+    )
     numbers = pa.array(np.concatenate([row.latents for row in rows]).astype(np.float32).ravel())
     latents = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(numbers, LATENTS), views)
     moved = [row.translations for row in rows if row.translations is not None]
-    if len(moved) not in (0, len(rows)): raise ValueError(f"{path}: {len(moved)} of {len(rows)} objects have translations; it must be all or none")
-    columns = dict(synset=pa.array([row.synset for row in rows]), object_id=pa.array([row.object_id for row in rows]),
-                   label=pa.array([SHAPENET_LABELS.get(row.synset) for row in rows], pa.int64()), latents=latents, images=images,
-                   sha256=pa.array([_digest(row.synset, row.object_id, row.latents.astype("<f4").tobytes(), *([] if row.translations is None else [row.translations.astype("<f4").tobytes()]), *row.jpegs) for row in rows], pa.binary(32)))
-    if moved: columns["translations"] = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(moved).astype(np.float32).ravel()), 3), views)
+    if len(moved) not in (0, len(rows)):
+        raise ValueError(f"{path}: {len(moved)} of {len(rows)} objects have translations; it must be all or none")
+    columns = dict(
+        synset=pa.array([row.synset for row in rows]),
+        object_id=pa.array([row.object_id for row in rows]),
+        label=pa.array([SHAPENET_LABELS.get(row.synset) for row in rows], pa.int64()),
+        latents=latents,
+        images=images,
+        sha256=pa.array(
+            [
+                _digest(
+                    row.synset,
+                    row.object_id,
+                    row.latents.astype("<f4").tobytes(),
+                    *([] if row.translations is None else [row.translations.astype("<f4").tobytes()]),
+                    *row.jpegs,
+                )
+                for row in rows
+            ],
+            pa.binary(32),
+        ),
+    )
+    if moved:
+        columns["translations"] = pa.FixedSizeListArray.from_arrays(
+            pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(moved).astype(np.float32).ravel()), 3), views
+        )
     _write_table(path, pa.record_batch(columns, metadata={"made_with": made_with}))
 
 # %% ../../nbs/data/00_storage.ipynb #cell012
 def split_objects(
-    labels: Int[np.ndarray, "objects"],   # class of every object
-    val_fraction: float = 0.2,            # share of validation objects, in (0, 1)
-    seed: int = 0,                        # which of the many such splits
-) -> tuple[Int[np.ndarray, "train"], Int[np.ndarray, "val"]]:   # ascending indices of training and of validation objects
+    labels: Int[np.ndarray, " objects"],  # class of every object
+    val_fraction: float = 0.2,  # share of validation objects, in (0, 1)
+    seed: int = 0,  # which of the many such splits
+) -> tuple[
+    Int[np.ndarray, " train"], Int[np.ndarray, " val"]
+]:  # ascending indices of training and of validation objects
     "Split objects by class. Raises `ValueError` for a fraction outside (0, 1) or if either side would be empty."
-    if not 0 < val_fraction < 1: raise ValueError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
     labels = np.asarray(labels)
     classes, counts = np.unique(labels, return_counts=True)
     share = val_fraction * counts
     quota = np.floor(share + 1e-9).astype(int)
-    for k in np.argsort(quota - share, kind="stable")[:round(val_fraction * len(labels)) - quota.sum()]: quota[k] += 1
+    for k in np.argsort(quota - share, kind="stable")[: round(val_fraction * len(labels)) - quota.sum()]:
+        quota[k] += 1
     rng = np.random.default_rng(seed)
     val = np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota)]))
-    if not 0 < len(val) < len(labels): raise ValueError(f"{len(labels)} objects cannot be split with val_fraction {val_fraction}: one side would be empty")
+    if not 0 < len(val) < len(labels):
+        raise ValueError(
+            f"{len(labels)} objects cannot be split with val_fraction {val_fraction}: one side would be empty"
+        )
     return np.setdiff1d(np.arange(len(labels)), val), val
 
 # %% ../../nbs/data/00_storage.ipynb #cell015
-VERSION = 1   # of the folder's format
+VERSION = 1  # of the folder's format
 
 
-def _map_images(shard: Path, objects: int | None = None, views: int | None = None) -> tuple[Int[np.ndarray, "images+1"], memoryview]:
+def _map_images(
+    shard: Path, objects: int | None = None, views: int | None = None
+) -> tuple[Int[np.ndarray, images + 1], memoryview]:
     "Where the images of a shard start, and its memory. Raises as `_read_shard` does."
     _, offsets, data = _read_shard(shard, objects, views).column("images").flatten().buffers()
     return np.frombuffer(offsets, np.int64), memoryview(data).cast("B")
 
 
 def _check_size(path: Path, size: int) -> None:
-    if not path.is_file() or path.stat().st_size != size: raise _damaged(path, f"is missing or not the {size} bytes that dataset.json says")
+    if not path.is_file() or path.stat().st_size != size:
+        raise _damaged(path, f"is missing or not the {size} bytes that dataset.json says")
 
 
 _INDEX = dict(synset=pa.string(), object_id=pa.string(), label=pa.int64(), split=pa.string())
@@ -250,22 +334,32 @@ def _read_index(path: Path, objects: int) -> pa.RecordBatch:
     "The table of contents. Raises `ValueError` naming the file and what is wrong with it: not that many rows, a wrong split, labels that are not one for each class."
     table = _read_table(path)
     _check_columns(path, table, _INDEX)
-    try: table.validate(full=True)
-    except pa.ArrowException as error: raise _damaged(path, f"is damaged: {error}") from None
-    if table.num_rows != objects: raise _damaged(path, f"has {table.num_rows} objects, but the shards have {objects}")
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise _damaged(path, f"is damaged: {error}") from None
+    if table.num_rows != objects:
+        raise _damaged(path, f"has {table.num_rows} objects, but the shards have {objects}")
     synsets, ids, splits = (table.column(c).to_pylist() for c in ("synset", "object_id", "split"))
     labels = table.column("label").to_pylist()
-    label_of, class_of = {}, {}       # of each class, as the rows before say
-    if CLASS_BY_SYNSET.keys() >= set(synsets): label_of = {synset: CLASS_BY_SYNSET[synset].label for synset in set(synsets)}
+    label_of, class_of = {}, {}  # of each class, as the rows before say
+    if CLASS_BY_SYNSET.keys() >= set(synsets):
+        label_of = {synset: CLASS_BY_SYNSET[synset].label for synset in set(synsets)}
     for row, (synset, object_id, label, split) in enumerate(zip(synsets, ids, labels, splits)):
         name = f"{synset}/{object_id} (row {row})"
-        if split not in ("train", "val"): raise _damaged(path, f"says of {name} that its split is {split!r}; it must be 'train' or 'val'")
-        if label < 0: raise _damaged(path, f"has the label {label} for {name}; labels count from 0")
+        if split not in ("train", "val"):
+            raise _damaged(path, f"says of {name} that its split is {split!r}; it must be 'train' or 'val'")
+        if label < 0:
+            raise _damaged(path, f"has the label {label} for {name}; labels count from 0")
         known = label_of.setdefault(synset, label)
-        if label != known: raise _damaged(path, f"has the label {label} for {name}; that of its class is {known}")
-        words = CLASS_BY_SYNSET[synset].name if synset in CLASS_BY_SYNSET else synset   # `chair` and 03001627 are one class
+        if label != known:
+            raise _damaged(path, f"has the label {label} for {name}; that of its class is {known}")
+        words = (
+            CLASS_BY_SYNSET[synset].name if synset in CLASS_BY_SYNSET else synset
+        )  # `chair` and 03001627 are one class
         other = class_of.setdefault(label, words)
-        if other != words: raise _damaged(path, f"has the label {label} for {name}, which is that of {other}")
+        if other != words:
+            raise _damaged(path, f"has the label {label} for {name}, which is that of {other}")
     return table
 
 
@@ -273,9 +367,9 @@ class _Stored(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-_Count = Annotated[int, Field(ge=1, lt=2 ** 40)]
-_Side = Annotated[int, Field(ge=1, le=2 ** 16)]     # JPEG's largest
-_KEY = "digest"     # of dataset.json, in it
+_Count = Annotated[int, Field(ge=1, lt=2**40)]
+_Side = Annotated[int, Field(ge=1, le=2**16)]  # JPEG's largest
+_KEY = "digest"  # of dataset.json, in it
 
 
 def _info_digest(info: Mapping[str, Any]) -> str:
@@ -295,6 +389,7 @@ class _StoredShard(_Stored):
 
 class _StoredInfo(_Stored):
     "What `dataset.json` must hold; there may be more."
+
     version: Literal[VERSION]
     views: _Count
     height: _Side
@@ -312,11 +407,18 @@ class _StoredInfo(_Stored):
 def _read_info(folder: Path) -> dict[str, Any]:
     "What `dataset.json` says. Raises `FileNotFoundError` if it is not there, and `ValueError` naming it and the key that is wrong."
     path = folder / "dataset.json"
-    if not path.is_file(): raise FileNotFoundError(f"{folder} is not a data set: it has no dataset.json, which is written when everything else is whole")
-    try: info = json.loads(text := path.read_bytes())
-    except (ValueError, RecursionError) as error: raise _damaged(path, f"is not JSON: {error}") from None
-    if isinstance(info, dict) and info.get("version", VERSION) != VERSION: raise ValueError(f"{path} has the format version {info['version']}, not {VERSION}")
-    try: _StoredInfo.model_validate_json(text)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a data set: it has no dataset.json, which is written when everything else is whole"
+        )
+    try:
+        info = json.loads(text := path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"is not JSON: {error}") from None
+    if isinstance(info, dict) and info.get("version", VERSION) != VERSION:
+        raise ValueError(f"{path} has the format version {info['version']}, not {VERSION}")
+    try:
+        _StoredInfo.model_validate_json(text)
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
@@ -334,38 +436,60 @@ class ViewDataset:
     `fingerprint` identifies the content and `info` is all of `dataset.json`.
 
     Raises `FileNotFoundError` if the folder is not a (finished) data set and `ValueError` if it is damaged."""
-    def __init__(self,
-                 path: str | Path,              # the folder
-                 info: Mapping | None = None):  # instead of reading `dataset.json`, while it is not there yet
+
+    def __init__(
+        self,
+        path: str | Path,  # the folder
+        info: Mapping | None = None,
+    ):  # instead of reading `dataset.json`, while it is not there yet
         self.path = Path(path)
-        if info is None: info = _read_info(self.path)
-        self.info, self.views, self.height, self.width, self.fingerprint = info, info["views"], info["height"], info["width"], info["fingerprint"]
+        if info is None:
+            info = _read_info(self.path)
+        self.info, self.views, self.height, self.width, self.fingerprint = (
+            info,
+            info["views"],
+            info["height"],
+            info["width"],
+            info["fingerprint"],
+        )
         self.mean, self.std = tuple(info.get("mean", ())), tuple(info.get("std", ()))
-        self._images = []                # for each shard, where its images start, and its memory
+        self._images = []  # for each shard, where its images start, and its memory
         for shard in info["shards"]:
             path = self.path / shard["file"]
             _check_size(path, shard["bytes"])
             self._images.append(_map_images(path, shard["objects"], self.views))
         index = _read_index(self.path / "index.arrow", info["objects"])
-        self.synsets, self.object_ids, self._split = (np.array(index.column(c).to_pylist()) for c in ("synset", "object_id", "split"))
+        self.synsets, self.object_ids, self._split = (
+            np.array(index.column(c).to_pylist()) for c in ("synset", "object_id", "split")
+        )
         self.labels = index.column("label").to_numpy()
         sizes = [shard["objects"] for shard in info["shards"]]
         self._shard, self._row = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(n) for n in sizes])
-        if info.get(_KEY, _info_digest(info)) != _info_digest(info):     # data sets of earlier versions have none
+        if info.get(_KEY, _info_digest(info)) != _info_digest(info):  # data sets of earlier versions have none
             raise _damaged(self.path / "dataset.json", "is damaged: what it says is not what was written (SHA-256)")
 
     @property
     def classes(self) -> tuple[str, ...]:
         "Readable names of the classes, by label: ShapeNetCore's 55, or those of other classes in sorted order."
-        return tuple(self.info.get("classes", [c.name for c in CLASSES]))   # data sets made before other classes were allowed name none
+        return tuple(
+            self.info.get("classes", [c.name for c in CLASSES])
+        )  # data sets made before other classes were allowed name none
 
-    def __len__(self) -> int: return len(self.labels)
-    def __reduce__(self): return ViewDataset, (self.path,)      # worker processes open it anew
-    def __repr__(self) -> str: return f"ViewDataset({self.path.name}: {len(self)} objects x {self.views} views of {self.height} x {self.width} px, {len(self.split('train'))} train + {len(self.split('val'))} val)"
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __reduce__(self):
+        return ViewDataset, (self.path,)  # worker processes open it anew
+
+    def __repr__(self) -> str:
+        return f"ViewDataset({self.path.name}: {len(self)} objects x {self.views} views of {self.height} x {self.width} px, {len(self.split('train'))} train + {len(self.split('val'))} val)"
 
     @cached_property
     def latents(self) -> Float[np.ndarray, "objects views 7"]:
-        parts = [_read_table(self.path / shard["file"]).column("latents").flatten().flatten().to_numpy() for shard in self.info["shards"]]
+        parts = [
+            _read_table(self.path / shard["file"]).column("latents").flatten().flatten().to_numpy()
+            for shard in self.info["shards"]
+        ]
         return np.concatenate(parts).reshape(len(self), self.views, LATENTS)
 
     @cached_property
@@ -374,82 +498,112 @@ class ViewDataset:
         paths = [self.path / shard["file"] for shard in self.info["shards"]]
         tables = [_read_table(path) for path in paths]
         have = ["translations" in table.schema.names for table in tables]
-        if not have[0] and not any(have): return None
+        if not have[0] and not any(have):
+            return None
         for path, has in zip(paths, have):
-            if has != have[0]: raise ValueError(f"{path} has {'' if has else 'no '}translations, unlike {paths[0].name}; it must be all shards or none")
-        return np.concatenate([table.column("translations").flatten().flatten().to_numpy() for table in tables]).reshape(len(self), self.views, 3)
+            if has != have[0]:
+                raise ValueError(
+                    f"{path} has {'' if has else 'no '}translations, unlike {paths[0].name}; it must be all shards or none"
+                )
+        return np.concatenate(
+            [table.column("translations").flatten().flatten().to_numpy() for table in tables]
+        ).reshape(len(self), self.views, 3)
 
     @property
     def conditions(self) -> Float[np.ndarray, "objects views latents"]:
         "All that is known of how views were made: the 7 latents, or 10 where there are translations. This is what batches have as latents."
         return self.latents if self.translations is None else np.concatenate([self.latents, self.translations], -1)
 
-    def split(self, name: str) -> Int[np.ndarray, "objects"]:
+    def split(self, name: str) -> Int[np.ndarray, " objects"]:
         "Ascending indices of the `train` or `val` objects."
-        if name not in ("train", "val"): raise ValueError(f"split {name!r}; it must be 'train' or 'val'")
+        if name not in ("train", "val"):
+            raise ValueError(f"split {name!r}; it must be 'train' or 'val'")
         return np.flatnonzero(self._split == name)
 
     def jpeg(self, object: int, view: int) -> memoryview:
         "The encoded image of a view: no copy, a slice of the mapped file."
-        if not (0 <= object < len(self) and 0 <= view < self.views): raise IndexError(f"object {object}, view {view}: there are {len(self)} objects with {self.views} views")
+        if not (0 <= object < len(self) and 0 <= view < self.views):
+            raise IndexError(f"object {object}, view {view}: there are {len(self)} objects with {self.views} views")
         offsets, data = self._images[self._shard[object]]
         k = self._row[object] * self.views + view
-        return data[offsets[k]:offsets[k + 1]]
+        return data[offsets[k] : offsets[k + 1]]
 
     def frame(self, crop: int | None) -> tuple[int, int]:
         "Height and width of what is kept of an image."
-        if crop is not None and not 0 < crop <= min(self.height, self.width): raise ValueError(f"crop is {crop}; images are {self.height} x {self.width} pixels")
+        if crop is not None and not 0 < crop <= min(self.height, self.width):
+            raise ValueError(f"crop is {crop}; images are {self.height} x {self.width} pixels")
         return (crop, crop) if crop else (self.height, self.width)
 
     def reader(self, crop: int | None) -> Callable[[int, int], UInt8[np.ndarray, "height width 3"]]:
         "A function from object and view to pixels, in memory that its next call uses again: every thread has its own."
         height, width = self.frame(crop)
-        rows, columns, pixels = central(self.height, height), central(self.width, width), np.empty((self.height, self.width, 3), np.uint8)
+        rows, columns, pixels = (
+            central(self.height, height),
+            central(self.width, width),
+            np.empty((self.height, self.width, 3), np.uint8),
+        )
+
         def read(object, view):
-            try: simplejpeg.decode_jpeg(self.jpeg(object, view), buffer=pixels)
+            try:
+                simplejpeg.decode_jpeg(self.jpeg(object, view), buffer=pixels)
             except ValueError as error:
                 shard = self.path / self.info["shards"][self._shard[object]]["file"]
                 raise ValueError(
                     f"{shard}: image of {self.synsets[object]}/{self.object_ids[object]}, view {view}, is damaged: {error}; "
-                    f"`python -m sie.data.storage verify {self.path}` says what else is, and what to do") from None
+                    f"`python -m sie.data.storage verify {self.path}` says what else is, and what to do"
+                ) from None
             return pixels[rows, columns]
+
         return read
 
-    def decode(self,
-               objects: Int[np.ndarray, "batch"],       # which objects
-               views: Int[np.ndarray, "batch"],         # which view of each
-               crop: int | None = None,                 # side of the central square to keep, pixels; all if not given
-               device: str | torch.device = "cpu",      # where the pixels are wanted; on a GPU by nvJPEG, which may differ from the CPU by 1 or 2 of 255
-               ) -> UInt8[Tensor, "batch 3 height width"]:   # channels_last
+    def decode(
+        self,
+        objects: Int[np.ndarray, " batch"],  # which objects
+        views: Int[np.ndarray, " batch"],  # which view of each
+        crop: int | None = None,  # side of the central square to keep, pixels; all if not given
+        device: str
+        | torch.device = "cpu",  # where the pixels are wanted; on a GPU by nvJPEG, which may differ from the CPU by 1 or 2 of 255
+    ) -> UInt8[Tensor, "batch 3 height width"]:  # channels_last
         "Decode any views. Raises `ValueError` naming the object and view if an image is damaged, and for an impossible crop."
         (height, width), objects, views = self.frame(crop), np.asarray(objects).tolist(), np.asarray(views).tolist()
         device = torch.device(device)
         if device.type == "cuda":
-            try: return _decode_by_torchvision([self.jpeg(*key) for key in zip(objects, views)], device)[..., central(self.height, height), central(self.width, width)].contiguous(memory_format=torch.channels_last)
-            except (ImportError, RuntimeError): pass   # a kind of JPEG or a build that it cannot do; below, a damaged one is named
+            try:
+                return _decode_by_torchvision([self.jpeg(*key) for key in zip(objects, views)], device)[
+                    ..., central(self.height, height), central(self.width, width)
+                ].contiguous(memory_format=torch.channels_last)
+            except (ImportError, RuntimeError):
+                pass  # a kind of JPEG or a build that it cannot do; below, a damaged one is named
         images = torch.empty((len(objects), height, width, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
         pixels = images.numpy()
+
         def work(part):
             read = self.reader(crop)
-            for k in part: pixels[k] = read(objects[k], views[k])
+            for k in part:
+                pixels[k] = read(objects[k], views[k])
+
         in_threads(work, len(objects), height * width * 3)
         return images.permute(0, 3, 1, 2).to(device, non_blocking=True)
 
-    def decode_all(self,
-                   crop: int | None = None,                             # side of the central square to keep, pixels; all if not given
-                   objects: Int[np.ndarray, "objects"] | None = None,   # which objects; all if not given
-                   ) -> UInt8[Tensor, "objects views 3 height width"]:  # each image channels_last
+    def decode_all(
+        self,
+        crop: int | None = None,  # side of the central square to keep, pixels; all if not given
+        objects: Int[np.ndarray, " objects"] | None = None,  # which objects; all if not given
+    ) -> UInt8[Tensor, "objects views 3 height width"]:  # each image channels_last
         "Decode all views into one tensor, once, if the decoded set fits into memory: objects x views x 3 x height x width bytes."
         objects = range(len(self)) if objects is None else np.asarray(objects).tolist()
         height, width = self.frame(crop)
         images = torch.empty((len(objects), self.views, height, width, 3), dtype=torch.uint8)
         pixels = images.numpy()
         with progress(None, "decoding", total=len(objects)) as bar:
+
             def work(part):
                 read = self.reader(crop)
                 for k in part:
-                    for view in range(self.views): pixels[k, view] = read(objects[k], view)
+                    for view in range(self.views):
+                        pixels[k, view] = read(objects[k], view)
                     bar.update()
+
             in_threads(work, len(objects), self.views * height * width * 3)
         return images.permute(0, 1, 4, 2, 3)
 
@@ -457,8 +611,8 @@ class ViewDataset:
 def _decode_by_torchvision(jpegs: Sequence[memoryview], device: torch.device) -> UInt8[Tensor, "batch 3 height width"]:
     "nvJPEG on a GPU, libjpeg-turbo on the CPU. Raises `RuntimeError` for an image that it cannot decode."
     from torchvision.io import ImageReadMode, decode_jpeg
-    return torch.stack(decode_jpeg([torch.from_numpy(np.array(jpeg)) for jpeg in jpegs], ImageReadMode.RGB, device))
 
+    return torch.stack(decode_jpeg([torch.from_numpy(np.array(jpeg)) for jpeg in jpegs], ImageReadMode.RGB, device))
 
 # %% ../../nbs/data/00_storage.ipynb #cell017
 STATISTICS_IMAGES = 20_000
@@ -467,14 +621,18 @@ STATISTICS_IMAGES = 20_000
 def _sums(dataset: ViewDataset, objects: range, counted: Bool[np.ndarray, "objects views"]) -> np.ndarray:
     "Decode all views of some objects. Sums of the pixels and of their squares, per channel, over those that are counted: integers without end."
     sums, lock = np.zeros((2, 3), object), threading.Lock()
+
     def work(part):
         read = dataset.reader(None)
         for object, view in ((objects[k], view) for k in part for view in range(dataset.views)):
             pixels = read(object, view)
-            if not counted[object, view]: continue
+            if not counted[object, view]:
+                continue
             pixels = pixels.astype(np.uint32).reshape(dataset.height, -1)
             columns = [(x.sum(0, dtype=np.uint64).reshape(-1, 3).sum(0)).tolist() for x in (pixels, pixels * pixels)]
-            with lock: sums[:] += np.array(columns, "O")
+            with lock:
+                sums[:] += np.array(columns, "O")
+
     in_threads(work, len(objects), dataset.views * dataset.height * dataset.width * 3)
     return sums
 
@@ -488,19 +646,25 @@ def _channel_statistics(dataset: ViewDataset) -> dict[str, Any]:
     counted[train[chosen // dataset.views], chosen % dataset.views] = True
     sums, start = np.zeros((2, 3), object), 0
     with progress(None, "checking images", total=len(dataset)) as bar:
-        for shard in dataset.info["shards"]:          # one after another: a shard that is done is let go
+        for shard in dataset.info["shards"]:  # one after another: a shard that is done is let go
             sums += _sums(dataset, range(start, start + shard["objects"]), counted)
             start += shard["objects"]
             bar.update(shard["objects"])
     n = len(chosen) * dataset.height * dataset.width
     mean, variance = [s / (255 * n) for s in sums[0]], [(n * q - s * s) / (255 * n) ** 2 for s, q in zip(*sums)]
-    constant = [f"{colour} ({255 * m:.0f} of 255)" for colour, m, v in zip(("red", "green", "blue"), mean, variance) if not v]
-    if constant: raise ValueError(f"{dataset.path}: {', '.join(constant)} is the same in all pixels of {len(chosen)} training images, so they cannot be normalised; are these the right images?")
+    constant = [
+        f"{colour} ({255 * m:.0f} of 255)" for colour, m, v in zip(("red", "green", "blue"), mean, variance) if not v
+    ]
+    if constant:
+        raise ValueError(
+            f"{dataset.path}: {', '.join(constant)} is the same in all pixels of {len(chosen)} training images, so they cannot be normalised; are these the right images?"
+        )
     return dict(mean=mean, std=[math.sqrt(v) for v in variance], statistics_images=len(chosen))
 
 
 class _OnePass(ViewDataset):
     "For reading in order: a shard is let go after the next one is asked for, or one pass over a large data set would count as memory of this process all that it has read."
+
     _last = 0
 
     def jpeg(self, object: int, view: int) -> memoryview:
@@ -513,64 +677,110 @@ class _OnePass(ViewDataset):
 def _check_content(path: Path, objects: int | None = None, views: int | None = None) -> None:
     "Raises `ValueError` naming the file if a shard is damaged, and the objects whose content does not match their digest."
     table = _read_shard(path, objects, views)
-    try: table.validate(full=True)
-    except pa.ArrowException as error: raise _damaged(path, f"is damaged: {error}") from None
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise _damaged(path, f"is damaged: {error}") from None
     views, wrong = table.schema.field("images").type.list_size, []
     synsets, ids, digests = (table.column(c).to_pylist() for c in ("synset", "object_id", "sha256"))
     numbers = [table.column(c).flatten().flatten() for c in ("latents", "translations") if c in table.schema.names]
     images = table.column("images").flatten()
-    if images.null_count or any(values.null_count for values in numbers): raise _damaged(path, "is damaged: it has missing values")
+    if images.null_count or any(values.null_count for values in numbers):
+        raise _damaged(path, "is damaged: it has missing values")
     numbers = [values.to_numpy().astype("<f4").reshape(len(ids), -1) for values in numbers]
     _, offsets, data = images.buffers()
     offsets, data = np.frombuffer(offsets, np.int64).tolist(), memoryview(data).cast("B")
+
     def work(part):
         for row in part:
-            cuts = offsets[row * views:(row + 1) * views + 1]
+            cuts = offsets[row * views : (row + 1) * views + 1]
             jpegs = [data[start:end] for start, end in zip(cuts, cuts[1:])]
-            if _digest(synsets[row], ids[row], *(values[row].tobytes() for values in numbers), *jpegs) != digests[row]: wrong.append(row)
+            if _digest(synsets[row], ids[row], *(values[row].tobytes() for values in numbers), *jpegs) != digests[row]:
+                wrong.append(row)
+
     in_threads(work, len(ids), len(data) // len(ids))
     if wrong:
         names = [f"{synsets[row]}/{ids[row]} (row {row})" for row in sorted(wrong)]
-        raise _damaged(path, f"is damaged: what it holds of {', '.join(names[:5])}{', ...' if names[5:] else ''} is not what was written (SHA-256)")
+        raise _damaged(
+            path,
+            f"is damaged: what it holds of {', '.join(names[:5])}{', ...' if names[5:] else ''} is not what was written (SHA-256)",
+        )
 
 
 def _fingerprint(keys: Iterable[tuple[str, str]], splits: Iterable[str], digests: Iterable[bytes]) -> str:
     "Of the content of a data set, whatever the order of its objects."
-    return hashlib.sha256(b"".join(sorted(_digest(*key, split, digest) for key, split, digest in zip(keys, splits, digests)))).hexdigest()
+    return hashlib.sha256(
+        b"".join(sorted(_digest(*key, split, digest) for key, split, digest in zip(keys, splits, digests)))
+    ).hexdigest()
 
 
-def _check_split(synsets: Sequence[str], val: Bool[np.ndarray, "objects"], where: str | Path) -> None:
+def _check_split(synsets: Sequence[str], val: Bool[np.ndarray, " objects"], where: str | Path) -> None:
     "Raises `ValueError` if there are no training or no validation objects, and warns of classes without any."
     val = np.asarray(val, bool)
     for wanted, name in ((val, "validation"), (~val, "training")):
-        if not wanted.any(): raise ValueError(f"{where}: none of the {len(val)} objects is for {name}; there must be at least one")
+        if not wanted.any():
+            raise ValueError(f"{where}: none of the {len(val)} objects is for {name}; there must be at least one")
         without = sorted(set(synsets) - {synset for synset, is_in in zip(synsets, wanted) if is_in})
-        classes = [f"{synset} ({CLASS_BY_SYNSET[synset].name})" if synset in CLASS_BY_SYNSET else synset for synset in without]
-        if classes: warnings.warn(f"{len(classes)} of {len(set(synsets))} classes have no {name} object: {', '.join(classes)}")
+        classes = [
+            f"{synset} ({CLASS_BY_SYNSET[synset].name})" if synset in CLASS_BY_SYNSET else synset for synset in without
+        ]
+        if classes:
+            warnings.warn(f"{len(classes)} of {len(set(synsets))} classes have no {name} object: {', '.join(classes)}")
 
 
-def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray], source: Mapping, objects: Sequence[tuple[str, str]] | None = None) -> ViewDataset:
+def _finish(
+    out: Path,
+    is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray],
+    source: Mapping,
+    objects: Sequence[tuple[str, str]] | None = None,
+) -> ViewDataset:
     "Index, statistics and `dataset.json` for the shards in `out`, which must hold these `objects` (or any). `is_val` says it for each (synset, object id), or for all labels at once."
     paths = sorted(out.glob("shard-*.arrow"))
-    for path in paths: _check_content(path)
+    for path in paths:
+        _check_content(path)
     shards = [_read_shard(path) for path in paths]
-    synsets, ids, digests = (sum((shard.column(c).to_pylist() for shard in shards), []) for c in ("synset", "object_id", "sha256"))
+    synsets, ids, digests = (
+        sum((shard.column(c).to_pylist() for shard in shards), []) for c in ("synset", "object_id", "sha256")
+    )
     keys = list(zip(synsets, ids))
     if len(set(keys)) < len(keys):
         raise ValueError(f"{out}: the object {'/'.join(Counter(keys).most_common(1)[0][0])} is there more than once")
     if objects is not None and (wrong := set(keys).symmetric_difference(objects)):
-        raise ValueError(f"{out}: there must be {len(objects)} objects, but there are {len(keys)}: {'/'.join(min(wrong))} is {'too many' if min(wrong) in keys else 'missing'}")
+        raise ValueError(
+            f"{out}: there must be {len(objects)} objects, but there are {len(keys)}: {'/'.join(min(wrong))} is {'too many' if min(wrong) in keys else 'missing'}"
+        )
     label_of, classes = label_classes(synsets)
     labels = np.array([label_of[synset] for synset in synsets])
     val = is_val(labels) if callable(is_val) else np.array([is_val[key] for key in keys])
     split = np.where(val, "val", "train")
     _check_split(synsets, val, out)
-    _write_table(out / "index.arrow", pa.record_batch(dict(synset=pa.array(synsets), object_id=pa.array(ids), label=pa.array(labels, pa.int64()), split=pa.array(split.tolist()))))
+    _write_table(
+        out / "index.arrow",
+        pa.record_batch(
+            dict(
+                synset=pa.array(synsets),
+                object_id=pa.array(ids),
+                label=pa.array(labels, pa.int64()),
+                split=pa.array(split.tolist()),
+            )
+        ),
+    )
     views = shards[0].schema.field("images").type.list_size
     height, width = _image_size(shards[0].column("images")[0][0].as_py(), f"{paths[0]}: first image")
-    info = dict(format="sie views", version=VERSION, views=views, height=height, width=width, objects=len(keys), train=int((~val).sum()), val=int(val.sum()), classes=classes,
-                shards=[dict(file=p.name, objects=s.num_rows, bytes=p.stat().st_size) for p, s in zip(paths, shards)], source=dict(source),
-                fingerprint=_fingerprint(keys, split.tolist(), digests))
+    info = dict(
+        format="sie views",
+        version=VERSION,
+        views=views,
+        height=height,
+        width=width,
+        objects=len(keys),
+        train=int((~val).sum()),
+        val=int(val.sum()),
+        classes=classes,
+        shards=[dict(file=p.name, objects=s.num_rows, bytes=p.stat().st_size) for p, s in zip(paths, shards)],
+        source=dict(source),
+        fingerprint=_fingerprint(keys, split.tolist(), digests),
+    )
     info |= _channel_statistics(_OnePass(out, info))
     info[_KEY] = _info_digest(json.loads(json.dumps(info)))
     rename_when_whole(out / "dataset.json", lambda file: file.write(json.dumps(info, indent=1).encode()))
@@ -580,55 +790,82 @@ def _finish(out: Path, is_val: Mapping[tuple[str, str], bool] | Callable[[np.nda
 def _check_index(dataset: ViewDataset) -> None:
     "Raises `ValueError` naming the file if table of contents, shards and `dataset.json` do not say the same."
     tables = [_read_shard(dataset.path / shard["file"]) for shard in dataset.info["shards"]]
-    stored = [[value for table in tables for value in table.column(c).to_pylist()] for c in ("synset", "object_id", "sha256")]
+    stored = [
+        [value for table in tables for value in table.column(c).to_pylist()] for c in ("synset", "object_id", "sha256")
+    ]
     path, keys = dataset.path / "index.arrow", list(zip(dataset.synsets.tolist(), dataset.object_ids.tolist()))
     for row, (key, *other) in enumerate(zip(keys, *stored[:2], strict=True)):
-        if key != tuple(other): raise _damaged(path, f"is damaged: row {row} is {'/'.join(key)}, but the shards have {'/'.join(other)} there")
+        if key != tuple(other):
+            raise _damaged(
+                path, f"is damaged: row {row} is {'/'.join(key)}, but the shards have {'/'.join(other)} there"
+            )
     if _fingerprint(keys, dataset._split.tolist(), stored[2]) != dataset.fingerprint:
         raise _damaged(path, "or dataset.json is damaged: objects, split and digests do not give the fingerprint")
     for split in ("train", "val"):
-        if len(dataset.split(split)) != dataset.info[split]: raise _damaged(dataset.path / "dataset.json", f"is damaged: {split}: {dataset.info[split]}, but the index has {len(dataset.split(split))}")
+        if len(dataset.split(split)) != dataset.info[split]:
+            raise _damaged(
+                dataset.path / "dataset.json",
+                f"is damaged: {split}: {dataset.info[split]}, but the index has {len(dataset.split(split))}",
+            )
 
 
 def _check_statistics(dataset: ViewDataset) -> None:
     for key, value in _channel_statistics(dataset).items():
         if dataset.info.get(key, value) != value:
-            raise _damaged(dataset.path / "dataset.json", f"is damaged: {key}: {dataset.info[key]}, but of these images it is {value}")
+            raise _damaged(
+                dataset.path / "dataset.json",
+                f"is damaged: {key}: {dataset.info[key]}, but of these images it is {value}",
+            )
 
 
 def verify(
-    dataset: ViewDataset | str | Path,   # or its folder
-    decode: bool = False,                # decode every image as well, and compare the statistics
+    dataset: ViewDataset | str | Path,  # or its folder
+    decode: bool = False,  # decode every image as well, and compare the statistics
 ) -> ViewDataset:
     "Compare all that a data set holds with its digests. Raises `ValueError` listing every file and object that is damaged, and what to do."
     folder = Path(dataset.path if isinstance(dataset, ViewDataset) else dataset)
     info, faults = _read_info(folder), []
+
     def check(call, *args):
-        try: return call(*args)
-        except ValueError as error: faults.append(str(error))
+        try:
+            return call(*args)
+        except ValueError as error:
+            faults.append(str(error))
+
     for shard in info["shards"]:
         path, known = folder / shard["file"], len(faults)
         check(_check_size, path, shard["bytes"])
-        if len(faults) == known: check(_check_content, path, shard["objects"], info["views"])
+        if len(faults) == known:
+            check(_check_content, path, shard["objects"], info["views"])
     dataset = None if faults else check(_OnePass, folder)
-    if dataset: check(_check_index, dataset)
-    if dataset and decode: check(_check_statistics, dataset)
-    if faults: raise ValueError("\n".join(faults))
+    if dataset:
+        check(_check_index, dataset)
+    if dataset and decode:
+        check(_check_statistics, dataset)
+    if faults:
+        raise ValueError("\n".join(faults))
     return ViewDataset(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     "The command line."
     parser = argparse.ArgumentParser(prog="python -m sie.data.storage", description="What can be done with a data set.")
-    command = parser.add_subparsers(required=True).add_parser("verify", help="compare everything in a data set with its digests")
+    command = parser.add_subparsers(required=True).add_parser(
+        "verify", help="compare everything in a data set with its digests"
+    )
     command.add_argument("folder", help="of the data set, such as data/views")
-    command.add_argument("--decode", action="store_true", help="decode all images as well, and compute the statistics again")
+    command.add_argument(
+        "--decode", action="store_true", help="decode all images as well, and compute the statistics again"
+    )
     given = parser.parse_args(arguments)
     begun = time.perf_counter()
-    try: dataset = verify(given.folder, given.decode)
-    except (ValueError, OSError) as error: sys.exit(str(error))
+    try:
+        dataset = verify(given.folder, given.decode)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
     size = sum(shard["bytes"] for shard in dataset.info["shards"]) / 1e9
     print(f"{dataset}: {size:.2f} GB are as they were written ({time.perf_counter() - begun:.1f} s)")
 
 # %% ../../nbs/data/00_storage.ipynb #cell052a
-if __name__ == "__main__" and "__file__" in globals(): main()  # not in a notebook
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # not in a notebook

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell003
 from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -17,15 +18,15 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..data.storage import ViewDataset
-from ..method.pairs import normalise
+from .figures import STYLES, picture, rotation_angle
 from .probes import Embedded
-from .retrieval import chance_retrieval, nearest, predict_views, Predictor, ranks
-from .figures import picture, rotation_angle, STYLES
-from ..objects.classes import CLASSES
+from .retrieval import Predictor, chance_retrieval, nearest, predict_views, ranks
 from ..method.methods import Model
+from ..method.pairs import normalise
 from ..method.predictors import Hypernetwork
 from ..method.pretraining import ImageFormat
 from ..method.rotations import LATENT_NAMES, transformation
+from ..objects.classes import CLASSES
 
 # %% auto #0
 __all__ = ['by_angle', 'departure', 'show_departure', 'composition', 'within_share', 'listening', 'retrieval_by', 'show_failures',
@@ -33,40 +34,57 @@ __all__ = ['by_angle', 'departure', 'show_departure', 'composition', 'within_sha
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell006
 def by_angle(
-    table: pd.DataFrame,    # with the column `angle`, degrees
-    width: float = 15,      # of a bin, degrees
-) -> pd.DataFrame:          # indexed by the lower end of the bin
+    table: pd.DataFrame,  # with the column `angle`, degrees
+    width: float = 15,  # of a bin, degrees
+) -> pd.DataFrame:  # indexed by the lower end of the bin
     "Means of the columns in bins of the angle; bins without rows are left out."
-    return table.groupby(np.minimum(table["angle"] // width, np.ceil(180 / width) - 1).mul(width).rename("from")).mean(numeric_only=True)
+    return table.groupby(np.minimum(table["angle"] // width, np.ceil(180 / width) - 1).mul(width).rename("from")).mean(
+        numeric_only=True
+    )
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell009
 @torch.no_grad()
 def departure(
     predictor: Hypernetwork,
-    latents1: Float[Tensor, "pairs 7"], latents2: Float[Tensor, "pairs 7"],  # of the first and the second view
-    form: str = "quaternion", colour: bool = False,                          # the predictor's conditioning
-    embeddings: Float[Tensor, "*batch dim"] | None = None,                   # directions count as these fill them; all the same if not given
-) -> pd.DataFrame:                                                           # a row for each pair
+    latents1: Float[Tensor, "pairs 7"],
+    latents2: Float[Tensor, "pairs 7"],  # of the first and the second view
+    form: str = "quaternion",
+    colour: bool = False,  # the predictor's conditioning
+    embeddings: Float[Tensor, "*batch dim"]
+    | None = None,  # directions count as these fill them; all the same if not given
+) -> pd.DataFrame:  # a row for each pair
     """How far W(g) is from a multiple of the identity (`identity`) and of an orthogonal matrix (`orthogonality`), relative to the prediction's length, 0..1, beside the rotation's `angle`, degrees.
     `low`, `median` and `high` are the 5, 50 and 95 % quantiles of its singular values (on the embeddings' leading directions), divided by their root mean square.
 
     Raises `ValueError` for a predictor that is not one matrix: not a hypernetwork, with hidden layers, or with biases in its layers."""
     if not isinstance(predictor, Hypernetwork) or len(predictor.layers) > 1 or predictor.layers[0].B is not None:
         layers = len(getattr(predictor, "layers", []))
-        raise ValueError(f"the predictor must be a Hypernetwork with a single layer without bias, whose W(g) is one matrix; it is {type(predictor).__name__} with {layers} layers")
-    z = torch.eye(predictor.layers[0].H.shape[-1]).double() if embeddings is None else embeddings.flatten(0, -2).double()
-    moment, parts = z.T @ z / z.square().sum(), []                           # of trace 1
-    variances, directions = torch.linalg.eigh(moment)                        # in ascending order
-    main = directions[:, -round(1 / variances.square().sum().item()):]
+        raise ValueError(
+            f"the predictor must be a Hypernetwork with a single layer without bias, whose W(g) is one matrix; it is {type(predictor).__name__} with {layers} layers"
+        )
+    z = (
+        torch.eye(predictor.layers[0].H.shape[-1]).double()
+        if embeddings is None
+        else embeddings.flatten(0, -2).double()
+    )
+    moment, parts = z.T @ z / z.square().sum(), []  # of trace 1
+    variances, directions = torch.linalg.eigh(moment)  # in ascending order
+    main = directions[:, -round(1 / variances.square().sum().item()) :]
     for g in transformation(latents1, latents2, form, colour).split(64):
         W = predictor.matrices(g)[0].double()
         moved = W @ moment
         size = (moved * W).sum((1, 2))
-        overlaps = torch.stack([moved.diagonal(dim1=1, dim2=2).sum(1), torch.linalg.svdvals(moved).sum(1)], 1)     # with the identity, with the nearest orthogonal matrix
+        overlaps = torch.stack(
+            [moved.diagonal(dim1=1, dim2=2).sum(1), torch.linalg.svdvals(moved).sum(1)], 1
+        )  # with the identity, with the nearest orthogonal matrix
         singular = torch.linalg.svdvals(W @ main)
-        quantiles = singular.quantile(torch.tensor([.05, .5, .95]).double(), dim=1) / singular.square().mean(1).sqrt()
+        quantiles = (
+            singular.quantile(torch.tensor([0.05, 0.5, 0.95]).double(), dim=1) / singular.square().mean(1).sqrt()
+        )
         parts.append(torch.cat([(1 - overlaps.square() / size[:, None]).clamp_min(0).sqrt(), quantiles.T], 1))
-    return pd.DataFrame(torch.cat(parts), columns=["identity", "orthogonality", "low", "median", "high"]).assign(angle=rotation_angle(latents1, latents2))
+    return pd.DataFrame(torch.cat(parts), columns=["identity", "orthogonality", "low", "median", "high"]).assign(
+        angle=rotation_angle(latents1, latents2)
+    )
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell012
 def show_departure(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -74,25 +92,53 @@ def show_departure(tables: Mapping[str, pd.DataFrame]) -> Figure:
     fig, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
     for (method, table), (dash, tint) in zip(tables.items(), STYLES):
         means = by_angle(table)
-        for ax, column in zip(axes, ("identity", "orthogonality", "median")): ax.plot(means["angle"], means[column], linestyle=dash, color=tint, lw=1.5, label=method)
-        axes[2].fill_between(means["angle"], means["low"], means["high"], facecolor=(tint, .1), edgecolor=(tint, .7), linestyle=dash, lw=.8)
-    for ax, label in zip(axes, ("distance of W to c·identity", "distance of W to c·orthogonal", "singular values / their RMS")):
+        for ax, column in zip(axes, ("identity", "orthogonality", "median")):
+            ax.plot(means["angle"], means[column], linestyle=dash, color=tint, lw=1.5, label=method)
+        axes[2].fill_between(
+            means["angle"],
+            means["low"],
+            means["high"],
+            facecolor=(tint, 0.1),
+            edgecolor=(tint, 0.7),
+            linestyle=dash,
+            lw=0.8,
+        )
+    for ax, label in zip(
+        axes, ("distance of W to c·identity", "distance of W to c·orthogonal", "singular values / their RMS")
+    ):
         ax.set(xlabel="angle of the rotation, degrees", ylabel=label, xlim=(0, 180), xticks=range(0, 181, 45))
         ax.set_ylim(bottom=0, top=None if ax is axes[2] else 1.03)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(tables) if len(tables) < 5 else -(-len(tables) // 2), fontsize=8, frameon=False)
+    fig.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=len(tables) if len(tables) < 5 else -(-len(tables) // 2),
+        fontsize=8,
+        frameon=False,
+    )
     return fig
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell016
 @torch.no_grad()
-def composition(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False, seed: int = 0) -> pd.DataFrame:
+def composition(
+    e: Embedded,
+    objects: Int[Tensor, " objects"],
+    predictor: Predictor,
+    form: str = "quaternion",
+    colour: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
     """How well the third of three random views of each object is predicted from the first, in 0, 1 and 2 `steps` (the index): the first's embedding itself, directly, by way of the second.
     Mean cosine similarity to the third view's embedding (`with_target`) and to the prediction in one step (`with_one_step`), and MRR of the third view among all of the object.
 
     Raises `ValueError` for fewer than 3 views."""
     views = e.latents.shape[1]
-    if views < 3: raise ValueError(f"there are {views} views of each object; a triple needs 3")
+    if views < 3:
+        raise ValueError(f"there are {views} views of each object; a triple needs 3")
     order = torch.from_numpy(np.random.default_rng(seed).permuted(np.tile(np.arange(views), (len(objects), 1)), axis=1))
-    z, latents = e.embeddings[objects[:, None], order], e.latents[objects[:, None], order]      # the triple first, and its third view before all others: there `ranks` looks for it
+    z, latents = (
+        e.embeddings[objects[:, None], order],
+        e.latents[objects[:, None], order],
+    )  # the triple first, and its third view before all others: there `ranks` looks for it
     third, second, first = latents[:, :3].unbind(1)
     step = lambda start, a, b: predictor(start, transformation(a, b, form, colour))
     one = step(z[:, 2], first, third)
@@ -101,62 +147,119 @@ def composition(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predict
     rows = []
     for at in (z[:, 2], one, two):
         rank = ranks(nn.functional.normalize(at, dim=-1)[:, None] @ unit.mT)
-        rows.append([value.mean().item() for value in (torch.cosine_similarity(at, z[:, 0]), torch.cosine_similarity(at, one), 1 / rank)])
+        rows.append(
+            [
+                value.mean().item()
+                for value in (torch.cosine_similarity(at, z[:, 0]), torch.cosine_similarity(at, one), 1 / rank)
+            ]
+        )
     return pd.DataFrame(rows, pd.RangeIndex(3, name="steps"), ["with_target", "with_one_step", "mrr"])
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell091
 def within_share(
     z: Float[Tensor, "objects views dim"],
-) -> float:     # 0..1; NaN where nothing varies
+) -> float:  # 0..1; NaN where nothing varies
     "Share of the variance that lies within objects, between their views."
     around = [(z - z.mean(dims, keepdim=True)).square().sum() for dims in (1, (0, 1))]
     return (around[0] / around[1]).item()
 
 
-def listening(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False) -> dict[str, float]:
+def listening(
+    e: Embedded, objects: Int[Tensor, " objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False
+) -> dict[str, float]:
     "`within_share` of the predictions from view 0 for all views (`predicted`), and of the embeddings that they are to meet (`real`)."
-    return {"predicted": within_share(predict_views(e, objects, predictor, form, colour)), "real": within_share(nn.functional.normalize(e.embeddings[objects], dim=-1))}
+    return {
+        "predicted": within_share(predict_views(e, objects, predictor, form, colour)),
+        "real": within_share(nn.functional.normalize(e.embeddings[objects], dim=-1)),
+    }
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell020
-def retrieval_by(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False) -> pd.DataFrame:
+def retrieval_by(
+    e: Embedded, objects: Int[Tensor, " objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False
+) -> pd.DataFrame:
     "Every view but view 0, predicted from view 0: `object`, `view`, `label`, the `angle` from view 0 in degrees, and the `rank` of the right view, from 1, among the object's views."
     latents = e.latents[objects]
-    rank = ranks(predict_views(e, objects, predictor, form, colour) @ nn.functional.normalize(e.embeddings[objects], dim=-1).mT)
-    columns = {"object": objects[:, None].expand_as(rank), "view": torch.arange(rank.shape[1]).expand_as(rank), "label": e.labels[objects][:, None].expand_as(rank),
-               "angle": rotation_angle(latents[:, :1].expand_as(latents), latents), "rank": rank}
+    rank = ranks(
+        predict_views(e, objects, predictor, form, colour) @ nn.functional.normalize(e.embeddings[objects], dim=-1).mT
+    )
+    columns = {
+        "object": objects[:, None].expand_as(rank),
+        "view": torch.arange(rank.shape[1]).expand_as(rank),
+        "label": e.labels[objects][:, None].expand_as(rank),
+        "angle": rotation_angle(latents[:, :1].expand_as(latents), latents),
+        "rank": rank,
+    }
     return pd.DataFrame({name: values[:, 1:].flatten().numpy() for name, values in columns.items()})
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell022
 def show_failures(
-    tables: Mapping[str, pd.DataFrame],                       # results of `retrieval_by`, method by method
+    tables: Mapping[str, pd.DataFrame],  # results of `retrieval_by`, method by method
     classes: Sequence[str] = tuple(c.name for c in CLASSES),  # names of the classes, by label: `ViewDataset.classes`
 ) -> Figure:
     "MRR for each class, the best on top, and against the angle. The grey dotted line is chance."
     tables = {method: table.assign(mrr=1 / table["rank"]) for method, table in tables.items()}
     by_class = pd.DataFrame({method: table.groupby("label")["mrr"].mean() for method, table in tables.items()})
     by_class = by_class.loc[by_class.mean(axis=1).sort_values().index]
-    height = .8 + .15 * len(by_class)
-    fig, axes = plt.subplot_mosaic([["class", "angle"], ["class", "."]], figsize=(8, max(3.2, height)), height_ratios=[3, max(.01, height - 3)], layout="constrained")
+    height = 0.8 + 0.15 * len(by_class)
+    fig, axes = plt.subplot_mosaic(
+        [["class", "angle"], ["class", "."]],
+        figsize=(8, max(3.2, height)),
+        height_ratios=[3, max(0.01, height - 3)],
+        layout="constrained",
+    )
     for (method, table), (dash, tint), marker in zip(tables.items(), STYLES, itertools.cycle("os^Dv*PXphd<")):
-        axes["class"].plot(by_class[method], range(len(by_class)), marker, color=tint, ms=4, mfc="none" if marker != "o" else tint, label=method)
+        axes["class"].plot(
+            by_class[method],
+            range(len(by_class)),
+            marker,
+            color=tint,
+            ms=4,
+            mfc="none" if marker != "o" else tint,
+            label=method,
+        )
         means = by_angle(table)
-        axes["angle"].plot(means["angle"], means["mrr"], linestyle=dash, color=tint, lw=1.5, marker=marker, ms=3.5, mfc="none" if marker != "o" else tint, label=method)
+        axes["angle"].plot(
+            means["angle"],
+            means["mrr"],
+            linestyle=dash,
+            color=tint,
+            lw=1.5,
+            marker=marker,
+            ms=3.5,
+            mfc="none" if marker != "o" else tint,
+            label=method,
+        )
     chance = chance_retrieval(max(table["view"].max() for table in tables.values()) + 1)["mrr"]
-    axes["class"].axvline(chance, color="grey", ls=":", lw=1); axes["angle"].axhline(chance, color="grey", ls=":", lw=1)
-    axes["class"].set(xlabel="mean reciprocal rank", xlim=(0, 1.03), ylim=(-.7, len(by_class) - .3))
-    axes["class"].set_yticks(range(len(by_class)), [classes[label] for label in by_class.index], fontsize=7); axes["class"].grid(axis="y", lw=.3)
-    axes["angle"].set(xlabel="angle from view 0, degrees", ylabel="mean reciprocal rank", xlim=(0, 180), xticks=range(0, 181, 45), ylim=(0, 1.03))
-    fig.legend(*axes["angle"].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(tables)), fontsize=8, frameon=False)
+    axes["class"].axvline(chance, color="grey", ls=":", lw=1)
+    axes["angle"].axhline(chance, color="grey", ls=":", lw=1)
+    axes["class"].set(xlabel="mean reciprocal rank", xlim=(0, 1.03), ylim=(-0.7, len(by_class) - 0.3))
+    axes["class"].set_yticks(range(len(by_class)), [classes[label] for label in by_class.index], fontsize=7)
+    axes["class"].grid(axis="y", lw=0.3)
+    axes["angle"].set(
+        xlabel="angle from view 0, degrees",
+        ylabel="mean reciprocal rank",
+        xlim=(0, 180),
+        xticks=range(0, 181, 45),
+        ylim=(0, 1.03),
+    )
+    fig.legend(
+        *axes["angle"].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=min(4, len(tables)),
+        fontsize=8,
+        frameon=False,
+    )
     return fig
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell026
 def sweep(
-    latents_row: Float[Tensor, "7"],         # of one view
-    name: str,                               # the latent to move, in `sie.method.rotations.LATENT_NAMES`
-    values: Float[Tensor, "steps"],          # radians for angles, 0..1 for hues
+    latents_row: Float[Tensor, 7],  # of one view
+    name: str,  # the latent to move, in `sie.method.rotations.LATENT_NAMES`
+    values: Float[Tensor, " steps"],  # radians for angles, 0..1 for hues
 ) -> Float[Tensor, "steps 7"]:
     "The latents of a view with one of them moved over values. Raises `ValueError` for an unknown latent."
-    if name not in LATENT_NAMES: raise ValueError(f"unknown latent {name!r}; the latents are {', '.join(LATENT_NAMES)}")
+    if name not in LATENT_NAMES:
+        raise ValueError(f"unknown latent {name!r}; the latents are {', '.join(LATENT_NAMES)}")
     path = latents_row.repeat(len(values), 1)
     path[:, LATENT_NAMES.index(name)] = torch.as_tensor(values, dtype=path.dtype)
     return path
@@ -164,17 +267,21 @@ def sweep(
 
 @torch.no_grad()
 def predicted_path(
-    z: Float[Tensor, "embedding"], latents_row: Float[Tensor, "7"],     # the view to start from
-    path: Float[Tensor, "steps 7"],                                     # latents to be predicted at
-    predictor: Predictor, form: str = "quaternion", colour: bool = False,
-) -> Float[Tensor, "steps embedding"]:                                  # not normalised
+    z: Float[Tensor, " embedding"],
+    latents_row: Float[Tensor, 7],  # the view to start from
+    path: Float[Tensor, "steps 7"],  # latents to be predicted at
+    predictor: Predictor,
+    form: str = "quaternion",
+    colour: bool = False,
+) -> Float[Tensor, "steps embedding"]:  # not normalised
     "The embeddings along a path, each predicted from the same start in one step."
     return predictor(z.expand(len(path), -1), transformation(latents_row.expand_as(path), path, form, colour))
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #cell029
 class Steered(NamedTuple):
     "A path of latents, as predicted from one view and as it is; embeddings have length 1."
-    start: Float[Tensor, "embedding"]
+
+    start: Float[Tensor, " embedding"]
     real: Float[Tensor, "steps embedding"]
     predicted: Float[Tensor, "steps embedding"]
     pictures: UInt8[np.ndarray, "steps height width 3"]
@@ -182,13 +289,16 @@ class Steered(NamedTuple):
 
 @torch.no_grad()
 def steer(
-    model: Model,                            # with a predictor
-    dataset: ViewDataset, e: Embedded,       # the data set, and its embeddings by this model
-    object: int,                             # whose view 0 is the start
-    path: Float[Tensor, "steps 7"],          # latents
-    render: Callable[[str, str, np.ndarray, int], UInt8[np.ndarray, "steps height width 3"]],   # as the data set was rendered
-    images: ImageFormat,                     # what the model was trained on
-    crop: int | None = None,                 # as in training
+    model: Model,  # with a predictor
+    dataset: ViewDataset,
+    e: Embedded,  # the data set, and its embeddings by this model
+    object: int,  # whose view 0 is the start
+    path: Float[Tensor, "steps 7"],  # latents
+    render: Callable[
+        [str, str, np.ndarray, int], UInt8[np.ndarray, "steps height width 3"]
+    ],  # as the data set was rendered
+    images: ImageFormat,  # what the model was trained on
+    crop: int | None = None,  # as in training
 ) -> Steered:
     "The embeddings of an object along a path, predicted from its view 0, and those of the rendered pictures."
     pictures = render(dataset.synsets[object], dataset.object_ids[object], path.numpy(), 0)
@@ -196,15 +306,18 @@ def steer(
     inside = slice(margin, pictures.shape[1] - margin)
     seen = normalise(torch.from_numpy(pictures[:, inside, inside]).movedim(-1, -3), images.mean, images.std)
     real = model.eval().embed("equivariant", model.encoder(seen))
-    predicted = predicted_path(e.embeddings[object, 0], e.latents[object, 0], path, model.predictor, model.method.form, model.method.colour)
+    predicted = predicted_path(
+        e.embeddings[object, 0], e.latents[object, 0], path, model.predictor, model.method.form, model.method.colour
+    )
     return Steered(*(nn.functional.normalize(z, dim=-1) for z in (e.embeddings[object, 0], real, predicted)), pictures)
 
 
 class Plane(NamedTuple):
     "The plane of the first two principal components."
-    mean: Float[Tensor, "dim"]
-    basis: Float[Tensor, "2 dim"]        # orthonormal rows
-    share: Float[Tensor, "2"]            # of the variance, along each
+
+    mean: Float[Tensor, " dim"]
+    basis: Float[Tensor, "2 dim"]  # orthonormal rows
+    share: Float[Tensor, 2]  # of the variance, along each
 
     def project(self, points: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch 2"]:
         "Coordinates in the plane."
@@ -213,26 +326,27 @@ class Plane(NamedTuple):
 
 def plane(points: Float[Tensor, "points dim"]) -> Plane:
     "The plane that holds most of the points' variance."
-    variances, directions = torch.linalg.eigh(torch.cov(points.T))       # in ascending order
+    variances, directions = torch.linalg.eigh(torch.cov(points.T))  # in ascending order
     return Plane(points.mean(0), directions[:, [-1, -2]].T, variances[[-1, -2]] / variances.sum())
 
 
 def show_paths(
-    starts: Float[Tensor, "objects embedding"],              # embeddings that the predictions start from
-    real: Float[Tensor, "objects steps embedding"],          # embeddings of the pictures along the paths
+    starts: Float[Tensor, "objects embedding"],  # embeddings that the predictions start from
+    real: Float[Tensor, "objects steps embedding"],  # embeddings of the pictures along the paths
     predicted: Float[Tensor, "objects steps embedding"],
-    planes: Sequence[Plane],                                 # for each object
-    titles: Sequence[str],                                   # of the objects
+    planes: Sequence[Plane],  # for each object
+    titles: Sequence[str],  # of the objects
 ) -> Figure:
     "A panel for each object: the real embeddings (solid, dots) and the predictions (dashed, squares), same steps joined by thin lines, and the embedding that predictions start from (star)."
     fig, axes = plt.subplots(1, len(titles), figsize=(2.8 * len(titles), 3.1), squeeze=False, layout="constrained")
     for ax, title, plane, *points in zip(axes[0], titles, planes, starts, real, predicted):
         start, a, b = (plane.project(p).numpy() for p in points)
-        ax.plot(*np.stack([a, b], 1).T, color="#999999", lw=.6)
+        ax.plot(*np.stack([a, b], 1).T, color="#999999", lw=0.6)
         ax.plot(*a.T, "-o", color=STYLES[0][1], ms=3.5, lw=1.2, label="real")
         ax.plot(*b.T, "--s", color=STYLES[1][1], ms=4, mfc="white", lw=1.2, label="predicted")
-        ax.plot(*start, "*", color=STYLES[2][1], ms=11, mec="k", mew=.6, ls="none", label="start")
-        ax.set(xlabel=f"PC 1 ({plane.share[0]:.0%} of variance)", ylabel=f"PC 2 ({plane.share[1]:.0%} of variance)"); ax.set_title(title, fontsize=9)
+        ax.plot(*start, "*", color=STYLES[2][1], ms=11, mec="k", mew=0.6, ls="none", label="start")
+        ax.set(xlabel=f"PC 1 ({plane.share[0]:.0%} of variance)", ylabel=f"PC 2 ({plane.share[1]:.0%} of variance)")
+        ax.set_title(title, fontsize=9)
         ax.set_aspect("equal", adjustable="datalim")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
@@ -242,18 +356,30 @@ def show_paths(
 def show_strip(
     dataset: ViewDataset,
     e: Embedded,
-    predicted: Float[Tensor, "steps embedding"],                        # a path, as `predicted_path` gives it
-    candidates: Int[Tensor, "candidates"],                              # objects among whose views the neighbours are sought
-    titles: Sequence[str],                                              # of the steps
+    predicted: Float[Tensor, "steps embedding"],  # a path, as `predicted_path` gives it
+    candidates: Int[Tensor, " candidates"],  # objects among whose views the neighbours are sought
+    titles: Sequence[str],  # of the steps
     rendered: UInt8[np.ndarray, "steps height width 3"] | None = None,  # the true pictures, as a renderer gives them
 ) -> Figure:
     "A strip of the views with the largest cosine similarity to each step's prediction; above it what is really to be seen, if given."
-    found, views = nearest(nn.functional.normalize(predicted, dim=-1), e.embeddings[candidates].flatten(0, 1)), e.embeddings.shape[1]
+    found, views = (
+        nearest(nn.functional.normalize(predicted, dim=-1), e.embeddings[candidates].flatten(0, 1)),
+        e.embeddings.shape[1],
+    )
     rows = {"nearest": dataset.decode(candidates[found // views].tolist(), (found % views).tolist())}
-    if rendered is not None: rows = {"rendered": torch.from_numpy(rendered).permute(0, 3, 1, 2)} | rows
-    fig, axes = plt.subplots(len(rows), len(titles), figsize=(.9 * len(titles) + .8, .95 * len(rows) + .2), squeeze=False, gridspec_kw={"wspace": .03, "hspace": .03})
+    if rendered is not None:
+        rows = {"rendered": torch.from_numpy(rendered).permute(0, 3, 1, 2)} | rows
+    fig, axes = plt.subplots(
+        len(rows),
+        len(titles),
+        figsize=(0.9 * len(titles) + 0.8, 0.95 * len(rows) + 0.2),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.03, "hspace": 0.03},
+    )
     for line, (label, images) in zip(axes, rows.items()):
-        for ax, image in zip(line, images): picture(ax, image)
+        for ax, image in zip(line, images):
+            picture(ax, image)
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-    for ax, title in zip(axes[0], titles): ax.set_title(title, fontsize=8, pad=2)
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title, fontsize=8, pad=2)
     return fig

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/evaluation/04_figures.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -15,9 +16,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..data.storage import ViewDataset
-from ..method.pairs import load_views
 from .probes import Embedded
-from .retrieval import predict_views, Predictor
+from .retrieval import Predictor, predict_views
+from ..method.pairs import load_views
 from ..method.pretraining import OnlineProbes
 from ..method.rotations import relative_rotation
 
@@ -25,26 +26,38 @@ from ..method.rotations import relative_rotation
 __all__ = ['STYLES', 'show_views', 'picture', 'rotation_angle', 'show_retrieval', 'show_curves', 'probe_chance']
 
 # %% ../../nbs/evaluation/04_figures.ipynb #cell006
-def show_views(dataset: ViewDataset, objects: Sequence[int], views: int = 8, size: float = .9) -> Figure:
+def show_views(dataset: ViewDataset, objects: Sequence[int], views: int = 8, size: float = 0.9) -> Figure:
     "A grid of the first views of some objects (fewer if there are fewer), a row for each, with its class beside it."
     views = min(views, dataset.views)
-    fig, axes = plt.subplots(len(objects), views, figsize=(size * views + .8, size * len(objects)), squeeze=False, gridspec_kw={"wspace": .03, "hspace": .03})
+    fig, axes = plt.subplots(
+        len(objects),
+        views,
+        figsize=(size * views + 0.8, size * len(objects)),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.03, "hspace": 0.03},
+    )
     for row, object in zip(axes, objects):
-        for ax, image in zip(row, dataset.decode([object] * views, range(views))): picture(ax, image)
+        for ax, image in zip(row, dataset.decode([object] * views, range(views))):
+            picture(ax, image)
         row[0].set_ylabel(dataset.classes[dataset.labels[object]], rotation=0, ha="right", va="center", fontsize=8)
     return fig
 
 
 def picture(ax: Axes, image: UInt8[Tensor, "3 height width"], title: str = "", frame: str | None = None) -> None:
     "One image without ticks, with a frame of that colour if one is given."
-    ax.imshow(image.permute(1, 2, 0)); ax.set_xticks([]); ax.set_yticks([])
-    if title: ax.set_title(title, fontsize=7, pad=2)
-    for spine in ax.spines.values(): spine.set(visible=frame is not None, color=frame, linewidth=2.5)
+    ax.imshow(image.permute(1, 2, 0))
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if title:
+        ax.set_title(title, fontsize=7, pad=2)
+    for spine in ax.spines.values():
+        spine.set(visible=frame is not None, color=frame, linewidth=2.5)
 
 # %% ../../nbs/evaluation/04_figures.ipynb #cell009
 def rotation_angle(
-    first: Float[Tensor, "*batch 7"], second: Float[Tensor, "*batch 7"],  # latents of the two views
-) -> Float[Tensor, "*batch"]:                                             # degrees, 0..180
+    first: Float[Tensor, "*batch 7"],
+    second: Float[Tensor, "*batch 7"],  # latents of the two views
+) -> Float[Tensor, "*batch"]:  # degrees, 0..180
     "Angle of the rotation between two views."
     q = relative_rotation(first, second)
     return 2 * torch.atan2(q[..., :3].norm(dim=-1), q[..., 3].abs()).rad2deg()
@@ -54,10 +67,10 @@ def show_retrieval(
     dataset: ViewDataset,
     e: Embedded,
     predictor: Predictor,
-    queries: Sequence[tuple[int, int]],      # (object, view): predicted from view 0 of the object
-    candidates: Int[Tensor, "objects"],      # objects among whose views the neighbours are sought
+    queries: Sequence[tuple[int, int]],  # (object, view): predicted from view 0 of the object
+    candidates: Int[Tensor, " objects"],  # objects among whose views the neighbours are sought
     neighbours: int = 5,
-    form: str = "quaternion",                # the predictor's conditioning
+    form: str = "quaternion",  # the predictor's conditioning
     colour: bool = False,
 ) -> Figure:
     "For each query: view 0, the angle it is turned by, the view to be found, and the nearest neighbours of the prediction. The right view has a solid green frame, other views of the object a black one."
@@ -66,53 +79,83 @@ def show_retrieval(
     z = torch.nn.functional.normalize(e.embeddings[candidates].flatten(0, 1), dim=-1)
     order = (predicted @ z.T).topk(neighbours).indices
     views = e.embeddings.shape[1]
-    fig, axes = plt.subplots(len(queries), neighbours + 2, figsize=(neighbours + 2, 1.12 * len(queries)), squeeze=False, gridspec_kw={"wspace": .08, "hspace": .22})
+    fig, axes = plt.subplots(
+        len(queries),
+        neighbours + 2,
+        figsize=(neighbours + 2, 1.12 * len(queries)),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.08, "hspace": 0.22},
+    )
     for row, (object, view), found in zip(axes, queries, order):
         angle = rotation_angle(e.latents[object, 0], e.latents[object, view])
         start, target = dataset.decode([object, object], [0, view])
-        picture(row[0], start, "start"); picture(row[1], target, f"target, {angle:.0f}°", "tab:green")
+        picture(row[0], start, "start")
+        picture(row[1], target, f"target, {angle:.0f}°", "tab:green")
         for n, (ax, k) in enumerate(zip(row[2:], found.tolist())):
             o, v = int(candidates[k // views]), k % views
-            picture(ax, dataset.decode([o], [v])[0], f"neighbour {n + 1}", "tab:green" if (o, v) == (object, view) else "black" if o == object else None)
+            picture(
+                ax,
+                dataset.decode([o], [v])[0],
+                f"neighbour {n + 1}",
+                "tab:green" if (o, v) == (object, view) else "black" if o == object else None,
+            )
     return fig
 
 # %% ../../nbs/evaluation/04_figures.ipynb #cell013
 _DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 3))]
-_COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#999999", "#cc79a7"]   # told apart by colour-blind readers
+_COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#999999", "#cc79a7"]  # told apart by colour-blind readers
 #: Dash and colour of each method in a figure; the first six differ in both, all 36 in one.
 STYLES = [(_DASHES[(i + i // 6) % 6], _COLOURS[i % 6]) for i in range(36)]
 
 
 def show_curves(
-    curves: Mapping[str, Sequence[pd.DataFrame]],   # method -> a table for each seed, with the column `step`
-    columns: Mapping[str, str],                     # column -> label of the panel's y axis
-    levels: Mapping[str, Mapping[str, float]] = {}, # column -> label -> height of a thin grey line in its panel
-    means: bool = False,                            # one line for each method, the mean of its seeds, with their range around it
+    curves: Mapping[str, Sequence[pd.DataFrame]],  # method -> a table for each seed, with the column `step`
+    columns: Mapping[str, str],  # column -> label of the panel's y axis
+    levels: Mapping[str, Mapping[str, float]] = {},  # column -> label -> height of a thin grey line in its panel
+    means: bool = False,  # one line for each method, the mean of its seeds, with their range around it
 ) -> Figure:
     "A panel for each column, a line for each run that has it."
-    fig, axes = plt.subplots(1, len(columns), figsize=(3 * len(columns) if len(columns) > 1 else 5, 2.6 + .2 * (len(curves) // 4)), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1,
+        len(columns),
+        figsize=(3 * len(columns) if len(columns) > 1 else 5, 2.6 + 0.2 * (len(curves) // 4)),
+        squeeze=False,
+        layout="constrained",
+    )
     handles, grey = {}, {}
     for ax, (column, label) in zip(axes[0], columns.items()):
         for (method, seeds), (dash, colour) in zip(curves.items(), STYLES):
             tables = [table.set_index("step")[column] for table in seeds if column in table]
             if tables and means:
                 joined = pd.concat(tables, axis=1)
-                ax.fill_between(joined.index, joined.min(axis=1), joined.max(axis=1), facecolor=(colour, .15), lw=0)
+                ax.fill_between(joined.index, joined.min(axis=1), joined.max(axis=1), facecolor=(colour, 0.15), lw=0)
                 tables = [joined.mean(axis=1)]
-            for line in tables: handles[method], = ax.plot(line.index, line, linestyle=dash, color=colour, lw=1.2)
-        for level, height in levels.get(column, {}).items(): grey[level] = ax.axhline(height, linestyle=_DASHES[[*grey, level].index(level) % 6], color="grey", lw=.7)
+            for line in tables:
+                (handles[method],) = ax.plot(line.index, line, linestyle=dash, color=colour, lw=1.2)
+        for level, height in levels.get(column, {}).items():
+            grey[level] = ax.axhline(height, linestyle=_DASHES[[*grey, level].index(level) % 6], color="grey", lw=0.7)
         ax.set(xlabel="step", ylabel=label)
-    fig.legend([*handles.values(), *grey.values()], [*handles, *grey], loc="outside upper center", ncols=max(2, round(2.2 * len(columns))), fontsize=8, frameon=False)
+    fig.legend(
+        [*handles.values(), *grey.values()],
+        [*handles, *grey],
+        loc="outside upper center",
+        ncols=max(2, round(2.2 * len(columns))),
+        fontsize=8,
+        frameon=False,
+    )
     return fig
 
 # %% ../../nbs/evaluation/04_figures.ipynb #2a3c564c
 class _Same(nn.Module):
-    def forward(self, images): return images.new_zeros(len(images), 1)
+    def forward(self, images):
+        return images.new_zeros(len(images), 1)
 
 
 def probe_chance(
     dataset: ViewDataset,
-    views: int = 2000,      # `probe_views` of the run
-) -> dict[str, float]:      # as `sie.method.pretraining.OnlineProbes` gives it
+    views: int = 2000,  # `probe_views` of the run
+) -> dict[str, float]:  # as `sie.method.pretraining.OnlineProbes` gives it
     "What a run's online probes find in nothing: the chance level of its curves."
-    return OnlineProbes(*(load_views(dataset, dataset.split(s), in_memory=False) for s in ("train", "val")), views)(_Same())
+    return OnlineProbes(*(load_views(dataset, dataset.split(s), in_memory=False) for s in ("train", "val")), views)(
+        _Same()
+    )

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/evaluation/00_probes.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,14 @@ from ..data.storage import ViewDataset
 from ..method.methods import Model
 from ..method.pairs import another_view, load_views
 from ..method.pretraining import ImageFormat
-from ..method.rotations import ANGLES, TRANSLATIONS, colour_difference, euler_to_quaternion, relative_translation, transformation
+from sie.method.rotations import (
+    ANGLES,
+    TRANSLATIONS,
+    colour_difference,
+    euler_to_quaternion,
+    relative_translation,
+    transformation,
+)
 
 # %% auto #0
 __all__ = ['Plan', 'TARGETS', 'Embedded', 'embed', 'r2_pooled', 'r2_per_entry', 'median_angle', 'Probe', 'make_head',
@@ -30,12 +38,15 @@ __all__ = ['Plan', 'TARGETS', 'Embedded', 'embed', 'r2_pooled', 'r2_per_entry', 
 @dataclass
 class Embedded:
     "Every view of a data set, embedded, with what is known about it."
+
     representations: Float[Tensor, "objects views dim"]
-    latents: Float[Tensor, "objects views latents"]                         # 7, or 10 where objects are moved
-    labels: Int[Tensor, "objects"]
-    train: Int[Tensor, "train"]                                             # indices of the training objects
-    val: Int[Tensor, "val"]                                                 # indices of the validation objects
-    embeddings: Float[Tensor, "objects views embedding"] | None = None      # equivariant embeddings, if the method has a predictor
+    latents: Float[Tensor, "objects views latents"]  # 7, or 10 where objects are moved
+    labels: Int[Tensor, " objects"]
+    train: Int[Tensor, " train"]  # indices of the training objects
+    val: Int[Tensor, " val"]  # indices of the validation objects
+    embeddings: Float[Tensor, "objects views embedding"] | None = (
+        None  # equivariant embeddings, if the method has a predictor
+    )
 
     def save(self, path: str | Path) -> None:
         "Write as safetensors."
@@ -52,17 +63,19 @@ class Embedded:
 def embed(
     model: Model,
     dataset: ViewDataset,
-    images: ImageFormat,           # what the model was trained on, as `load_model` returns it
-    crop: int | None = None,       # side of the central square, pixels, as in training
-    batch_size: int = 512,         # views
+    images: ImageFormat,  # what the model was trained on, as `load_model` returns it
+    crop: int | None = None,  # side of the central square, pixels, as in training
+    batch_size: int = 512,  # views
 ) -> Embedded:
     """Representations (and equivariant embeddings, where the method has a predictor) of every view, by the model in
     evaluation mode. The images are normalised as those that the model was trained on, whatever data set they are of.
 
     Raises `ValueError` for a data set whose images are of another size than those."""
     if (dataset.height, dataset.width) != (images.height, images.width):
-        raise ValueError(f"{dataset.path} has images of {dataset.height} x {dataset.width} pixels, "
-                         f"but the model was trained on {images.height} x {images.width}")
+        raise ValueError(
+            f"{dataset.path} has images of {dataset.height} x {dataset.width} pixels, "
+            f"but the model was trained on {images.height} x {images.width}"
+        )
     model = model.eval().to(memory_format=torch.channels_last)
     device = next(model.parameters()).device
     views = replace(load_views(dataset, crop=crop, device=device), mean=tuple(images.mean), std=tuple(images.std))
@@ -79,8 +92,9 @@ def embed(
         return torch.cat(parts).unflatten(0, (len(views), -1)) if parts else None
 
     train, val = (torch.from_numpy(dataset.split(split)) for split in ("train", "val"))
-    return Embedded(of_objects(representations), views.latents.cpu(), views.labels.cpu(), train, val,
-                    of_objects(embeddings))
+    return Embedded(
+        of_objects(representations), views.latents.cpu(), views.labels.cpu(), train, val, of_objects(embeddings)
+    )
 
 # %% ../../nbs/evaluation/00_probes.ipynb #cell008
 def _same_shape(predicted: Tensor, target: Tensor) -> None:
@@ -114,25 +128,26 @@ def r2_per_entry(predicted: Float[Tensor, "n entries"], target: Float[Tensor, "n
 
 
 def median_angle(
-    predicted: Float[Tensor, "n 4"],   # quaternions (x, y, z, w) of any length
-    target: Float[Tensor, "n 4"],      # unit quaternions
-) -> float:                            # degrees, 0 to 180
+    predicted: Float[Tensor, "n 4"],  # quaternions (x, y, z, w) of any length
+    target: Float[Tensor, "n 4"],  # unit quaternions
+) -> float:  # degrees, 0 to 180
     "Median angle of the rotation between prediction and target. Raises `ValueError` if the shapes differ."
     _same_shape(predicted, target)
     p, q = nn.functional.normalize(predicted.double(), dim=-1), target.double()
-    closer = torch.where((p * q).sum(-1, keepdim=True) < 0, -p, p)      # q and -q are the same rotation
-    half = 2 * torch.atan2((closer - q).norm(dim=-1), (closer + q).norm(dim=-1))   # exact for small angles too
+    closer = torch.where((p * q).sum(-1, keepdim=True) < 0, -p, p)  # q and -q are the same rotation
+    half = 2 * torch.atan2((closer - q).norm(dim=-1), (closer + q).norm(dim=-1))  # exact for small angles too
     return (2 * half).rad2deg().median().item()
 
 # %% ../../nbs/evaluation/00_probes.ipynb #cell011
 @dataclass(frozen=True)
 class Probe:
     "How heads are trained; the defaults are the paper's."
-    epochs: int = 300           # passes over the training objects
+
+    epochs: int = 300  # passes over the training objects
     batch_size: int = 256
-    lr: float = 1e-3            # Adam
-    hidden: int = 1024          # width of the two hidden layers of an MLP
-    seed: int = 0               # of the head's weights and its examples
+    lr: float = 1e-3  # Adam
+    hidden: int = 1024  # width of the two hidden layers of an MLP
+    seed: int = 0  # of the head's weights and its examples
 
 
 def make_head(inputs: int, outputs: int, hidden: int | None) -> nn.Sequential:
@@ -141,7 +156,7 @@ def make_head(inputs: int, outputs: int, hidden: int | None) -> nn.Sequential:
     return nn.Sequential(*[m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())][:-1])
 
 
-Plan = tuple[Int[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]      # objects, first views, second views
+Plan = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]  # objects, first views, second views
 
 
 def random_pairs(objects: int, views: int, rng: np.random.Generator) -> Plan:
@@ -158,10 +173,11 @@ def every_view(objects: int, views: int, rng: np.random.Generator) -> Plan:
 
 class Target(NamedTuple):
     "What a head predicts from the representation of one view, or of two."
-    views: int                                                  # 1 or 2
-    values: Callable[..., Float[Tensor, "n entries"]]           # of the latents of the views
-    quaternion: Callable[[Tensor], Tensor] | None = None        # of the values, if these are a rotation
-    translations: bool = False                                  # whether the latents must have translations
+
+    views: int  # 1 or 2
+    values: Callable[..., Float[Tensor, "n entries"]]  # of the latents of the views
+    quaternion: Callable[[Tensor], Tensor] | None = None  # of the values, if these are a rotation
+    translations: bool = False  # whether the latents must have translations
 
 
 def _as_it_is(values: Tensor) -> Tensor:
@@ -187,17 +203,18 @@ def targets(e: Embedded) -> list[str]:
 
 class Head(NamedTuple):
     "A question to a representation, and how it is asked."
-    target: str                                         # "class", which is always linear, or a name in `TARGETS`
-    linear: bool = False                                # a linear head in place of the MLP
-    part: Callable[[Tensor], Tensor] = lambda h: h      # which dimensions it sees
+
+    target: str  # "class", which is always linear, or a name in `TARGETS`
+    linear: bool = False  # a linear head in place of the MLP
+    part: Callable[[Tensor], Tensor] = lambda h: h  # which dimensions it sees
 
 
-def _examples(e: Embedded, target: str, objects: Int[Tensor, "objects"], plan: Plan) -> tuple[int, Tensor]:
+def _examples(e: Embedded, target: str, objects: Int[Tensor, " objects"], plan: Plan) -> tuple[int, Tensor]:
     "How many views a head sees, and what it should predict."
     if target == "class":
         return 1, e.labels[objects[plan[0]]]
     views = TARGETS[target].views
-    latents = [e.latents[objects[plan[0]], view] for view in plan[1:1 + views]]
+    latents = [e.latents[objects[plan[0]], view] for view in plan[1 : 1 + views]]
     return views, TARGETS[target].values(*latents)
 
 
@@ -206,23 +223,41 @@ def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list
 
     Raises `ValueError` for an unknown target and where there are no training or no validation objects."""
     for head in heads:
-        if head.target not in ("class", *TARGETS): raise ValueError(f"unknown target {head.target!r}; there are class, {', '.join(TARGETS)}")
+        if head.target not in ("class", *TARGETS):
+            raise ValueError(f"unknown target {head.target!r}; there are class, {', '.join(TARGETS)}")
     for name, objects in {"training": e.train, "validation": e.val}.items():
-        if not len(objects): raise ValueError(f"there are no {name} objects, of {len(e.labels)} in all: heads are trained on the ones and scored on the others")
+        if not len(objects):
+            raise ValueError(
+                f"there are no {name} objects, of {len(e.labels)} in all: heads are trained on the ones and scored on the others"
+            )
     seen = e.representations[e.train].flatten(0, 1)
     mean, std = seen.mean(0), seen.std(0)
     h = (e.representations - mean) / std.clamp_min(max(std.mean() / 10, 1e-6))
+
     def examples(objects, plan):
         targets = {target: _examples(e, target, objects, plan) for target in {head.target for head in heads}}
         views = [h[objects[plan[0]], view] for view in plan[1:]]
-        features = {(number, part): torch.cat([part(v) for v in views[:number]], -1) for number, part in {(targets[head.target][0], head.part) for head in heads}}
+        features = {
+            (number, part): torch.cat([part(v) for v in views[:number]], -1)
+            for number, part in {(targets[head.target][0], head.part) for head in heads}
+        }
         return [(features[targets[head.target][0], head.part], targets[head.target][1]) for head in heads]
+
     asked, models = examples(e.val, every_view(len(e.val), h.shape[1], np.random.default_rng([probe.seed, 1]))), []
     for head, (x, y) in zip(heads, asked):
         torch.manual_seed(probe.seed)
-        models.append(make_head(x.shape[1], int(e.labels.max()) + 1 if head.target == "class" else y.shape[1], None if head.linear or head.target == "class" else probe.hidden).to(x.device))
+        models.append(
+            make_head(
+                x.shape[1],
+                int(e.labels.max()) + 1 if head.target == "class" else y.shape[1],
+                None if head.linear or head.target == "class" else probe.hidden,
+            ).to(x.device)
+        )
     losses = [nn.functional.cross_entropy if head.target == "class" else nn.functional.mse_loss for head in heads]
-    optimiser, rng = torch.optim.Adam([p for m in models for p in m.parameters()], probe.lr, fused=True), np.random.default_rng(probe.seed)
+    optimiser, rng = (
+        torch.optim.Adam([p for m in models for p in m.parameters()], probe.lr, fused=True),
+        np.random.default_rng(probe.seed),
+    )
     for _ in range(probe.epochs):
         epoch = examples(e.train, random_pairs(len(e.train), h.shape[1], rng))
         for batch in zip(*(zip(x.split(probe.batch_size), y.split(probe.batch_size)) for x, y in epoch)):
@@ -246,6 +281,7 @@ def _score(target: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
 
 def chance_scores(e: Embedded, target: str, probe: Probe = Probe()) -> dict[str, float]:
     "Scores of a head that has learned nothing: each entry's mean over the training examples, on validation examples."
+
     def examples(objects, seed):
         plan = every_view(len(objects), e.latents.shape[1], np.random.default_rng([probe.seed, seed]))
         return _examples(e, target, objects, plan)[1]

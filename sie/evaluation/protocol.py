@@ -4,6 +4,7 @@
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -29,28 +30,42 @@ def _metric(target: str, score: str, linear: bool) -> str:
 
 def evaluate(
     e: Embedded,
-    split: Split,                        # which dimensions are which part
+    split: Split,  # which dimensions are which part
     probe: Probe = Probe(),
-    model: Model | None = None,          # whose predictor is evaluated, if it has one
-) -> pd.DataFrame:                       # columns part, split, metric, value
+    model: Model | None = None,  # whose predictor is evaluated, if it has one
+) -> pd.DataFrame:  # columns part, split, metric, value
     """All evaluations of one model: `top1`, `top5` and for each of `TARGETS` the scores of an MLP (`rotation_r2_pooled`, `rotation_r2_per_entry`, and `rotation_degrees`, the median angle) and of a linear head (`rotation_r2_pooled_linear`, ...); `mrr`, `h1` to `h10` and `pre`.
 
     Raises `ValueError` where the split is of another dimension than the representations, and as `read_off` does."""
-    if split.dim != e.representations.shape[-1]: raise ValueError(f"the split is of {split.dim} dimensions, the representations have {e.representations.shape[-1]}")
+    if split.dim != e.representations.shape[-1]:
+        raise ValueError(
+            f"the split is of {split.dim} dimensions, the representations have {e.representations.shape[-1]}"
+        )
     takes = {part: partial(split, part=part) for part in PARTS}
-    heads = {(part, target, linear): Head(target, linear, takes[part])
-             for part in PARTS for target in targets(e) for linear in (False, True)}
+    heads = {
+        (part, target, linear): Head(target, linear, takes[part])
+        for part in PARTS
+        for target in targets(e)
+        for linear in (False, True)
+    }
     heads |= {(part, "class", True): Head("class", part=takes[part]) for part in PARTS}
     scores = dict(zip(heads, read_off(e, [*heads.values()], probe)))
-    rows = [(part, "val", _metric(target, score, linear), value)
-            for (part, target, linear), of_head in scores.items() for score, value in of_head.items()]
+    rows = [
+        (part, "val", _metric(target, score, linear), value)
+        for (part, target, linear), of_head in scores.items()
+        for score, value in of_head.items()
+    ]
     rows.sort(key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
     if model is not None and model.predictor is not None:
         for name, queries in {"train": e.train, "val": e.val}.items():
             predicted = predict_views(e, queries, model.predictor, model.method.form, model.method.colour)
-            rows += [("equivariant", name, metric, value) for metric, value in retrieval(predicted, e.embeddings[queries]).items()]
+            rows += [
+                ("equivariant", name, metric, value)
+                for metric, value in retrieval(predicted, e.embeddings[queries]).items()
+            ]
             rows.append(("equivariant", name, "pre", pre(e, predicted, queries, queries)))
-            if name == "val": rows.append(("equivariant", "all", "pre", pre(e, predicted, queries, torch.cat([e.train, e.val]))))
+            if name == "val":
+                rows.append(("equivariant", "all", "pre", pre(e, predicted, queries, torch.cat([e.train, e.val]))))
     return pd.DataFrame(rows, columns=["part", "split", "metric", "value"])
 
 
@@ -61,27 +76,33 @@ def _evaluate_saved(embedded: Path, model: Path, probe: Probe) -> pd.DataFrame:
 
 
 def evaluate_all(
-    embedded: Mapping[str, Path],       # name -> file of `Embedded.save`
-    models: Mapping[str, Path],         # name -> folder of the model
+    embedded: Mapping[str, Path],  # name -> file of `Embedded.save`
+    models: Mapping[str, Path],  # name -> folder of the model
     probe: Probe = Probe(),
-) -> pd.DataFrame:                      # as `evaluate`, with the column `name` in front
+) -> pd.DataFrame:  # as `evaluate`, with the column `name` in front
     "Evaluate several models side by side, one core for each; on a GPU, if there is one, one after another."
     jobs = [(file, models[name], probe) for name, file in embedded.items()]
     workers = 1 if torch.cuda.is_available() else min(len(jobs), cores())
-    if len(jobs) == 1: workers = 0   # a process of its own takes seconds to start
+    if len(jobs) == 1:
+        workers = 0  # a process of its own takes seconds to start
     tables = map_in_workers(_evaluate_saved, jobs, workers)
     return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
 
 
 def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:
     "What nothing learned gives, in the form of `evaluate`."
-    shares = torch.bincount(e.labels[e.val], minlength=len(counts := torch.bincount(e.labels[e.train])))[counts.argsort(descending=True, stable=True)] / len(e.val)   # of the classes, the most frequent of training first
+    shares = torch.bincount(e.labels[e.val], minlength=len(counts := torch.bincount(e.labels[e.train])))[
+        counts.argsort(descending=True, stable=True)
+    ] / len(e.val)  # of the classes, the most frequent of training first
     val = {"top1": shares[0].item(), "top5": shares[:5].sum().item()}
     for target in targets(e):
         scores = chance_scores(e, target, probe)
         val |= {_metric(target, score, linear): value for linear in (False, True) for score, value in scores.items()}
     rows = [(part, "val", metric, value) for part in PARTS for metric, value in val.items()]
     for name, objects in {"train": e.train, "val": e.val}.items():
-        rows += [("equivariant", name, metric, value) for metric, value in (chance_retrieval(e.latents.shape[1]) | {"pre": chance_pre(e, objects)}).items()]
+        rows += [
+            ("equivariant", name, metric, value)
+            for metric, value in (chance_retrieval(e.latents.shape[1]) | {"pre": chance_pre(e, objects)}).items()
+        ]
     rows.append(("equivariant", "all", "pre", chance_pre(e, torch.cat([e.train, e.val]))))
     return pd.DataFrame(rows, columns=["part", "split", "metric", "value"])

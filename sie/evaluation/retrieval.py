@@ -4,6 +4,7 @@
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np
@@ -23,24 +24,35 @@ Predictor = Callable[[Float[Tensor, "batch embedding"], Float[Tensor, "batch g"]
 
 
 @torch.no_grad()
-def predict_views(e: Embedded, objects: Int[Tensor, "objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False) -> Float[Tensor, "objects views embedding"]:
+def predict_views(
+    e: Embedded, objects: Int[Tensor, " objects"], predictor: Predictor, form: str = "quaternion", colour: bool = False
+) -> Float[Tensor, "objects views embedding"]:
     "Each view's embedding as predicted from view 0 of its object and the transformation between them, normalised to length 1."
     predicted = []
-    for some in objects.split(256):              # the predictor makes several vectors for each view
+    for some in objects.split(256):  # the predictor makes several vectors for each view
         z, latents = e.embeddings[some], e.latents[some]
         g = transformation(latents[:, :1].expand_as(latents), latents, form, colour)
-        predicted.append(nn.functional.normalize(predictor(z[:, :1].expand_as(z).flatten(0, 1), g.flatten(0, 1)).unflatten(0, z.shape[:2]), dim=-1))
+        predicted.append(
+            nn.functional.normalize(
+                predictor(z[:, :1].expand_as(z).flatten(0, 1), g.flatten(0, 1)).unflatten(0, z.shape[:2]), dim=-1
+            )
+        )
     return torch.cat(predicted)
 
 
 def ranks(similarity: Float[Tensor, "*batch query candidate"]) -> Float[Tensor, "*batch query"]:
     "Rank, from 1, of candidate i for query i; ties share their mean rank. Raises `ValueError` for similarities that are not finite."
-    if not similarity.isfinite().all(): raise ValueError("similarities that are not finite have no rank: embeddings or predictions are not finite")
+    if not similarity.isfinite().all():
+        raise ValueError("similarities that are not finite have no rank: embeddings or predictions are not finite")
     right = similarity.diagonal(dim1=-2, dim2=-1)[..., None]
     return 1 + (similarity > right).sum(-1) + ((similarity == right).sum(-1) - 1) / 2
 
 
-def retrieval(predicted: Float[Tensor, "objects views embedding"], embeddings: Float[Tensor, "objects views embedding"], hits=(1, 2, 5, 10)) -> dict[str, float]:
+def retrieval(
+    predicted: Float[Tensor, "objects views embedding"],
+    embeddings: Float[Tensor, "objects views embedding"],
+    hits=(1, 2, 5, 10),
+) -> dict[str, float]:
     "MRR and H@k among the views of the same object."
     r = ranks(predicted @ nn.functional.normalize(embeddings, dim=-1).mT)
     return {"mrr": (1 / r).mean().item(), **{f"h{k}": (r <= k).float().mean().item() for k in hits}}
@@ -52,25 +64,32 @@ def chance_retrieval(views: int, hits=(1, 2, 5, 10)) -> dict[str, float]:
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #cell019
 @torch.no_grad()
-def nearest(predicted: Float[Tensor, "query embedding"], candidates: Float[Tensor, "candidate embedding"], block: int = 2 ** 27) -> Int[Tensor, "query"]:
+def nearest(
+    predicted: Float[Tensor, "query embedding"], candidates: Float[Tensor, "candidate embedding"], block: int = 2**27
+) -> Int[Tensor, " query"]:
     "Index of the candidate with the largest cosine similarity, for each of the (normalised) predictions; `block` similarities at a time."
     candidates = nn.functional.normalize(candidates, dim=-1).T.contiguous()
     return torch.cat([(p @ candidates).argmax(-1) for p in predicted.split(max(1, block // candidates.shape[1]))])
 
 
-def rotation_error(p: Float[Tensor, "batch 4"], q: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch"]:
+def rotation_error(p: Float[Tensor, "batch 4"], q: Float[Tensor, "batch 4"]) -> Float[Tensor, " batch"]:
     "$1 - \\langle p, q\\rangle^2$ of unit quaternions: 0 for the same rotation, 1 for rotations half a turn apart."
     return 1 - (p * q).sum(-1).square()
 
 
-def pre(e: Embedded, predicted: Float[Tensor, "objects views embedding"], queries: Int[Tensor, "objects"], candidates: Int[Tensor, "candidates"]) -> float:
+def pre(
+    e: Embedded,
+    predicted: Float[Tensor, "objects views embedding"],
+    queries: Int[Tensor, " objects"],
+    candidates: Int[Tensor, " candidates"],
+) -> float:
     "Prediction retrieval error of predictions for the query objects among all views of the candidate objects."
     rotation = lambda objects: euler_to_quaternion(e.latents[objects][..., ANGLES]).flatten(0, 1)
     neighbour = nearest(predicted.flatten(0, 1), e.embeddings[candidates].flatten(0, 1))
     return rotation_error(rotation(candidates)[neighbour], rotation(queries)).mean().item()
 
 
-def chance_pre(e: Embedded, objects: Int[Tensor, "objects"], pairs: int = 100_000) -> float:
+def chance_pre(e: Embedded, objects: Int[Tensor, " objects"], pairs: int = 100_000) -> float:
     "PRE of a random neighbour: mean error between the rotations of random views."
     q = euler_to_quaternion(e.latents[objects][..., ANGLES]).flatten(0, 1)
     i, j = torch.from_numpy(np.random.default_rng(0).integers(len(q), size=(2, pairs)))

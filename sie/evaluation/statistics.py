@@ -4,6 +4,7 @@
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell003
 from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,7 +19,7 @@ __all__ = ['Key', 'READ_OFF', 'ROTATION_SCORES', 'OWN_ROTATION', 'OTHER_HEADS', 
            'other_definition']
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell006
-Key = tuple[str, str, str]   # metric, part, split: what a column of a table shows
+Key = tuple[str, str, str]  # metric, part, split: what a column of a table shows
 
 
 def less_is_better(metric: str) -> bool:
@@ -34,43 +35,68 @@ def decimals(metric: str) -> int:
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     "Mean and Student's interval of the mean: (mean, low, high); low and high are NaN for a single value."
     mean = float(np.mean(values))
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    half = (
+        stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+        if len(values) > 1
+        else np.nan
+    )
     return mean, mean - half, mean + half
 
 
 def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     "For each method, metric, part and split: number of seeds, mean, standard deviation, and low and high end of the 95 % interval."
-    rows = [(*key, len(v), *(interval(v)), v.std()) for key, v in metrics.groupby(["method", "metric", "part", "split"], sort=False)["value"]]
+    rows = [
+        (*key, len(v), *(interval(v)), v.std())
+        for key, v in metrics.groupby(["method", "metric", "part", "split"], sort=False)["value"]
+    ]
     return pd.DataFrame(rows, columns=["method", "metric", "part", "split", "seeds", "mean", "low", "high", "std"])
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell011
 def _common(metrics: pd.DataFrame, key: Key, a: str, b: str) -> pd.Series:
     "Method `a` minus method `b`, of each seed that both have."
-    wide = metrics[(metrics[["metric", "part", "split"]] == list(key)).all(axis=1)].pivot(index="seed", columns="method", values="value").reindex(columns=[a, b])
+    wide = (
+        metrics[(metrics[["metric", "part", "split"]] == list(key)).all(axis=1)]
+        .pivot(index="seed", columns="method", values="value")
+        .reindex(columns=[a, b])
+    )
     return (wide[a] - wide[b]).dropna()
 
 
 def difference(metrics: pd.DataFrame, key: Key, a: str, b: str) -> tuple[float, float, float]:
     "Mean of method `a` minus method `b` on the same seeds, with its 95 % interval: (mean, low, high). Raises `ValueError` where the two have fewer than two seeds in common."
     both = _common(metrics, key, a, b)
-    if len(both) < 2: raise ValueError(f"{a} and {b} have {len(both)} seed(s) of {', '.join(key)} in common; a comparison needs two")
+    if len(both) < 2:
+        raise ValueError(f"{a} and {b} have {len(both)} seed(s) of {', '.join(key)} in common; a comparison needs two")
     return interval(both)
 
 
 def best(metrics: pd.DataFrame, key: Key, contenders: Sequence[str]) -> str | None:
     "The contender whose paired difference to each other one that has this metric is separated from 0; None if there is none."
     sign = -1 if less_is_better(key[0]) else 1
-    means = metrics[(metrics[["metric", "part", "split"]] == list(key)).all(axis=1) & metrics["method"].isin(contenders)].groupby("method")["value"].mean() * sign
-    if len(means) < 2: return None
+    means = (
+        metrics[(metrics[["metric", "part", "split"]] == list(key)).all(axis=1) & metrics["method"].isin(contenders)]
+        .groupby("method")["value"]
+        .mean()
+        * sign
+    )
+    if len(means) < 2:
+        return None
     first = means.idxmax()
-    try: apart = [difference(metrics, key, first, other) for other in means.index if other != first]
-    except ValueError: return None
+    try:
+        apart = [difference(metrics, key, first, other) for other in means.index if other != first]
+    except ValueError:
+        return None
     return first if all(min(sign * low, sign * high) > 0 for _, low, high in apart) else None
 
 
 def differences(metrics: pd.DataFrame, columns: Mapping[str, Key], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     "`difference` of each pair of methods in each column that both have, as numbers: method, minus, metric, part, split, seeds, mean, low, high; the interval is NaN for a single seed in common."
-    found = [(a, b, *key, len(both), *interval(both)) for a, b in pairs for key in columns.values() if len(both := _common(metrics, key, a, b))]
+    found = [
+        (a, b, *key, len(both), *interval(both))
+        for a, b in pairs
+        for key in columns.values()
+        if len(both := _common(metrics, key, a, b))
+    ]
     return pd.DataFrame(found, columns=["method", "minus", "metric", "part", "split", "seeds", "mean", "low", "high"])
 
 
@@ -81,44 +107,74 @@ def lasting(values: pd.Series, level: float, window: int = 5) -> float | None:
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell014
 def results_table(
-    metrics: pd.DataFrame,                      # tidy results
-    columns: Mapping[str, Key],                 # heading -> (metric, part, split)
-    methods: Sequence[str] | None = None,       # rows, in this order; as they come if not given
-    contenders: Sequence[str] = (),             # methods among which the best, if there is one, is set in bold
-    intervals: bool = False,                    # ± half of the 95 % interval; else ± standard deviation
+    metrics: pd.DataFrame,  # tidy results
+    columns: Mapping[str, Key],  # heading -> (metric, part, split)
+    methods: Sequence[str] | None = None,  # rows, in this order; as they come if not given
+    contenders: Sequence[str] = (),  # methods among which the best, if there is one, is set in bold
+    intervals: bool = False,  # ± half of the 95 % interval; else ± standard deviation
 ) -> pd.DataFrame:
     "Means ± over seeds as text (mean alone for a single value), empty where a method does not have the metric. Raises `ValueError` for a heading that no result has."
     cells = summary(metrics).set_index(["method", "metric", "part", "split"]).sort_index()
     known = set(cells.index.droplevel("method"))
+
     def cell(method, key):
-        if (method, *key) not in cells.index: return ""
+        if (method, *key) not in cells.index:
+            return ""
         row = cells.loc[(method, *key)]
         places = decimals(key[0])
-        text = f"{round(row['mean'], places) + 0:.{places}f}"     # + 0: no -0.00
+        text = f"{round(row['mean'], places) + 0:.{places}f}"  # + 0: no -0.00
         if row["seeds"] > 1:
             text += f" ± {row['high'] - row['mean'] if intervals else row['std']:.{places}f}"
         return f"**{text}**" if method == first[key] else text
+
     for heading, key in columns.items():
-        if key not in known: raise ValueError(f"no results for {heading!r}: metric {key[0]}, part {key[1]}, split {key[2]}")
+        if key not in known:
+            raise ValueError(f"no results for {heading!r}: metric {key[0]}, part {key[1]}, split {key[2]}")
     first = {key: best(metrics, key, contenders) for key in columns.values()}
     methods = list(dict.fromkeys(metrics["method"])) if methods is None else methods
-    return pd.DataFrame({heading: [cell(m, key) for m in methods] for heading, key in columns.items()}, index=pd.Index(methods, name="method"))
+    return pd.DataFrame(
+        {heading: [cell(m, key) for m in methods] for heading, key in columns.items()},
+        index=pd.Index(methods, name="method"),
+    )
 
 
-def difference_table(metrics: pd.DataFrame, columns: Mapping[str, Key], method: str, others: Sequence[str]) -> pd.DataFrame:
+def difference_table(
+    metrics: pd.DataFrame, columns: Mapping[str, Key], method: str, others: Sequence[str]
+) -> pd.DataFrame:
     "`method` minus each of the others on the same seeds, with the 95 % interval of the mean difference, as text; without one where they have a single seed in common, empty where one of the two does not have the metric."
+
     def cell(other, key):
         both, places = _common(metrics, key, method, other), decimals(key[0])
-        if len(both) < 2: return "".join(f"{value:+.{places}f}" for value in both)
+        if len(both) < 2:
+            return "".join(f"{value:+.{places}f}" for value in both)
         mean, low, high = interval(both)
         return f"{mean:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
-    return pd.DataFrame({heading: [cell(o, key) for o in others] for heading, key in columns.items()}, index=pd.Index(others, name=f"{method} minus"))
+
+    return pd.DataFrame(
+        {heading: [cell(o, key) for o in others] for heading, key in columns.items()},
+        index=pd.Index(others, name=f"{method} minus"),
+    )
 
 
 def latex(table: pd.DataFrame) -> str:
     "A table of text as LaTeX (booktabs): bold, ±, ² and underscores as LaTeX writes them."
-    def cell(text): return re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", str(text)).replace("±", r"$\pm$").replace("²", "$^2$").replace("_", r"\_").replace("%", r"\%")
-    return table.map(cell).rename(index=cell, columns=cell).rename_axis(cell(table.index.name)).reset_index().to_latex(index=False, escape=False)
+
+    def cell(text):
+        return (
+            re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", str(text))
+            .replace("±", r"$\pm$")
+            .replace("²", "$^2$")
+            .replace("_", r"\_")
+            .replace("%", r"\%")
+        )
+
+    return (
+        table.map(cell)
+        .rename(index=cell, columns=cell)
+        .rename_axis(cell(table.index.name))
+        .reset_index()
+        .to_latex(index=False, escape=False)
+    )
 
 
 _WHOLE_AND_HALVES = ("all", "invariant", "equivariant")
@@ -130,66 +186,131 @@ def _of_parts(heading: str, metric: str) -> dict[str, Key]:
 
 
 #: The tables of the report; R² is pooled where a heading does not say "per entry".
-READ_OFF = {**_of_parts("top-1", "top1"), **_of_parts("rotation R²", "rotation_r2_pooled"),
-            **_of_parts("colour R²", "colour_r2_pooled")}
+READ_OFF = {
+    **_of_parts("top-1", "top1"),
+    **_of_parts("rotation R²", "rotation_r2_pooled"),
+    **_of_parts("colour R²", "colour_r2_pooled"),
+}
 #: The rotation in the other definition of R², and as the median angle between prediction and truth.
-ROTATION_SCORES = {**_of_parts("rotation R² per entry", "rotation_r2_per_entry"),
-                   **_of_parts("rotation, degrees", "rotation_degrees")}
+ROTATION_SCORES = {
+    **_of_parts("rotation R² per entry", "rotation_r2_per_entry"),
+    **_of_parts("rotation, degrees", "rotation_degrees"),
+}
 #: A view's own rotation.
-OWN_ROTATION = {**_of_parts("own rotation R²", "individual_rotation_r2_pooled"),
-                **_of_parts("own rotation R² per entry", "individual_rotation_r2_per_entry"),
-                **_of_parts("own rotation, degrees", "individual_rotation_degrees")}
-OTHER_HEADS = {**_of_parts("rotation R², linear", "rotation_r2_pooled_linear"),
-               **_of_parts("Euler R²", "rotation_euler_r2_pooled"),
-               "own rotation R², linear all": ("individual_rotation_r2_pooled_linear", "all", "val")}
-FURTHER = {"top-5": ("top5", "all", "val"),
-           "colour R², linear": ("colour_r2_pooled_linear", "all", "val"),
-           "colour R² per entry": ("colour_r2_per_entry", "all", "val"),
-           "Euler R², linear": ("rotation_euler_r2_pooled_linear", "all", "val"),
-           **{f"own rotation R², linear {part}": ("individual_rotation_r2_pooled_linear", part, "val")
-              for part in ("invariant", "equivariant")},
-           **{f"H@{k} train": (f"h{k}", "equivariant", "train") for k in (1, 2, 5, 10)}}
-RETRIEVED = {"MRR": ("mrr", "equivariant", "val"), "MRR train": ("mrr", "equivariant", "train"), **{f"H@{k}": (f"h{k}", "equivariant", "val") for k in (1, 2, 5, 10)}, "PRE train-train": ("pre", "equivariant", "train"), "PRE val-val": ("pre", "equivariant", "val"), "PRE val-all": ("pre", "equivariant", "all")}
+OWN_ROTATION = {
+    **_of_parts("own rotation R²", "individual_rotation_r2_pooled"),
+    **_of_parts("own rotation R² per entry", "individual_rotation_r2_per_entry"),
+    **_of_parts("own rotation, degrees", "individual_rotation_degrees"),
+}
+OTHER_HEADS = {
+    **_of_parts("rotation R², linear", "rotation_r2_pooled_linear"),
+    **_of_parts("Euler R²", "rotation_euler_r2_pooled"),
+    "own rotation R², linear all": ("individual_rotation_r2_pooled_linear", "all", "val"),
+}
+FURTHER = {
+    "top-5": ("top5", "all", "val"),
+    "colour R², linear": ("colour_r2_pooled_linear", "all", "val"),
+    "colour R² per entry": ("colour_r2_per_entry", "all", "val"),
+    "Euler R², linear": ("rotation_euler_r2_pooled_linear", "all", "val"),
+    **{
+        f"own rotation R², linear {part}": ("individual_rotation_r2_pooled_linear", part, "val")
+        for part in ("invariant", "equivariant")
+    },
+    **{f"H@{k} train": (f"h{k}", "equivariant", "train") for k in (1, 2, 5, 10)},
+}
+RETRIEVED = {
+    "MRR": ("mrr", "equivariant", "val"),
+    "MRR train": ("mrr", "equivariant", "train"),
+    **{f"H@{k}": (f"h{k}", "equivariant", "val") for k in (1, 2, 5, 10)},
+    "PRE train-train": ("pre", "equivariant", "train"),
+    "PRE val-val": ("pre", "equivariant", "val"),
+    "PRE val-all": ("pre", "equivariant", "all"),
+}
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell102
-Groups = dict[str, dict[str, list[str]]]   # question -> method to start from -> its variants
+Groups = dict[str, dict[str, list[str]]]  # question -> method to start from -> its variants
 
-def _each(*changes: str, of: Sequence[str] = ("sie", "sie_matrix")) -> dict[str, list[str]]: return {m: [f"{m}+{c}" for c in changes] for m in of}
+
+def _each(*changes: str, of: Sequence[str] = ("sie", "sie_matrix")) -> dict[str, list[str]]:
+    return {m: [f"{m}+{c}" for c in changes] for m in of}
 
 
 #: What the report asks of variants.
 ABLATIONS: Groups = {
-    "How much should equivariance weigh?": _each("equivariance_weight=0.1", "equivariance_weight=1.5", "equivariance_weight=4.5"),
+    "How much should equivariance weigh?": _each(
+        "equivariance_weight=0.1", "equivariance_weight=1.5", "equivariance_weight=4.5"
+    ),
     "How many dimensions should be equivariant?": _each("equivariant=24", "equivariant=72"),
     "Should H be deep?": _each("predictor.depth=2"),
     "Should H have a bias?": _each("predictor.bias=true"),
-    "How should H start, and how large?": {"sie": ["sie+predictor.init=default", "sie+predictor.gain=3.27", "sie+predictor.gain=0.98"], "sie_matrix": ["sie_matrix+predictor.init=default", "sie_matrix+predictor.gain=3.77", "sie_matrix+predictor.gain=0.98"]},
+    "How should H start, and how large?": {
+        "sie": ["sie+predictor.init=default", "sie+predictor.gain=3.27", "sie+predictor.gain=0.98"],
+        "sie_matrix": [
+            "sie_matrix+predictor.init=default",
+            "sie_matrix+predictor.gain=3.77",
+            "sie_matrix+predictor.gain=0.98",
+        ],
+    },
     "A hypernetwork, or an MLP on [g, z]?": _each("predictor.kind=mlp"),
-    "Which form should the rotation have?": {"sie": ["sie_matrix", "sie+conditioning=euler"], "sie_no_var": ["sie_no_var+conditioning=matrix", "sie_no_var+conditioning=euler"]} | _each("conditioning=matrix", "conditioning=euler", of=("vicreg_equimod", "equi_only", "simclr_equimod", "simclr_equi_only")),
-    "With or without the variance of predictions, V(ẑ)?": {"sie": ["sie_no_var"], "sie_matrix": ["sie_no_var+conditioning=matrix"]},
+    "Which form should the rotation have?": {
+        "sie": ["sie_matrix", "sie+conditioning=euler"],
+        "sie_no_var": ["sie_no_var+conditioning=matrix", "sie_no_var+conditioning=euler"],
+    }
+    | _each(
+        "conditioning=matrix",
+        "conditioning=euler",
+        of=("vicreg_equimod", "equi_only", "simclr_equimod", "simclr_equi_only"),
+    ),
+    "With or without the variance of predictions, V(ẑ)?": {
+        "sie": ["sie_no_var"],
+        "sie_matrix": ["sie_no_var+conditioning=matrix"],
+    },
 }
 #: Columns of their tables.
-ABLATED = {"top-1": ("top1", "all", "val"), **{f"rotation R² {part}": ("rotation_r2_pooled", part, "val") for part in ("all", "invariant", "equivariant")}, "colour R²": ("colour_r2_pooled", "all", "val"), "MRR": ("mrr", "equivariant", "val"), "PRE val-val": ("pre", "equivariant", "val")}
+ABLATED = {
+    "top-1": ("top1", "all", "val"),
+    **{f"rotation R² {part}": ("rotation_r2_pooled", part, "val") for part in ("all", "invariant", "equivariant")},
+    "colour R²": ("colour_r2_pooled", "all", "val"),
+    "MRR": ("mrr", "equivariant", "val"),
+    "PRE val-val": ("pre", "equivariant", "val"),
+}
 
 
 def comparisons(methods: Sequence[str]) -> Groups:
     """The questions that a choice of methods answers: those of `ABLATIONS`, also of the methods that are given the hues, what the hues change,
     and one for all variants that none of them asks for, each beside the method that lacks its last change (or as many as it takes)."""
-    hues = {question: {f"{base}_rotcolor": [f"{v}_rotcolor" for v in variants if "+" not in v] for base, variants in bases.items()} for question, bases in ABLATIONS.items()}
+    hues = {
+        question: {
+            f"{base}_rotcolor": [f"{v}_rotcolor" for v in variants if "+" not in v] for base, variants in bases.items()
+        }
+        for question, bases in ABLATIONS.items()
+    }
     given = ABLATIONS | {"What if g has the hues too?": {m: [f"{m}_rotcolor"] for m in methods}}
-    groups = {question: {base: there for base, variants in (bases | hues.get(question, {})).items() if base in methods and (there := [v for v in variants if v in methods])} for question, bases in given.items()}
+    groups = {
+        question: {
+            base: there
+            for base, variants in (bases | hues.get(question, {})).items()
+            if base in methods and (there := [v for v in variants if v in methods])
+        }
+        for question, bases in given.items()
+    }
     asked = {v for bases in groups.values() for variants in bases.values() for v in variants}
     other: dict[str, list[str]] = {}
     for variant in methods:
-        if "+" not in variant or variant in asked: continue
+        if "+" not in variant or variant in asked:
+            continue
         base = variant.rpartition("+")[0]
-        while base and base not in methods: base = base.rpartition("+")[0]
-        if base: other.setdefault(base, []).append(variant)
-    return {question: bases for question, bases in (groups | {"What do other settings change?": other}).items() if bases}
+        while base and base not in methods:
+            base = base.rpartition("+")[0]
+        if base:
+            other.setdefault(base, []).append(variant)
+    return {
+        question: bases for question, bases in (groups | {"What do other settings change?": other}).items() if bases
+    }
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell017
 #: 1 - pooled R² over 1 - per-entry R², for entries predicted equally well, on the rotations of 3DIEBench.
-POOLED_SHARE = {"relative": .771, "individual": .540}
+POOLED_SHARE = {"relative": 0.771, "individual": 0.540}
 
 
 def other_definition(r2: float, definition: str, rotation: str = "relative") -> float:
@@ -204,33 +325,35 @@ _EQUICAPS, _CONTEXT, _SEQ = "EquiCaps (2025), its README", "ContextSSL (2024)", 
 _LONG, _MEDIUM = "256 px, 2,000 epochs", "128 px, 1,000 epochs"
 # method, top-1, R² of the rotation between two views, of a view's own rotation, definition of R², setting, source
 _PUBLISHED = [
-    ("SIE", None, .73, None, "pooled", _LONG, "Garrido et al. (2023)"),
-    ("CapsIE", None, .74, None, "pooled", _LONG, "quoted by " + _EQUICAPS),
-    ("EquiCaps", .8324, .78, None, "pooled", _LONG, _EQUICAPS),
-    ("ContextSSL, context 126", .804, .744, None, "pooled", _MEDIUM, _CONTEXT),
-    ("SIE", .773, .671, None, "pooled", _MEDIUM, _CONTEXT),
-    ("SimCLR", .853, .506, None, "pooled", _MEDIUM, _CONTEXT),
-    ("VICReg", .763, .371, None, "pooled", _MEDIUM, _CONTEXT),
-    ("EquiMod", .824, .512, None, "pooled", _MEDIUM, _CONTEXT),
-    ("SEN", .815, .633, None, "pooled", _MEDIUM, _CONTEXT),
-    ("seq-JEPA, 3 views", .8614, .71, .74, "per entry", _MEDIUM, _SEQ),
-    ("seq-JEPA, 3 views, 5 at test", .8741, .71, .74, "per entry", _MEDIUM, _SEQ),
-    ("seq-JEPA, 1 view", .8408, .65, .69, "per entry", _MEDIUM, _SEQ),
-    ("SIE", .7749, .58, .62, "per entry", _MEDIUM, _SEQ),
-    ("VICReg", .8048, .20, .36, "per entry", _MEDIUM, _SEQ),
-    ("SimCLR", .8113, .35, .54, "per entry", _MEDIUM, _SEQ),
-    ("BYOL", .8290, .12, .25, "per entry", _MEDIUM, _SEQ),
-    ("EquiMod", .8429, .32, .55, "per entry", _MEDIUM, _SEQ),
-    ("SEN", .8343, .35, .57, "per entry", _MEDIUM, _SEQ),
-    ("Conditional BYOL", .8261, .31, .47, "per entry", _MEDIUM, _SEQ),
+    ("SIE", None, 0.73, None, "pooled", _LONG, "Garrido et al. (2023)"),
+    ("CapsIE", None, 0.74, None, "pooled", _LONG, "quoted by " + _EQUICAPS),
+    ("EquiCaps", 0.8324, 0.78, None, "pooled", _LONG, _EQUICAPS),
+    ("ContextSSL, context 126", 0.804, 0.744, None, "pooled", _MEDIUM, _CONTEXT),
+    ("SIE", 0.773, 0.671, None, "pooled", _MEDIUM, _CONTEXT),
+    ("SimCLR", 0.853, 0.506, None, "pooled", _MEDIUM, _CONTEXT),
+    ("VICReg", 0.763, 0.371, None, "pooled", _MEDIUM, _CONTEXT),
+    ("EquiMod", 0.824, 0.512, None, "pooled", _MEDIUM, _CONTEXT),
+    ("SEN", 0.815, 0.633, None, "pooled", _MEDIUM, _CONTEXT),
+    ("seq-JEPA, 3 views", 0.8614, 0.71, 0.74, "per entry", _MEDIUM, _SEQ),
+    ("seq-JEPA, 3 views, 5 at test", 0.8741, 0.71, 0.74, "per entry", _MEDIUM, _SEQ),
+    ("seq-JEPA, 1 view", 0.8408, 0.65, 0.69, "per entry", _MEDIUM, _SEQ),
+    ("SIE", 0.7749, 0.58, 0.62, "per entry", _MEDIUM, _SEQ),
+    ("VICReg", 0.8048, 0.20, 0.36, "per entry", _MEDIUM, _SEQ),
+    ("SimCLR", 0.8113, 0.35, 0.54, "per entry", _MEDIUM, _SEQ),
+    ("BYOL", 0.8290, 0.12, 0.25, "per entry", _MEDIUM, _SEQ),
+    ("EquiMod", 0.8429, 0.32, 0.55, "per entry", _MEDIUM, _SEQ),
+    ("SEN", 0.8343, 0.35, 0.57, "per entry", _MEDIUM, _SEQ),
+    ("Conditional BYOL", 0.8261, 0.31, 0.47, "per entry", _MEDIUM, _SEQ),
 ]
 
 
 def _published(method, top1, relative, individual, definition, setting, source) -> dict[str, str]:
     other = {"pooled": "per entry", "per entry": "pooled"}[definition]
     row = {"method": method, "top-1": "" if top1 is None else f"{top1:.3f}"}
-    row |= {f"rotation R², {definition}": f"{relative:.2f}",
-            f"rotation R², {other}": f"({other_definition(relative, definition):.2f})"}
+    row |= {
+        f"rotation R², {definition}": f"{relative:.2f}",
+        f"rotation R², {other}": f"({other_definition(relative, definition):.2f})",
+    }
     row["own rotation R², per entry"] = "" if individual is None else f"{individual:.2f}"
     return row | {"as published": definition, "setting": setting, "source": source}
 
@@ -238,4 +361,13 @@ def _published(method, top1, relative, individual, definition, setting, source) 
 #: Published on 3DIEBench, as text. In brackets: converted to the other definition of R². seq-JEPA classifies an
 #: aggregate of several views, so that its top-1 rises with their number.
 PUBLISHED = pd.DataFrame([_published(*row) for row in _PUBLISHED]).set_index("method")[
-    ["top-1", "rotation R², pooled", "rotation R², per entry", "own rotation R², per entry", "as published", "setting", "source"]]
+    [
+        "top-1",
+        "rotation R², pooled",
+        "rotation R², per entry",
+        "own rotation R², per entry",
+        "as published",
+        "setting",
+        "source",
+    ]
+]

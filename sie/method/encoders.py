@@ -4,13 +4,13 @@
 
 # %% ../../nbs/method/01_encoders.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
 
 # %% auto #0
 __all__ = ['ENCODERS', 'PARTS', 'resnet18', 'BasicBlock', 'SmallResNet', 'ReleaseBlock', 'ReleaseResNet', 'make_encoder', 'Split',
@@ -19,7 +19,8 @@ __all__ = ['ENCODERS', 'PARTS', 'resnet18', 'BasicBlock', 'SmallResNet', 'Releas
 # %% ../../nbs/method/01_encoders.ipynb #cell006
 def resnet18() -> nn.Module:
     "torchvision's ResNet-18 without classifier and with zero-initialised residual branches: representation of 512 (Garrido et al. 2023, section 4)."
-    import torchvision   # here and not above: it takes as long as torch itself, and the small encoder does without
+    import torchvision  # here and not above: it takes as long as torch itself, and the small encoder does without
+
     encoder = torchvision.models.resnet18(zero_init_residual=True)
     encoder.fc, encoder.dim = nn.Identity(), 512
     return encoder
@@ -27,13 +28,17 @@ def resnet18() -> nn.Module:
 
 class BasicBlock(nn.Module):
     "Two convolutions beside a shortcut (He et al. 2016), the last normalisation at zero, so that the block starts as its shortcut. The names are torchvision's."
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, convolve: bool = False):   # `convolve`: the shortcut, also where nothing changes its shape
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, convolve: bool = False
+    ):  # `convolve`: the shortcut, also where nothing changes its shape
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
         nn.init.zeros_(self.bn2.weight)
         self.relu, self.downsample = nn.ReLU(inplace=True), None
-        if convolve or stride != 1 or inputs != outputs: self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        if convolve or stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
         branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
@@ -42,41 +47,51 @@ class BasicBlock(nn.Module):
 
 def _initialise(encoder: nn.Module) -> None:
     for m in encoder.modules():
-        if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
 
 class SmallResNet(nn.Module):
     "ResNet's layout with basic blocks, for small images: representation of `widths[-1]`."
-    def __init__(self,
-        widths: Sequence[int] = (8, 24, 48, 96),   # channels of the stages; ResNet-18 has 64, 128, 256, 512
-        blocks: int = 1,                           # in each stage; ResNet-18 has 2, and 1 makes ResNet-10
-        pool: bool = False,                        # max-pool after the stem, as ResNet-18 has: a quarter of the cost, for images over about 60 px
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (8, 24, 48, 96),  # channels of the stages; ResNet-18 has 64, 128, 256, 512
+        blocks: int = 1,  # in each stage; ResNet-18 has 2, and 1 makes ResNet-10
+        pool: bool = False,  # max-pool after the stem, as ResNet-18 has: a quarter of the cost, for images over about 60 px
     ):
         super().__init__()
-        stage = lambda inputs, outputs, stride: nn.Sequential(BasicBlock(inputs, outputs, stride), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+        stage = lambda inputs, outputs, stride: nn.Sequential(
+            BasicBlock(inputs, outputs, stride), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1))
+        )
         self.dim = widths[-1]
         stem = [nn.Conv2d(3, widths[0], 7, 2, 3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
-        if pool: stem.append(nn.MaxPool2d(3, 2, 1))
+        if pool:
+            stem.append(nn.MaxPool2d(3, 2, 1))
         stages = [stage(widths[0], widths[0], 1), *(stage(i, o, 2) for i, o in zip(widths, widths[1:]))]
         self.layers = nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         _initialise(self)
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]: return self.layers(images)
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        return self.layers(images)
 
 # %% ../../nbs/method/01_encoders.ipynb #cell018
 class ReleaseBlock(BasicBlock):
     """A block of the release's ResNet: where it halves the map, the second convolution has the stride.
 
     The input of that convolution is padded with zeros on the right and at the bottom only."""
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, convolve: bool = False):   # as of `BasicBlock`
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, convolve: bool = False):  # as of `BasicBlock`
         super().__init__(inputs, outputs, stride, convolve)
-        if stride == 1: return
+        if stride == 1:
+            return
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, bias=False)
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
         branch = self.relu(self.bn1(self.conv1(x)))
-        if self.conv2.stride != (1, 1): branch = F.pad(branch, (0, 1, 0, 1))
+        if self.conv2.stride != (1, 1):
+            branch = F.pad(branch, (0, 1, 0, 1))
         branch = self.bn2(self.conv2(branch))
         return self.relu(branch + (x if self.downsample is None else self.downsample(x)))
 
@@ -85,6 +100,7 @@ class ReleaseResNet(nn.Module):
     """The ResNet-18 of the authors' release: representation of 512. The names are torchvision's.
 
     Raises `ValueError` for images whose height or width is not 32 k to 32 k + 3 pixels."""
+
     dim = 512
 
     def __init__(self):
@@ -105,12 +121,17 @@ class ReleaseResNet(nn.Module):
 
 # %% ../../nbs/method/01_encoders.ipynb #cell022
 #: Encoders by the name they have in params.yaml.
-ENCODERS: Mapping[str, Callable[[], nn.Module]] = {"resnet18": resnet18, "resnet18_release": ReleaseResNet, "small": SmallResNet}
+ENCODERS: Mapping[str, Callable[[], nn.Module]] = {
+    "resnet18": resnet18,
+    "resnet18_release": ReleaseResNet,
+    "small": SmallResNet,
+}
 
 
 def make_encoder(name: str) -> nn.Module:
     "A new encoder. Raises `ValueError` for an unknown name."
-    if name not in ENCODERS: raise ValueError(f"unknown encoder {name!r}; there are {', '.join(ENCODERS)}")
+    if name not in ENCODERS:
+        raise ValueError(f"unknown encoder {name!r}; there are {', '.join(ENCODERS)}")
     return ENCODERS[name]()
 
 # %% ../../nbs/method/01_encoders.ipynb #cell011
@@ -121,11 +142,15 @@ PARTS = ("all", "invariant", "equivariant")
 @dataclass(frozen=True)
 class Split:
     "Which dimensions of a representation are which part. Raises `ValueError` if a half would be empty."
-    dim: int          # dimensions of the representation
+
+    dim: int  # dimensions of the representation
     equivariant: int  # how many of them, the last ones, are equivariant
 
     def __post_init__(self):
-        if not 0 < self.equivariant < self.dim: raise ValueError(f"{self.equivariant} equivariant dimensions of {self.dim}: must be between 1 and {self.dim - 1}")
+        if not 0 < self.equivariant < self.dim:
+            raise ValueError(
+                f"{self.equivariant} equivariant dimensions of {self.dim}: must be between 1 and {self.dim - 1}"
+            )
 
     def size(self, part: str) -> int:
         "Number of dimensions of a part."
@@ -134,19 +159,32 @@ class Split:
     def __call__(self, representation: Float[Tensor, "*batch dim"], part: str) -> Float[Tensor, "*batch part"]:
         "The dimensions of a part, as a view."
         cut = self.dim - self.equivariant
-        return {"all": representation, "invariant": representation[..., :cut], "equivariant": representation[..., cut:]}[part]
+        return {
+            "all": representation,
+            "invariant": representation[..., :cut],
+            "equivariant": representation[..., cut:],
+        }[part]
 
 # %% ../../nbs/method/01_encoders.ipynb #cell014
 def projector(
-    inputs: int,                # dimensions of the part of the representation that it sees
-    widths: Sequence[int],      # widths for the whole representation, the last is the embedding's; (2048, 2048, 2048) in the paper
-    share: float = 1,           # the part's share of the representation, by which the widths are scaled
+    inputs: int,  # dimensions of the part of the representation that it sees
+    widths: Sequence[
+        int
+    ],  # widths for the whole representation, the last is the embedding's; (2048, 2048, 2048) in the paper
+    share: float = 1,  # the part's share of the representation, by which the widths are scaled
 ) -> nn.Sequential:
     """The projector of Garrido et al. 2023, section 4: Linear, BatchNorm, ReLU, ..., Linear without bias.
 
     Raises `ValueError` where a width leaves nothing for the part."""
     sizes = [inputs] + [round(w * share) for w in widths]
     for width, size in zip(widths, sizes[1:]):
-        if size < 1: raise ValueError(f"widths is {list(widths)}; of {width} nothing is left for a part of {inputs} dimensions, whose share is {share:.3g}")
-    layers = [layer for i, o in zip(sizes[:-2], sizes[1:-1]) for layer in (nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU(inplace=True))]
+        if size < 1:
+            raise ValueError(
+                f"widths is {list(widths)}; of {width} nothing is left for a part of {inputs} dimensions, whose share is {share:.3g}"
+            )
+    layers = [
+        layer
+        for i, o in zip(sizes[:-2], sizes[1:-1])
+        for layer in (nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU(inplace=True))
+    ]
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:], bias=False))

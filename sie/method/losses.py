@@ -34,17 +34,26 @@ def covariance(x: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     return (squares.sum() - squares.diagonal().sum()) / x.shape[1]
 
 
-def nt_xent(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float = 0.1) -> Float[Tensor, ""]:
+def nt_xent(
+    a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float = 0.1
+) -> Float[Tensor, ""]:
     "SimCLR's normalised temperature-scaled cross entropy (Chen et al. 2020, eq. 1), row n of `a` and of `b` being partners. Raises `ValueError` for a batch of one, which has nothing to be told from."
-    _alike(a, b); _needs_two(a)
+    _alike(a, b)
+    _needs_two(a)
     x = F.normalize(torch.cat([a, b]), dim=1)
     similarity = (x @ x.T / temperature).fill_diagonal_(-torch.inf)
     return F.cross_entropy(similarity, torch.arange(len(x), device=x.device).roll(len(a)))
 
 
 def _needs_two(x: Tensor) -> None:
-    if x.ndim != 2 or len(x) < 2: raise ValueError(f"variance, covariance and contrast need a batch of at least two, (batch, dim), got shape {tuple(x.shape)}")
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(
+            f"variance, covariance and contrast need a batch of at least two, (batch, dim), got shape {tuple(x.shape)}"
+        )
 
 
 def _alike(a: Tensor, b: Tensor) -> None:
-    if a.ndim != 2 or a.shape != b.shape: raise ValueError(f"two batches of one shape (batch, dim) are compared row by row, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(
+            f"two batches of one shape (batch, dim) are compared row by row, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )

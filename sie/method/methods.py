@@ -4,6 +4,7 @@
 
 # %% ../../nbs/method/04_methods.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .encoders import make_encoder, PARTS, projector, Split
+from .encoders import PARTS, Split, make_encoder, projector
 from .losses import attraction, covariance, nt_xent, variance
 from .predictors import Hypernetwork, MLPPredictor
 from .rotations import transformation, transformation_norm, transformation_size
@@ -25,32 +26,42 @@ __all__ = ['Term', 'HEADS', 'INVARIANT_SHARE', 'METHODS', 'Outputs', 'PartInvari
 @dataclass
 class Outputs:
     "What the model makes of a batch of pairs; what a method does not have is None."
-    h1: Float[Tensor, "batch dim"]                          # representation of the first view
-    h2: Float[Tensor, "batch dim"]                          # and of the second
-    g: Float[Tensor, "batch g"]                             # transformation, in the method's form
-    labels: Int[Tensor, "batch"]                            # class labels, only for the supervised reference
-    u1: Float[Tensor, "batch invariant"] | None = None      # invariant embedding of the first view
-    u2: Float[Tensor, "batch invariant"] | None = None      # of the second view
-    z1: Float[Tensor, "batch equivariant"] | None = None    # equivariant embedding of the first view
-    z2: Float[Tensor, "batch equivariant"] | None = None    # of the second view
-    predicted: Float[Tensor, "batch equivariant"] | None = None    # of z2, from z1 and g
-    logits1: Float[Tensor, "batch classes"] | None = None          # class scores of the first view
-    logits2: Float[Tensor, "batch classes"] | None = None          # of the second view
-    regressed: Float[Tensor, "batch g"] | None = None              # g from both representations
+
+    h1: Float[Tensor, "batch dim"]  # representation of the first view
+    h2: Float[Tensor, "batch dim"]  # and of the second
+    g: Float[Tensor, "batch g"]  # transformation, in the method's form
+    labels: Int[Tensor, " batch"]  # class labels, only for the supervised reference
+    u1: Float[Tensor, "batch invariant"] | None = None  # invariant embedding of the first view
+    u2: Float[Tensor, "batch invariant"] | None = None  # of the second view
+    z1: Float[Tensor, "batch equivariant"] | None = None  # equivariant embedding of the first view
+    z2: Float[Tensor, "batch equivariant"] | None = None  # of the second view
+    predicted: Float[Tensor, "batch equivariant"] | None = None  # of z2, from z1 and g
+    logits1: Float[Tensor, "batch classes"] | None = None  # class scores of the first view
+    logits2: Float[Tensor, "batch classes"] | None = None  # of the second view
+    regressed: Float[Tensor, "batch g"] | None = None  # g from both representations
 
     @property
-    def x1(self) -> Float[Tensor, "batch embedding"]: return _join(self.u1, self.z1)
+    def x1(self) -> Float[Tensor, "batch embedding"]:
+        return _join(self.u1, self.z1)
+
     @property
-    def x2(self) -> Float[Tensor, "batch embedding"]: return _join(self.u2, self.z2)
+    def x2(self) -> Float[Tensor, "batch embedding"]:
+        return _join(self.u2, self.z2)
 
     def gathered(self) -> Outputs:
         """The outputs of all processes as one batch, rank by rank, through which gradients flow: the terms are over the *global* batch.
 
         The gradients that reach a process are those of the sum of all processes' (equal) losses; averaging parameters' gradients over the processes, as DistributedDataParallel does, makes them those of one."""
-        return Outputs(**{name: v if v is None else torch.cat(distributed.all_gather(v.contiguous())) for name, v in vars(self).items()})
+        return Outputs(
+            **{
+                name: v if v is None else torch.cat(distributed.all_gather(v.contiguous()))
+                for name, v in vars(self).items()
+            }
+        )
 
 
-def _join(*embeddings): return torch.cat([e for e in embeddings if e is not None], -1)
+def _join(*embeddings):
+    return torch.cat([e for e in embeddings if e is not None], -1)
 
 # %% ../../nbs/method/04_methods.ipynb #cell008
 Term = tuple[float, Callable[[Outputs], Float[Tensor, ""]]]  # weight, and the function to be weighted
@@ -59,15 +70,18 @@ Term = tuple[float, Callable[[Outputs], Float[Tensor, ""]]]  # weight, and the f
 @dataclass(frozen=True)
 class PartInvariance:
     "The invariance term on the first dimensions of the embedding only. Raises `ValueError` for a share that is none."
-    share: float    # of the dimensions, above 0 and at most 1
+
+    share: float  # of the dimensions, above 0 and at most 1
 
     def __post_init__(self):
-        if not 0 < self.share <= 1: raise ValueError(f"invariant_share is {self.share}; it must be above 0 and at most 1")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"invariant_share is {self.share}; it must be above 0 and at most 1")
 
     def size(self, dim: int) -> int:
         "How many of so many dimensions it covers. Raises `ValueError` where that is none."
         size = round(self.share * dim)
-        if size < 1: raise ValueError(f"invariant_share is {self.share}; of {dim} dimensions nothing is left")
+        if size < 1:
+            raise ValueError(f"invariant_share is {self.share}; of {dim} dimensions nothing is left")
         return size
 
     def __call__(self, o: Outputs) -> Float[Tensor, ""]:
@@ -78,38 +92,56 @@ class PartInvariance:
 @dataclass(frozen=True)
 class Method:
     "A method of representation learning as data."
+
     name: str
-    description: str                          # one line for tables
-    heads: Mapping[str, str]                  # head -> part of the representation that it sees
-    terms: Mapping[str, Term]                 # name -> (weight, function); a term named equivariance is also multiplied by the run's equivariance weight
-    predictor: str | None = None              # None, "hypernetwork" or "mlp"
-    form: str = "quaternion"                  # how the predictor (or the supervised head) is given the transformation, a name in `sie.method.rotations.FORMS`
-    colour: bool = False                      # whether the transformation includes the two hue differences
-    regressor_width: int | None = None        # of the two hidden layers of the head "regressor"; None: twice what it sees
-    split: bool = field(init=False)           # whether the halves of the representation are treated differently
+    description: str  # one line for tables
+    heads: Mapping[str, str]  # head -> part of the representation that it sees
+    terms: Mapping[
+        str, Term
+    ]  # name -> (weight, function); a term named equivariance is also multiplied by the run's equivariance weight
+    predictor: str | None = None  # None, "hypernetwork" or "mlp"
+    form: str = "quaternion"  # how the predictor (or the supervised head) is given the transformation, a name in `sie.method.rotations.FORMS`
+    colour: bool = False  # whether the transformation includes the two hue differences
+    regressor_width: int | None = None  # of the two hidden layers of the head "regressor"; None: twice what it sees
+    split: bool = field(init=False)  # whether the halves of the representation are treated differently
 
     def __post_init__(self):
         for head, part in self.heads.items():
-            if head not in HEADS: raise ValueError(f"method {self.name!r}: unknown head {head!r}; there are {', '.join(HEADS)}")
-            if part not in PARTS: raise ValueError(f"method {self.name!r}: head {head!r} sees the part {part!r}; there are {', '.join(PARTS)}")
+            if head not in HEADS:
+                raise ValueError(f"method {self.name!r}: unknown head {head!r}; there are {', '.join(HEADS)}")
+            if part not in PARTS:
+                raise ValueError(
+                    f"method {self.name!r}: head {head!r} sees the part {part!r}; there are {', '.join(PARTS)}"
+                )
         for name, term in self.terms.items():
-            if not (isinstance(term, tuple) and len(term) == 2 and isinstance(term[0], (int, float)) and callable(term[1])): raise ValueError(f"method {self.name!r}: term {name!r} is {term!r}; it must be (weight, function of the outputs)")
-        if self.predictor not in (None, "hypernetwork", "mlp"): raise ValueError(f"method {self.name!r}: unknown predictor {self.predictor!r}; there are hypernetwork, mlp")
-        if self.predictor and "equivariant" not in self.heads: raise ValueError(f"method {self.name!r}: a predictor needs the head 'equivariant'")
+            if not (
+                isinstance(term, tuple) and len(term) == 2 and isinstance(term[0], (int, float)) and callable(term[1])
+            ):
+                raise ValueError(
+                    f"method {self.name!r}: term {name!r} is {term!r}; it must be (weight, function of the outputs)"
+                )
+        if self.predictor not in (None, "hypernetwork", "mlp"):
+            raise ValueError(f"method {self.name!r}: unknown predictor {self.predictor!r}; there are hypernetwork, mlp")
+        if self.predictor and "equivariant" not in self.heads:
+            raise ValueError(f"method {self.name!r}: a predictor needs the head 'equivariant'")
         transformation_size(self.form)
         object.__setattr__(self, "split", set(self.heads.values()) != {"all"} and bool(self.heads))
 
-    def loss(self,
+    def loss(
+        self,
         outputs: Outputs,
-        equivariance_weight: float = 1,     # multiplies the term named equivariance
+        equivariance_weight: float = 1,  # multiplies the term named equivariance
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:  # the sum, and every term before it is weighted
         "The weighted sum of the terms, and the terms. Raises `ValueError` naming a term that takes an output which the method's heads do not make."
         values = {}
         for name, (_, term) in self.terms.items():
-            try: values[name] = term(outputs)
-            except (AttributeError, TypeError) as error:    # None has neither shape nor arithmetic
+            try:
+                values[name] = term(outputs)
+            except (AttributeError, TypeError) as error:  # None has neither shape nor arithmetic
                 missing = [output for output, value in vars(outputs).items() if value is None]
-                raise ValueError(f"method {self.name!r}: the term {name!r} fails ({error}); with the heads {', '.join(self.heads) or 'none'} there is no {', '.join(missing)}") from error
+                raise ValueError(
+                    f"method {self.name!r}: the term {name!r} fails ({error}); with the heads {', '.join(self.heads) or 'none'} there is no {', '.join(missing)}"
+                ) from error
         return sum(self.weight(name, equivariance_weight) * value for name, value in values.items()), values
 
     @property
@@ -119,10 +151,13 @@ class Method:
 
     def with_invariant_share(self, share: float) -> Method:
         "The method with that share of the embedding in its invariance term, if its term covers a part only."
-        if not self.partly_invariant: return self
+        if not self.partly_invariant:
+            return self
         part = PartInvariance(share)
-        terms = {name: (weight, part if isinstance(function, PartInvariance) else function)
-                 for name, (weight, function) in self.terms.items()}
+        terms = {
+            name: (weight, part if isinstance(function, PartInvariance) else function)
+            for name, (weight, function) in self.terms.items()
+        }
         return replace(self, terms=terms)
 
     def weight(self, term: str, equivariance_weight: float = 1) -> float:
@@ -134,7 +169,7 @@ class Method:
 HEADS = ("invariant", "equivariant", "classifier", "regressor")
 
 # %% ../../nbs/method/04_methods.ipynb #cell010
-INVARIANT_SHARE = .875   # of the embedding in the invariance term of vicreg_part_inv: 1,792 of 2,048 in the authors' code; half in the paper's text
+INVARIANT_SHARE = 0.875  # of the embedding in the invariance term of vicreg_part_inv: 1,792 of 2,048 in the authors' code; half in the paper's text
 
 _REGULARISATION: dict[str, Term] = {
     "variance": (10, lambda o: variance(o.x1) + variance(o.x2)),
@@ -154,11 +189,17 @@ def _vicreg_of_prediction(o: Outputs) -> Tensor:
     return 10 * attraction(o.predicted, o.z2) + regularised
 
 
-_SIE = Method("sie", "SIE (Garrido et al. 2023): quaternion conditioning",
-    heads={"invariant": "invariant", "equivariant": "equivariant"}, predictor="hypernetwork",
-    terms=_INVARIANCE | _EQUIVARIANCE | _REGULARISATION | _VARIANCE_OF_PREDICTION)
+_SIE = Method(
+    "sie",
+    "SIE (Garrido et al. 2023): quaternion conditioning",
+    heads={"invariant": "invariant", "equivariant": "equivariant"},
+    predictor="hypernetwork",
+    terms=_INVARIANCE | _EQUIVARIANCE | _REGULARISATION | _VARIANCE_OF_PREDICTION,
+)
 
-_VICREG = Method("vicreg", "VICReg (Bardes et al. 2022)", heads={"invariant": "all"}, terms=_INVARIANCE | _REGULARISATION)
+_VICREG = Method(
+    "vicreg", "VICReg (Bardes et al. 2022)", heads={"invariant": "all"}, terms=_INVARIANCE | _REGULARISATION
+)
 _SIMCLR = Method("simclr", "SimCLR (Chen et al. 2020)", heads={"invariant": "all"}, terms=_CONTRAST)
 _TWO_HEADS = {"heads": {"invariant": "all", "equivariant": "all"}, "predictor": "hypernetwork"}
 _ONE_HEAD = {"heads": {"equivariant": "all"}, "predictor": "hypernetwork"}
@@ -166,67 +207,143 @@ _ONE_HEAD = {"heads": {"equivariant": "all"}, "predictor": "hypernetwork"}
 _WITH_G = (
     _SIE,
     replace(_SIE, name="sie_matrix", description="SIE with the rotation matrix as conditioning (ours)", form="matrix"),
-    replace(_SIE, name="sie_no_var", description="SIE without V(ẑ)", terms=_INVARIANCE | _EQUIVARIANCE | _REGULARISATION),
-    replace(_SIMCLR, name="simclr_augself", description="SimCLR, and g regressed from both representations (AugSelf, Lee et al. 2021)",
-        heads={"invariant": "all", "regressor": "all"}, terms=_CONTRAST | {"regression": (1, lambda o: attraction(o.regressed, o.g))}),
-    Method("simclr_equimod", "SimCLR, and SimCLR between prediction and target (EquiMod, Devillers and Lefort 2023)", **_TWO_HEADS, terms=_CONTRAST | _CONTRAST_OF_PREDICTION),
-    Method("vicreg_equimod", "VICReg, and VICReg with the prediction attracted to its target", **_TWO_HEADS, terms=_INVARIANCE | {
-        "variance": (10, lambda o: variance(o.u1) + variance(o.u2)), "covariance": (1, lambda o: covariance(o.u1) + covariance(o.u2)),
-        "equivariance": (1, _vicreg_of_prediction)}),
-    Method("equi_only", "SIE without invariance and without a split, the predictions' term at its full weight", **_ONE_HEAD, terms={"prediction": _EQUIVARIANCE["equivariance"]} | _REGULARISATION | _VARIANCE_OF_PREDICTION),
-    Method("simclr_equi_only", "NT-Xent between prediction and target alone", **_ONE_HEAD, terms={"prediction": _CONTRAST_OF_PREDICTION["equivariance"]}),
-    Method("supervised", "trained on labels and g: upper reference", heads={"classifier": "all", "regressor": "all"}, regressor_width=1024, terms={
-        "classification": (1, lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2),
-        "regression": (10, lambda o: attraction(o.regressed, o.g))}),
+    replace(
+        _SIE, name="sie_no_var", description="SIE without V(ẑ)", terms=_INVARIANCE | _EQUIVARIANCE | _REGULARISATION
+    ),
+    replace(
+        _SIMCLR,
+        name="simclr_augself",
+        description="SimCLR, and g regressed from both representations (AugSelf, Lee et al. 2021)",
+        heads={"invariant": "all", "regressor": "all"},
+        terms=_CONTRAST | {"regression": (1, lambda o: attraction(o.regressed, o.g))},
+    ),
+    Method(
+        "simclr_equimod",
+        "SimCLR, and SimCLR between prediction and target (EquiMod, Devillers and Lefort 2023)",
+        **_TWO_HEADS,
+        terms=_CONTRAST | _CONTRAST_OF_PREDICTION,
+    ),
+    Method(
+        "vicreg_equimod",
+        "VICReg, and VICReg with the prediction attracted to its target",
+        **_TWO_HEADS,
+        terms=_INVARIANCE
+        | {
+            "variance": (10, lambda o: variance(o.u1) + variance(o.u2)),
+            "covariance": (1, lambda o: covariance(o.u1) + covariance(o.u2)),
+            "equivariance": (1, _vicreg_of_prediction),
+        },
+    ),
+    Method(
+        "equi_only",
+        "SIE without invariance and without a split, the predictions' term at its full weight",
+        **_ONE_HEAD,
+        terms={"prediction": _EQUIVARIANCE["equivariance"]} | _REGULARISATION | _VARIANCE_OF_PREDICTION,
+    ),
+    Method(
+        "simclr_equi_only",
+        "NT-Xent between prediction and target alone",
+        **_ONE_HEAD,
+        terms={"prediction": _CONTRAST_OF_PREDICTION["equivariance"]},
+    ),
+    Method(
+        "supervised",
+        "trained on labels and g: upper reference",
+        heads={"classifier": "all", "regressor": "all"},
+        regressor_width=1024,
+        terms={
+            "classification": (
+                1,
+                lambda o: (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2,
+            ),
+            "regression": (10, lambda o: attraction(o.regressed, o.g)),
+        },
+    ),
 )
+
 
 def _with_colour(method: Method) -> Method:
     "The same method with the two hue differences in g."
-    return replace(method, name=f"{method.name}_rotcolor", description=f"{method.description}; g with the two hue differences", colour=True)
+    return replace(
+        method,
+        name=f"{method.name}_rotcolor",
+        description=f"{method.description}; g with the two hue differences",
+        colour=True,
+    )
 
 
 #: All methods by name. A method of one's own is added by `METHODS[m.name] = m`.
-METHODS: dict[str, Method] = {m.name: m for m in (
-    *_WITH_G,
-    *map(_with_colour, _WITH_G),
-    _VICREG,
-    replace(_VICREG, name="vicreg_part_inv", description="VICReg, invariant in a first part of the embedding only",
-        terms=_VICREG.terms | {"invariance": (10, PartInvariance(INVARIANT_SHARE))}),
-    _SIMCLR,
-    Method("random", "untrained encoder: lower reference", heads={}, terms={}),
-)}
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        *_WITH_G,
+        *map(_with_colour, _WITH_G),
+        _VICREG,
+        replace(
+            _VICREG,
+            name="vicreg_part_inv",
+            description="VICReg, invariant in a first part of the embedding only",
+            terms=_VICREG.terms | {"invariance": (10, PartInvariance(INVARIANT_SHARE))},
+        ),
+        _SIMCLR,
+        Method("random", "untrained encoder: lower reference", heads={}, terms={}),
+    )
+}
 
 # in the authors' code this one has no factor before the second term
-_EQUIMOD_ROTCOLOR = replace(METHODS["simclr_equimod_rotcolor"],
-    terms=_CONTRAST | {"prediction": _CONTRAST_OF_PREDICTION["equivariance"]})
+_EQUIMOD_ROTCOLOR = replace(
+    METHODS["simclr_equimod_rotcolor"], terms=_CONTRAST | {"prediction": _CONTRAST_OF_PREDICTION["equivariance"]}
+)
 METHODS[_EQUIMOD_ROTCOLOR.name] = _EQUIMOD_ROTCOLOR
 
 # %% ../../nbs/method/04_methods.ipynb #cell013
 class Model(nn.Module):
     "Encoder, and the heads and the predictor that a method declares."
-    def __init__(self,
+
+    def __init__(
+        self,
         method: Method,
-        encoder: str = "resnet18",                       # a name in `sie.method.encoders.ENCODERS`
-        widths: Sequence[int] = (2048, 2048, 2048),      # of a projector on the whole representation; one on a part gets its share
-        equivariant: int | None = None,                  # dimensions of the equivariant part; None: half
-        classes: int = 55,                               # for the supervised reference
-        predictor: Mapping | None = None,                # options of `Hypernetwork` (its norm is known here) or `MLPPredictor`
+        encoder: str = "resnet18",  # a name in `sie.method.encoders.ENCODERS`
+        widths: Sequence[int] = (
+            2048,
+            2048,
+            2048,
+        ),  # of a projector on the whole representation; one on a part gets its share
+        equivariant: int | None = None,  # dimensions of the equivariant part; None: half
+        classes: int = 55,  # for the supervised reference
+        predictor: Mapping | None = None,  # options of `Hypernetwork` (its norm is known here) or `MLPPredictor`
     ):
         super().__init__()
         self.method, self.encoder = method, make_encoder(encoder)
         self.split = Split(self.encoder.dim, self.encoder.dim // 2 if equivariant is None else equivariant)
-        g, sizes = transformation_size(method.form, method.colour), {h: self.split.size(p) for h, p in method.heads.items()}
-        self.heads = nn.ModuleDict({h: projector(size, widths, size / self.encoder.dim) for h, size in sizes.items() if h in ("invariant", "equivariant")})
-        if "classifier" in sizes: self.heads["classifier"] = nn.Linear(sizes["classifier"], classes)
+        g, sizes = (
+            transformation_size(method.form, method.colour),
+            {h: self.split.size(p) for h, p in method.heads.items()},
+        )
+        self.heads = nn.ModuleDict(
+            {
+                h: projector(size, widths, size / self.encoder.dim)
+                for h, size in sizes.items()
+                if h in ("invariant", "equivariant")
+            }
+        )
+        if "classifier" in sizes:
+            self.heads["classifier"] = nn.Linear(sizes["classifier"], classes)
         if "regressor" in sizes:
             both = 2 * sizes["regressor"]
             width = method.regressor_width or both
-            self.heads["regressor"] = nn.Sequential(nn.Linear(both, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, g))
+            self.heads["regressor"] = nn.Sequential(
+                nn.Linear(both, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, g)
+            )
         self.predictor = None
         if method.predictor:
             dim = self.heads["equivariant"][-1].out_features
-            if method.predictor == "hypernetwork": self.predictor = Hypernetwork(g, dim, **({"norm": transformation_norm(method.form, method.colour)} | dict(predictor or {})))
-            else: self.predictor = MLPPredictor(g, dim, **(predictor or {}))
+            if method.predictor == "hypernetwork":
+                self.predictor = Hypernetwork(
+                    g, dim, **({"norm": transformation_norm(method.form, method.colour)} | dict(predictor or {}))
+                )
+            else:
+                self.predictor = MLPPredictor(g, dim, **(predictor or {}))
 
     def part(self, head: str, h: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch part"]:
         "The part of the representation that a head sees."
@@ -236,12 +353,13 @@ class Model(nn.Module):
         "What a head makes of a representation; None if the method has no such head."
         return self.heads[head](self.part(head, h)) if head in self.heads else None
 
-    def forward(self,
-        images1: Float[Tensor, "batch 3 height width"],     # the first views, normalised
-        images2: Float[Tensor, "batch 3 height width"],     # the second
-        latents1: Float[Tensor, "batch latents"],           # of the first views, 7 or 10
-        latents2: Float[Tensor, "batch latents"],           # of the second
-        labels: Int[Tensor, "batch"],                       # classes, only for the supervised reference
+    def forward(
+        self,
+        images1: Float[Tensor, "batch 3 height width"],  # the first views, normalised
+        images2: Float[Tensor, "batch 3 height width"],  # the second
+        latents1: Float[Tensor, "batch latents"],  # of the first views, 7 or 10
+        latents2: Float[Tensor, "batch latents"],  # of the second
+        labels: Int[Tensor, " batch"],  # classes, only for the supervised reference
     ) -> Outputs:
         "Representations, embeddings and prediction of a batch of pairs."
         h1, h2 = self.encoder(images1), self.encoder(images2)
@@ -249,6 +367,10 @@ class Model(nn.Module):
         o.u1, o.u2 = self.embed("invariant", h1), self.embed("invariant", h2)
         o.z1, o.z2 = self.embed("equivariant", h1), self.embed("equivariant", h2)
         o.logits1, o.logits2 = self.embed("classifier", h1), self.embed("classifier", h2)
-        if self.predictor is not None: o.predicted = self.predictor(o.z1, o.g)
-        if "regressor" in self.heads: o.regressed = self.heads["regressor"](torch.cat([self.part("regressor", h1), self.part("regressor", h2)], -1))
+        if self.predictor is not None:
+            o.predicted = self.predictor(o.z1, o.g)
+        if "regressor" in self.heads:
+            o.regressed = self.heads["regressor"](
+                torch.cat([self.part("regressor", h1), self.part("regressor", h2)], -1)
+            )
         return o

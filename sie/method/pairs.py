@@ -4,6 +4,7 @@
 
 # %% ../../nbs/method/06_pairs.ipynb #cell003
 from __future__ import annotations
+
 import dataclasses
 import hashlib
 import math
@@ -30,19 +31,20 @@ __all__ = ['ViewSource', 'central', 'ArrayDataset', 'normalise', 'another_view',
 # %% ../../nbs/method/06_pairs.ipynb #source
 class ViewSource(Protocol):
     "What training and evaluation need of a data set. Images are sRGB, objects and views count from 0."
-    views: int                                                # of each object
-    height: int                                               # of an image, pixels
+
+    views: int  # of each object
+    height: int  # of an image, pixels
     width: int
-    mean: Sequence[float]                                     # per channel, of training pixels in [0, 1]
+    mean: Sequence[float]  # per channel, of training pixels in [0, 1]
     std: Sequence[float]
-    labels: Int[np.ndarray, "objects"]
-    classes: Sequence[str]                                    # names, by label
-    conditions: Float[np.ndarray, "objects views latents"]    # 7, or 10 where objects are moved
+    labels: Int[np.ndarray, " objects"]
+    classes: Sequence[str]  # names, by label
+    conditions: Float[np.ndarray, "objects views latents"]  # 7, or 10 where objects are moved
     translations: Float[np.ndarray, "objects views 3"] | None
-    fingerprint: str                                          # changes with the content
+    fingerprint: str  # changes with the content
 
     def __len__(self) -> int: ...
-    def split(self, name: str) -> Int[np.ndarray, "objects"]: ...
+    def split(self, name: str) -> Int[np.ndarray, " objects"]: ...
     def frame(self, crop: int | None) -> tuple[int, int]: ...
     def reader(self, crop: int | None) -> Callable[[int, int], UInt8[np.ndarray, "height width 3"]]: ...
     def decode(self, objects, views, crop=None, device="cpu") -> UInt8[Tensor, "batch 3 height width"]: ...
@@ -53,7 +55,6 @@ def central(full: int, crop: int) -> slice:
     "The central `crop` of `full` pixels (the upper or left one of two equally central)."
     return slice((full - crop) // 2, (full - crop) // 2 + crop)
 
-
 # %% ../../nbs/method/06_pairs.ipynb #arrays
 class ArrayDataset:
     """A data set in memory: images and poses of your own, as NumPy arrays.
@@ -62,17 +63,21 @@ class ArrayDataset:
 
     def __init__(
         self,
-        images: UInt8[np.ndarray, "objects views height width 3"],   # sRGB
-        latents: Float[np.ndarray, "objects views latents"],         # 7 as in `LATENT_NAMES`, or 10 with translations
-        labels: Int[np.ndarray, "objects"],                          # from 0
-        val: Int[np.ndarray, "val"],                                 # indices of the validation objects
-        classes: Sequence[str] | None = None,                        # names, by label; "class 0", ... if not given
+        images: UInt8[np.ndarray, "objects views height width 3"],  # sRGB
+        latents: Float[np.ndarray, "objects views latents"],  # 7 as in `LATENT_NAMES`, or 10 with translations
+        labels: Int[np.ndarray, " objects"],  # from 0
+        val: Int[np.ndarray, " val"],  # indices of the validation objects
+        classes: Sequence[str] | None = None,  # names, by label; "class 0", ... if not given
     ):
         images, latents, labels = np.asarray(images), np.asarray(latents), np.asarray(labels)
         if images.dtype != np.uint8 or images.ndim != 5 or images.shape[-1] != 3:
-            raise ValueError(f"images are {images.dtype} {images.shape}; they must be uint8 (objects, views, height, width, 3)")
+            raise ValueError(
+                f"images are {images.dtype} {images.shape}; they must be uint8 (objects, views, height, width, 3)"
+            )
         if latents.shape[:-1] != images.shape[:2] or latents.shape[-1] not in (7, 10):
-            raise ValueError(f"latents have the shape {latents.shape}; they must be {(*images.shape[:2], 7)}, or 10 with translations")
+            raise ValueError(
+                f"latents have the shape {latents.shape}; they must be {(*images.shape[:2], 7)}, or 10 with translations"
+            )
         if not np.isfinite(latents).all():
             raise ValueError("latents must be finite numbers")
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or (labels < 0).any():
@@ -112,7 +117,7 @@ class ArrayDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def split(self, name: str) -> Int[np.ndarray, "objects"]:
+    def split(self, name: str) -> Int[np.ndarray, " objects"]:
         "Ascending indices of the `train` or `val` objects."
         if name not in ("train", "val"):
             raise ValueError(f"split {name!r}; it must be 'train' or 'val'")
@@ -143,69 +148,88 @@ class ArrayDataset:
         chosen = self._cropped(crop)[slice(None) if objects is None else np.asarray(objects)]
         return torch.from_numpy(np.ascontiguousarray(chosen)).movedim(-1, 2)
 
-
 # %% ../../nbs/method/06_pairs.ipynb #cell029
 @lru_cache(16)
-def _rows(mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device) -> tuple[Float[Tensor, "3*width"], Float[Tensor, "3*width"]]:
+def _rows(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Float[Tensor, 3 * width], Float[Tensor, 3 * width]]:
     "What to subtract from the pixels of a row, and then to multiply them by: long loops, not loops over 3."
-    return tuple(torch.tensor(values, dtype=torch.float32, device=device).repeat(width) for values in ([255 * m for m in mean], [1 / (255 * s) for s in std]))
+    return tuple(
+        torch.tensor(values, dtype=torch.float32, device=device).repeat(width)
+        for values in ([255 * m for m in mean], [1 / (255 * s) for s in std])
+    )
 
 
 def normalise(
     images: UInt8[Tensor, "*batch 3 height width"],  # sRGB, channels_last in memory for speed
-    mean: Sequence[float], std: Sequence[float],     # per channel, of pixels in [0, 1]
-    out: Float[Tensor, "*batch height 3*width"] | None = None,   # memory for it
-) -> Float[Tensor, "*batch 3 height width"]:         # float32, channels_last
+    mean: Sequence[float],
+    std: Sequence[float],  # per channel, of pixels in [0, 1]
+    out: Float[Tensor, "*batch height 3*width"] | None = None,  # memory for it
+) -> Float[Tensor, "*batch 3 height width"]:  # float32, channels_last
     "(pixel / 255 - mean) / std for each channel."
     pixels = images.movedim(-3, -1).flatten(-2)
-    if out is None: out = torch.empty(pixels.shape, device=pixels.device)
+    if out is None:
+        out = torch.empty(pixels.shape, device=pixels.device)
     shift, factor = _rows(tuple(mean), tuple(std), images.shape[-1], images.device)
     to, of = (x.reshape(-1, *x.shape[-2:]) for x in (out, pixels))
-    step = max(1, 2 ** 18 // math.prod(to.shape[1:]) if to.device.type == "cpu" else len(to))     # about a MiB of float32 at a time: the second and the third pass find it in a core's cache
-    for o, p in zip(to.split(step), of.split(step)): o.copy_(p).sub_(shift).mul_(factor)
+    step = max(
+        1, 2**18 // math.prod(to.shape[1:]) if to.device.type == "cpu" else len(to)
+    )  # about a MiB of float32 at a time: the second and the third pass find it in a core's cache
+    for o, p in zip(to.split(step), of.split(step)):
+        o.copy_(p).sub_(shift).mul_(factor)
     return out.unflatten(-1, (-1, 3)).movedim(-1, -3)
 
 
-def another_view(first: Int[np.ndarray, "pairs"], views: int, rng: np.random.Generator) -> Int[np.ndarray, "pairs"]:
+def another_view(first: Int[np.ndarray, " pairs"], views: int, rng: np.random.Generator) -> Int[np.ndarray, " pairs"]:
     "A different view than each `first` of 0 ... views-1, each with the same probability: a uniform step of 1 ... views-1, modulo views."
     return (first + rng.integers(1, views, size=len(first))) % views
 
 
 class Pairs(NamedTuple):
     "A batch of pairs of views, or one pair without the batch dimension."
-    images_1: Float[Tensor, "batch 3 height width"]   # normalised, channels_last
+
+    images_1: Float[Tensor, "batch 3 height width"]  # normalised, channels_last
     images_2: Float[Tensor, "batch 3 height width"]
-    latents_1: Float[Tensor, "batch latents"]         # 7, or 10 where there are translations
+    latents_1: Float[Tensor, "batch latents"]  # 7, or 10 where there are translations
     latents_2: Float[Tensor, "batch latents"]
-    labels: Int[Tensor, "batch"]
-    objects: Int[Tensor, "batch"]                     # index of the object in the data it was drawn from
+    labels: Int[Tensor, " batch"]
+    objects: Int[Tensor, " batch"]  # index of the object in the data it was drawn from
 
 
 class SingleViews(NamedTuple):
     "A batch of views, or one view without the batch dimension."
-    images: Float[Tensor, "batch 3 height width"]     # normalised, channels_last
-    latents: Float[Tensor, "batch latents"]           # 7, or 10 where there are translations
-    labels: Int[Tensor, "batch"]
-    objects: Int[Tensor, "batch"]
-    views: Int[Tensor, "batch"]
+
+    images: Float[Tensor, "batch 3 height width"]  # normalised, channels_last
+    latents: Float[Tensor, "batch latents"]  # 7, or 10 where there are translations
+    labels: Int[Tensor, " batch"]
+    objects: Int[Tensor, " batch"]
+    views: Int[Tensor, " batch"]
 
 # %% ../../nbs/method/06_pairs.ipynb #cell030
 class _MapStyle(torch.utils.data.Dataset):
-    def __init__(self,
-                 dataset: ViewSource,
-                 objects: Int[np.ndarray, "objects"] | None = None,   # which objects; all if not given
-                 crop: int | None = None):                            # side of the central square to keep, pixels
+    def __init__(
+        self,
+        dataset: ViewSource,
+        objects: Int[np.ndarray, " objects"] | None = None,  # which objects; all if not given
+        crop: int | None = None,
+    ):  # side of the central square to keep, pixels
         self.dataset, self.crop, self.latents = dataset, crop, dataset.conditions
         self.objects = np.arange(len(dataset)) if objects is None else np.asarray(objects)
 
     def _get(self, object: int, views: Sequence[int]):
         images = self.dataset.decode([object] * len(views), views, self.crop)
-        return normalise(images, self.dataset.mean, self.dataset.std), torch.from_numpy(self.latents[object, views]), int(self.dataset.labels[object])
+        return (
+            normalise(images, self.dataset.mean, self.dataset.std),
+            torch.from_numpy(self.latents[object, views]),
+            int(self.dataset.labels[object]),
+        )
 
 
 class PairDataset(_MapStyle):
     "Item k is a random pair of different views of the k-th object, as `Pairs`. Random numbers are torch's, which `DataLoader` seeds in each worker."
-    def __len__(self) -> int: return len(self.objects)
+
+    def __len__(self) -> int:
+        return len(self.objects)
 
     def __getitem__(self, k: int) -> Pairs:
         first = int(torch.randint(self.dataset.views, ()))
@@ -216,10 +240,13 @@ class PairDataset(_MapStyle):
 
 class SingleViewDataset(_MapStyle):
     "Every view of every object, as `SingleViews`: first all views of the first object."
-    def __len__(self) -> int: return len(self.objects) * self.dataset.views
+
+    def __len__(self) -> int:
+        return len(self.objects) * self.dataset.views
 
     def __getitem__(self, k: int) -> SingleViews:
-        if not 0 <= k < len(self): raise IndexError(f"item {k} of {len(self)}")
+        if not 0 <= k < len(self):
+            raise IndexError(f"item {k} of {len(self)}")
         object, view = int(self.objects[k // self.dataset.views]), k % self.dataset.views
         images, latents, label = self._get(object, [view])
         return SingleViews(images[0], latents[0], label, object, view)
@@ -227,11 +254,14 @@ class SingleViewDataset(_MapStyle):
 # %% ../../nbs/method/06_pairs.ipynb #cell033
 class JpegViews:
     "Looks like the tensor of decoded images, but `[objects, views]` decodes on access: for sets that do not fit into memory."
-    def __init__(self,
-                 dataset: ViewSource,
-                 crop: int | None,                        # side of the central square to keep, pixels
-                 objects: Int[np.ndarray, "objects"],     # of the data set, that count from 0 here
-                 device: str | torch.device = "cpu"):     # where decoded pixels are wanted
+
+    def __init__(
+        self,
+        dataset: ViewSource,
+        crop: int | None,  # side of the central square to keep, pixels
+        objects: Int[np.ndarray, " objects"],  # of the data set, that count from 0 here
+        device: str | torch.device = "cpu",
+    ):  # where decoded pixels are wanted
         self.dataset, self.crop, self.objects, self.device = dataset, crop, np.asarray(objects), torch.device(device)
         self.shape = (len(objects), dataset.views, 3, *dataset.frame(crop))
 
@@ -239,7 +269,8 @@ class JpegViews:
         objects, views = (torch.as_tensor(index).cpu().numpy() for index in key)
         return self.dataset.decode(self.objects[objects], views, self.crop, self.device)
 
-    def to(self, device: str | torch.device) -> JpegViews: return JpegViews(self.dataset, self.crop, self.objects, device)
+    def to(self, device: str | torch.device) -> JpegViews:
+        return JpegViews(self.dataset, self.crop, self.objects, device)
 
     def reader(self) -> Callable[[int, int], UInt8[np.ndarray, "height width 3"]]:
         read, objects = self.dataset.reader(self.crop), self.objects.tolist()
@@ -248,15 +279,20 @@ class JpegViews:
 
 class _Memory:
     "Float32 arrays that are used again once nobody holds what was handed out: to get fresh memory from the system takes longer than to compute what is put into it."
-    def __init__(self, keep: int = 8):           # arrays: images of two batches of pairs in use and of one in the making, and some
+
+    def __init__(
+        self, keep: int = 8
+    ):  # arrays: images of two batches of pairs in use and of one in the making, and some
         self._arrays, self._lock = deque(maxlen=keep), threading.Lock()
 
     def __call__(self, *shape: int) -> Float[np.ndarray, "*shape"]:
         size = math.prod(shape)
         with self._lock:
-            for entry in self._arrays:           # [array, weak reference to the view of it that somebody may hold]
-                if entry[1]() is None and len(entry[0]) >= size: break
-            else: self._arrays.append(entry := [np.empty(size, np.float32), None])
+            for entry in self._arrays:  # [array, weak reference to the view of it that somebody may hold]
+                if entry[1]() is None and len(entry[0]) >= size:
+                    break
+            else:
+                self._arrays.append(entry := [np.empty(size, np.float32), None])
             view = entry[0][:size].reshape(shape)
             entry[1] = weakref.ref(view)
             return view
@@ -268,75 +304,111 @@ _memory = _Memory()
 @dataclass
 class Views:
     "Views of some objects with what is known about them. Indices of objects count these objects only."
-    images: UInt8[Tensor, "objects views 3 height width"] | JpegViews   # each image channels_last
-    latents: Float[Tensor, "objects views latents"]   # 7, or 10 where there are translations
-    labels: Int[Tensor, "objects"]
-    mean: Sequence[float]    # per channel, of pixels in [0, 1]
+
+    images: UInt8[Tensor, "objects views 3 height width"] | JpegViews  # each image channels_last
+    latents: Float[Tensor, "objects views latents"]  # 7, or 10 where there are translations
+    labels: Int[Tensor, " objects"]
+    mean: Sequence[float]  # per channel, of pixels in [0, 1]
     std: Sequence[float]
 
-    def __len__(self) -> int: return len(self.labels)
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    def normalised(self, objects: Int[Tensor, "batch"], views: Int[Tensor, "batch"]) -> Float[Tensor, "batch 3 height width"]:
+    def normalised(
+        self, objects: Int[Tensor, " batch"], views: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch 3 height width"]:
         "Any views, as input of an encoder (channels_last)."
-        if self.images.device.type != "cpu": return normalise(self.images[objects, views], self.mean, self.std)
+        if self.images.device.type != "cpu":
+            return normalise(self.images[objects, views], self.mean, self.std)
         height, width = self.images.shape[-2:]
         out = _memory(len(objects), height, width * 3)
-        if not isinstance(self.images, JpegViews):       # NumPy copies whole images, where torch's indexing goes value by value
+        if not isinstance(
+            self.images, JpegViews
+        ):  # NumPy copies whole images, where torch's indexing goes value by value
             images = self.images.movedim(2, -1).numpy()[objects.numpy(), views.numpy()]
             return normalise(torch.from_numpy(images).movedim(-1, 1), self.mean, self.std, torch.from_numpy(out))
         shift, factor = (row.numpy() for row in _rows(tuple(self.mean), tuple(self.std), width, self.images.device))
         objects, views = objects.tolist(), views.tolist()
-        def work(part):                                  # `normalise`, in the thread that has just decoded the image: torch's own threads would be in the way of these
+
+        def work(
+            part,
+        ):  # `normalise`, in the thread that has just decoded the image: torch's own threads would be in the way of these
             read = self.images.reader()
             for k in part:
                 out[k].reshape(height, width, 3)[:] = read(objects[k], views[k])
                 np.multiply(np.subtract(out[k], shift, out=out[k]), factor, out=out[k])
+
         in_threads(work, len(out), height * width * 3)
         return torch.from_numpy(out).unflatten(-1, (width, 3)).movedim(-1, 1)
 
     def to(self, device: str | torch.device) -> Views:
         "The same, on another device."
-        return dataclasses.replace(self, images=self.images.to(device), latents=self.latents.to(device), labels=self.labels.to(device))
+        return dataclasses.replace(
+            self, images=self.images.to(device), latents=self.latents.to(device), labels=self.labels.to(device)
+        )
 
 
 def load_views(
     dataset: ViewSource,
-    objects: Int[np.ndarray, "objects"] | None = None,   # which objects; all if not given
-    crop: int | None = None,                             # side of the central square to keep, pixels
-    in_memory: bool | None = None,                       # decode all now, or each view when it is asked for; if not given, all if that takes at most half of the free memory
-    device: str | torch.device = "cpu",                  # where they will be used
+    objects: Int[np.ndarray, " objects"] | None = None,  # which objects; all if not given
+    crop: int | None = None,  # side of the central square to keep, pixels
+    in_memory: bool
+    | None = None,  # decode all now, or each view when it is asked for; if not given, all if that takes at most half of the free memory
+    device: str | torch.device = "cpu",  # where they will be used
 ) -> Views:
     "Views of the chosen objects."
     objects = np.arange(len(dataset)) if objects is None else np.asarray(objects)
     lazy = JpegViews(dataset, crop, objects)
-    if in_memory is None: in_memory = math.prod(lazy.shape) <= free_memory(torch.device(device)) / 2
+    if in_memory is None:
+        in_memory = math.prod(lazy.shape) <= free_memory(torch.device(device)) / 2
     images = dataset.decode_all(crop, objects) if in_memory else lazy
-    return Views(images, torch.from_numpy(dataset.conditions[objects]), torch.from_numpy(dataset.labels[objects]), dataset.mean, dataset.std).to(device)
-
+    return Views(
+        images,
+        torch.from_numpy(dataset.conditions[objects]),
+        torch.from_numpy(dataset.labels[objects]),
+        dataset.mean,
+        dataset.std,
+    ).to(device)
 
 # %% ../../nbs/method/06_pairs.ipynb #cell034
 class PairLoader:
     "Batches of random pairs of different views, each object `pairs_per_object` times an epoch. Raises `ValueError` for less than two views, less than one batch, or a batch that the processes cannot share equally."
-    def __init__(self,
-                 views: Views,                 # what to draw from
-                 batch_size: int,              # pairs, of all processes together
-                 seed: int,                    # of all epochs
-                 pairs_per_object: int = 1,    # an epoch passes this many times over the objects, each time in a new order
-                 drop_last: bool = True,       # leave out the last batch of an epoch if it is not full
-                 rank: int = 0,                # of this process, which is given its share of each batch
-                 world_size: int = 1):         # processes
-        self.views, self.batch_size, self.seed, self.pairs_per_object, self.drop_last = views, batch_size, seed, pairs_per_object, drop_last
-        if world_size > 1 and (batch_size % world_size or not drop_last): raise ValueError(f"{world_size} processes cannot share batches of {batch_size} equally{'' if drop_last else ' to the last (drop_last is False)'}")
+
+    def __init__(
+        self,
+        views: Views,  # what to draw from
+        batch_size: int,  # pairs, of all processes together
+        seed: int,  # of all epochs
+        pairs_per_object: int = 1,  # an epoch passes this many times over the objects, each time in a new order
+        drop_last: bool = True,  # leave out the last batch of an epoch if it is not full
+        rank: int = 0,  # of this process, which is given its share of each batch
+        world_size: int = 1,
+    ):  # processes
+        self.views, self.batch_size, self.seed, self.pairs_per_object, self.drop_last = (
+            views,
+            batch_size,
+            seed,
+            pairs_per_object,
+            drop_last,
+        )
+        if world_size > 1 and (batch_size % world_size or not drop_last):
+            raise ValueError(
+                f"{world_size} processes cannot share batches of {batch_size} equally{'' if drop_last else ' to the last (drop_last is False)'}"
+            )
         self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        if views.images.shape[1] < 2: raise ValueError(f"the data has {views.images.shape[1]} view per object; pairs need at least two")
-        if not len(self): raise ValueError(f"{len(views)} objects, {pairs_per_object} times, do not fill one batch of {batch_size}")
+        if views.images.shape[1] < 2:
+            raise ValueError(f"the data has {views.images.shape[1]} view per object; pairs need at least two")
+        if not len(self):
+            raise ValueError(f"{len(views)} objects, {pairs_per_object} times, do not fill one batch of {batch_size}")
 
     def __len__(self) -> int:
         "Batches in an epoch."
         pairs = len(self.views) * self.pairs_per_object
         return pairs // self.batch_size if self.drop_last else -(-pairs // self.batch_size)
 
-    def plan(self, epoch: int) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]:
+    def plan(
+        self, epoch: int
+    ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
         "Objects, first and second views of an epoch in order: a pure function of (seed, epoch)."
         rng, views = np.random.default_rng([self.seed, epoch]), self.views.images.shape[1]
         objects = np.concatenate([rng.permutation(len(self.views)) for _ in range(self.pairs_per_object)])
@@ -346,16 +418,26 @@ class PairLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pairs]:
         "The batches of an epoch, or this process's share of each, from batch `start` on. What has to be decoded is decoded one batch ahead, in a thread that ends with the iteration."
         plan = torch.from_numpy(np.stack(self.plan(epoch))).to(self.views.images.device)
+
         def batch(k):
-            objects, first, second = plan[:, k * self.batch_size:(k + 1) * self.batch_size][:, self._share]
-            return Pairs(self.views.normalised(objects, first), self.views.normalised(objects, second),
-                         self.views.latents[objects, first], self.views.latents[objects, second], self.views.labels[objects], objects)
+            objects, first, second = plan[:, k * self.batch_size : (k + 1) * self.batch_size][:, self._share]
+            return Pairs(
+                self.views.normalised(objects, first),
+                self.views.normalised(objects, second),
+                self.views.latents[objects, first],
+                self.views.latents[objects, second],
+                self.views.labels[objects],
+                objects,
+            )
+
         todo = range(start, len(self))
-        if not isinstance(self.views.images, JpegViews): yield from map(batch, todo); return
+        if not isinstance(self.views.images, JpegViews):
+            yield from map(batch, todo)
+            return
         with ThreadPoolExecutor(1) as ahead:
             coming = deque(ahead.submit(batch, k) for k in todo[:1])
             for k in todo:
                 ready = coming.popleft().result()
-                if k + 1 < len(self): coming.append(ahead.submit(batch, k + 1))
+                if k + 1 < len(self):
+                    coming.append(ahead.submit(batch, k + 1))
                 yield ready
-

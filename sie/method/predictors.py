@@ -4,6 +4,7 @@
 
 # %% ../../nbs/method/02_predictors.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
@@ -16,16 +17,21 @@ __all__ = ['HyperLinear', 'Hypernetwork', 'MLPPredictor', 'imitable_constant']
 # %% ../../nbs/method/02_predictors.ipynb #cell006
 class HyperLinear(nn.Module):
     r"A linear layer with weights $\sum_k \varphi_k H_k$ that are different for each sample, never materialised. `H` and `B` are not initialised here: `Hypernetwork` does that."
-    def __init__(self,
-        features: int,          # entries of φ
-        inputs: int, outputs: int,
-        bias: bool = False,     # also a bias that is linear in φ, Σ φ_k B_k
+
+    def __init__(
+        self,
+        features: int,  # entries of φ
+        inputs: int,
+        outputs: int,
+        bias: bool = False,  # also a bias that is linear in φ, Σ φ_k B_k
     ):
         super().__init__()
         self.H = nn.Parameter(torch.empty(features, outputs, inputs))
         self.B = nn.Parameter(torch.empty(features, outputs)) if bias else None
 
-    def forward(self, x: Float[Tensor, "batch inputs"], features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch outputs"]:
+    def forward(
+        self, x: Float[Tensor, "batch inputs"], features: Float[Tensor, "batch features"]
+    ) -> Float[Tensor, "batch outputs"]:
         products = (x @ self.H.flatten(0, 1).T).unflatten(-1, self.H.shape[:2])  # H_k x for every k
         out = torch.einsum("bk,bko->bo", features.to(products.dtype), products)
         return out if self.B is None else out + features @ self.B
@@ -37,36 +43,53 @@ class HyperLinear(nn.Module):
 # %% ../../nbs/method/02_predictors.ipynb #cell009
 class Hypernetwork(nn.Module):
     "The predictor whose weights are a function of the transformation (Garrido et al. 2023, section 3.2)."
-    def __init__(self,
-        transformation: int,              # entries of g
-        dim: int,                         # dimensions of the embeddings, D
-        depth: int = 0,                   # hidden layers of H, of g's size (the paper's deep H has 2)
-        bias: bool = False,               # biases in all layers of H
-        hidden: Sequence[int] = (),       # widths of the predictor's hidden layers
-        hidden_bias: bool = False,        # biases in the predictor's layers, made by H as well
-        relu: bool = True,                # ReLU between the predictor's layers
-        init: str = "scaled",             # "default" or "scaled"
-        gain: float = 1.0,                # for "scaled": the entries of W have variance gain² / D
-        norm: float = 1.0,                # for "scaled": root mean square norm of g
+
+    def __init__(
+        self,
+        transformation: int,  # entries of g
+        dim: int,  # dimensions of the embeddings, D
+        depth: int = 0,  # hidden layers of H, of g's size (the paper's deep H has 2)
+        bias: bool = False,  # biases in all layers of H
+        hidden: Sequence[int] = (),  # widths of the predictor's hidden layers
+        hidden_bias: bool = False,  # biases in the predictor's layers, made by H as well
+        relu: bool = True,  # ReLU between the predictor's layers
+        init: str = "scaled",  # "default" or "scaled"
+        gain: float = 1.0,  # for "scaled": the entries of W have variance gain² / D
+        norm: float = 1.0,  # for "scaled": root mean square norm of g
     ):
         "Raises `ValueError` for an unknown initialisation, for sizes and gains that are not positive and for a negative depth."
         super().__init__()
-        for name, value in {"transformation": transformation, "dim": dim, **{"hidden": h for h in hidden}, "gain": gain, "norm": norm}.items():
-            if value <= 0: raise ValueError(f"{name} is {value}; it must be positive")
-        if depth < 0: raise ValueError(f"depth is {depth}; it must be 0 or more")
-        if init not in ("default", "scaled"): raise ValueError(f"unknown initialisation {init!r}; there are default, scaled")
-        self.trunk = nn.Sequential(*[m for _ in range(depth) for m in (nn.Linear(transformation, transformation, bias=bias), nn.ReLU())])
+        for name, value in {
+            "transformation": transformation,
+            "dim": dim,
+            **{"hidden": h for h in hidden},
+            "gain": gain,
+            "norm": norm,
+        }.items():
+            if value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+        if depth < 0:
+            raise ValueError(f"depth is {depth}; it must be 0 or more")
+        if init not in ("default", "scaled"):
+            raise ValueError(f"unknown initialisation {init!r}; there are default, scaled")
+        self.trunk = nn.Sequential(
+            *[m for _ in range(depth) for m in (nn.Linear(transformation, transformation, bias=bias), nn.ReLU())]
+        )
         self.bias, self.relu = bias, relu
         features, sizes = transformation + bias, [dim, *hidden, dim]
         self.layers = nn.ModuleList(HyperLinear(features, i, o, hidden_bias) for i, o in zip(sizes, sizes[1:]))
         if init == "scaled":
-            for m in self.trunk:                  # keeps the mean square norm (He et al. 2015)
-                if isinstance(m, nn.Linear): nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
-                if isinstance(m, nn.Linear) and bias: nn.init.zeros_(m.bias)
+            for m in self.trunk:  # keeps the mean square norm (He et al. 2015)
+                if isinstance(m, nn.Linear):
+                    nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
+                if isinstance(m, nn.Linear) and bias:
+                    nn.init.zeros_(m.bias)
         for layer in self.layers:
             for p in layer.parameters():
-                if init == "default": nn.init.uniform_(p, -transformation ** -.5, transformation ** -.5)
-                else: nn.init.normal_(p, std=gain / (layer.H.shape[-1] * (norm**2 + bias)) ** .5)
+                if init == "default":
+                    nn.init.uniform_(p, -(transformation**-0.5), transformation**-0.5)
+                else:
+                    nn.init.normal_(p, std=gain / (layer.H.shape[-1] * (norm**2 + bias)) ** 0.5)
 
     def features(self, g: Float[Tensor, "batch g"]) -> Float[Tensor, "batch features"]:
         "What the last layer of H is linear in: `g` itself unless H is deep or has a bias."
@@ -75,10 +98,16 @@ class Hypernetwork(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch dim"], g: Float[Tensor, "batch g"]) -> Float[Tensor, "batch dim"]:
         "The predicted embedding of the second view. Raises `ValueError` for shapes that do not fit."
-        _check(z, g, self.layers[0].H.shape[-1], self.trunk[0].in_features if len(self.trunk) else self.layers[0].H.shape[0] - self.bias)
+        _check(
+            z,
+            g,
+            self.layers[0].H.shape[-1],
+            self.trunk[0].in_features if len(self.trunk) else self.layers[0].H.shape[0] - self.bias,
+        )
         features = self.features(g)
         for i, layer in enumerate(self.layers):
-            if i and self.relu: z = z.relu()
+            if i and self.relu:
+                z = z.relu()
             z = layer(z, features)
         return z
 
@@ -89,15 +118,19 @@ class Hypernetwork(nn.Module):
 
 def _check(z: Tensor, g: Tensor, dim: int, transformation: int) -> None:
     if z.ndim != 2 or g.ndim != 2 or len(z) != len(g) or z.shape[1] != dim or g.shape[1] != transformation:
-        raise ValueError(f"z has the shape {tuple(z.shape)} and g {tuple(g.shape)}; this predictor needs (batch, {dim}) and (batch, {transformation}) with the same batch")
+        raise ValueError(
+            f"z has the shape {tuple(z.shape)} and g {tuple(g.shape)}; this predictor needs (batch, {dim}) and (batch, {transformation}) with the same batch"
+        )
 
 # %% ../../nbs/method/02_predictors.ipynb #cell014
 class MLPPredictor(nn.Module):
     "An MLP on the concatenation of embedding and transformation, which can learn to ignore the latter: what Garrido et al. 2023, section 3.2, argue against."
-    def __init__(self,
-        transformation: int,                    # entries of g
-        dim: int,                               # dimensions of the embeddings, D
-        hidden: Sequence[int] | None = None,    # widths of the hidden layers; None: one of D
+
+    def __init__(
+        self,
+        transformation: int,  # entries of g
+        dim: int,  # dimensions of the embeddings, D
+        hidden: Sequence[int] | None = None,  # widths of the hidden layers; None: one of D
     ):
         super().__init__()
         self.dim, self.transformation = dim, transformation
@@ -113,7 +146,7 @@ class MLPPredictor(nn.Module):
 # %% ../../nbs/method/02_predictors.ipynb #cell021
 def imitable_constant(
     g: Float[Tensor, "batch g"],  # transformations of random pairs
-) -> float:                       # 0..1
+) -> float:  # 0..1
     "Share of a constant that the best linear function of `g` explains: how much invariance a linear hypernetwork can pass off as prediction."
     g = g.double()
     mean, second_moment = g.mean(0), g.T @ g / len(g)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell003
 from __future__ import annotations
+
 import dataclasses
 import hashlib
 import json
@@ -16,7 +17,6 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -33,13 +33,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
-from .system import NEEDS_GUARD, cores, start_worker, whole_folder, worker_failure
-from .pairs import PairLoader, ViewSource, Views, another_view, load_views
-from .methods import INVARIANT_SHARE, Method, METHODS, Model, Outputs, PartInvariance
+from .methods import INVARIANT_SHARE, METHODS, Method, Model, Outputs, PartInvariance
+from .pairs import PairLoader, Views, ViewSource, another_view, load_views
 from .predictors import Hypernetwork
-from .rotations import FORMS, relative_rotation, TRANSLATION_FORMS
+from .rotations import FORMS, TRANSLATION_FORMS, relative_rotation
+from .system import NEEDS_GUARD, cores, start_worker, whole_folder, worker_failure
 
-if TYPE_CHECKING: from lightning_fabric import Fabric
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'PRECISIONS', 'OPTIMISERS', 'LARGEST_SIDE', 'LEAST_STD', 'MODEL_FILES',
@@ -48,20 +49,20 @@ __all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'PRECISIONS', 'OPTIMISERS', 
            'make_fabric', 'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell006
-LARGEST_SEED = 2 ** 32 - 1
-PROBE_VIEWS = 20            # at least, if any: ten pairs, below which a ridge regression and its R2 mean nothing
-LIMITS = {                  # least and largest value
+LARGEST_SEED = 2**32 - 1
+PROBE_VIEWS = 20  # at least, if any: ten pairs, below which a ridge regression and its R2 mean nothing
+LIMITS = {  # least and largest value
     "seed": (0, LARGEST_SEED),
-    "equivariant": (1, 2 ** 15),
-    "widths": (1, 2 ** 15),
-    "crop": (8, 2 ** 14),
-    "epochs": (1, 10 ** 6),
-    "pairs_per_object": (1, 10 ** 5),
-    "batch_size": (2, 2 ** 20),
-    "classes": (1, 2 ** 20),
-    "warmup": (0, 10 ** 9),
-    "log_every": (1, 10 ** 9),
-    "probe_views": (PROBE_VIEWS, 10 ** 6),
+    "equivariant": (1, 2**15),
+    "widths": (1, 2**15),
+    "crop": (8, 2**14),
+    "epochs": (1, 10**6),
+    "pairs_per_object": (1, 10**5),
+    "batch_size": (2, 2**20),
+    "classes": (1, 2**20),
+    "warmup": (0, 10**9),
+    "log_every": (1, 10**9),
+    "probe_views": (PROBE_VIEWS, 10**6),
 }
 
 
@@ -72,77 +73,109 @@ def _is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool
 @dataclass(frozen=True)
 class Settings:
     "What a pretraining run depends on besides the data; the defaults are the paper's, but for the encoder, which is torchvision's."
-    method: str = "sie"                         # a name in `sie.method.methods.METHODS`
-    seed: int = 0                               # of the weights and of the order and choice of pairs
-    encoder: str = "resnet18"                   # a name in `sie.method.encoders.ENCODERS`
+
+    method: str = "sie"  # a name in `sie.method.methods.METHODS`
+    seed: int = 0  # of the weights and of the order and choice of pairs
+    encoder: str = "resnet18"  # a name in `sie.method.encoders.ENCODERS`
     widths: Sequence[int] = (2048, 2048, 2048)  # of a projector on the whole representation
-    equivariant: int | None = None              # dimensions of the equivariant part; None: half
-    predictor: Mapping = field(default_factory=lambda: {"init": "default"})  # `kind` ("hypernetwork" or "mlp"; the method's if not given), and options of `sie.method.predictors.Hypernetwork`; `linear`: an mlp without hidden layers
-    conditioning: str | None = None             # how the predictor is given the transformation, a name in `sie.method.rotations.FORMS`; None: as the method declares
-    equivariance_weight: float = 0.45           # factor of the equivariance term
-    invariant_share: float = INVARIANT_SHARE    # of the embedding in the invariance term of vicreg_part_inv: 0.875 in the authors' code, 0.5 in the paper's text
-    epochs: int = 2000                          # passes over the training objects
-    pairs_per_object: int = 1                   # random pairs of each object in an epoch
-    batch_size: int = 1024                      # pairs
-    optimiser: str = "adam"                     # "adam" or "adamw"
-    lr: float = 1e-3                            # peak learning rate
+    equivariant: int | None = None  # dimensions of the equivariant part; None: half
+    predictor: Mapping = field(
+        default_factory=lambda: {"init": "default"}
+    )  # `kind` ("hypernetwork" or "mlp"; the method's if not given), and options of `sie.method.predictors.Hypernetwork`; `linear`: an mlp without hidden layers
+    conditioning: str | None = (
+        None  # how the predictor is given the transformation, a name in `sie.method.rotations.FORMS`; None: as the method declares
+    )
+    equivariance_weight: float = 0.45  # factor of the equivariance term
+    invariant_share: float = INVARIANT_SHARE  # of the embedding in the invariance term of vicreg_part_inv: 0.875 in the authors' code, 0.5 in the paper's text
+    epochs: int = 2000  # passes over the training objects
+    pairs_per_object: int = 1  # random pairs of each object in an epoch
+    batch_size: int = 1024  # pairs
+    optimiser: str = "adam"  # "adam" or "adamw"
+    lr: float = 1e-3  # peak learning rate
     weight_decay: float = 1e-6
-    schedule: str = "constant"                  # "constant", or "cosine" down to 0
-    warmup: int = 0                             # steps of linear warm-up
-    precision: str = "auto"                     # Fabric's names ("32-true", "bf16-mixed", ...); "auto": bf16 where the device computes in it
-    crop: int | None = None                     # side of the central square of the images, pixels; None: all
-    log_every: int = 50                         # steps between two points of the curves, and between two checkpoints
-    probe_views: int = 2000                     # views of each split for the online probes; 0: none
-    classes: int = 55                           # outputs of the supervised reference's classifier; `pretrain` takes as many as the data set has, if it has more
+    schedule: str = "constant"  # "constant", or "cosine" down to 0
+    warmup: int = 0  # steps of linear warm-up
+    precision: str = (
+        "auto"  # Fabric's names ("32-true", "bf16-mixed", ...); "auto": bf16 where the device computes in it
+    )
+    crop: int | None = None  # side of the central square of the images, pixels; None: all
+    log_every: int = 50  # steps between two points of the curves, and between two checkpoints
+    probe_views: int = 2000  # views of each split for the online probes; 0: none
+    classes: int = 55  # outputs of the supervised reference's classifier; `pretrain` takes as many as the data set has, if it has more
 
     def __post_init__(self):
-        choices = {"method": METHODS, "optimiser": OPTIMISERS, "schedule": ("constant", "cosine"),
-                   "precision": PRECISIONS}
-        if self.conditioning is not None: choices["conditioning"] = FORMS
+        choices = {
+            "method": METHODS,
+            "optimiser": OPTIMISERS,
+            "schedule": ("constant", "cosine"),
+            "precision": PRECISIONS,
+        }
+        if self.conditioning is not None:
+            choices["conditioning"] = FORMS
         for key, allowed in choices.items():
             value = getattr(self, key)
-            if value not in tuple(allowed): raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
+            if value not in tuple(allowed):
+                raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
         for key, (least, largest) in LIMITS.items():
             value = getattr(self, key)
-            if value is None and key in ("equivariant", "crop"): continue
-            if key == "probe_views" and type(value) is int and value == 0: continue
+            if value is None and key in ("equivariant", "crop"):
+                continue
+            if key == "probe_views" and type(value) is int and value == 0:
+                continue
             entries = [value]
-            if key == "widths":   # what is no list, or an empty one, has no whole number to be seen
+            if key == "widths":  # what is no list, or an empty one, has no whole number to be seen
                 entries = value if isinstance(value, Sequence) and len(value) else [None]
             for entry in entries:
                 if type(entry) is not int or not least <= entry <= largest:
                     raise ValueError(f"{key} is {value!r}; it must be {self._kind(key)} from {least} to {largest}")
         for key in ("lr", "weight_decay", "equivariance_weight"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf or value == 0 and key == "lr":
-                raise ValueError(f"{key} is {value!r}; it must be a finite number, {'greater than' if key == 'lr' else 'at least'} 0")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not 0 <= value < math.inf
+                or value == 0
+                and key == "lr"
+            ):
+                raise ValueError(
+                    f"{key} is {value!r}; it must be a finite number, {'greater than' if key == 'lr' else 'at least'} 0"
+                )
 
         if not _is_number(self.invariant_share):
             raise ValueError(f"invariant_share is {self.invariant_share!r}; it must be a number above 0 and at most 1")
         part = PartInvariance(self.invariant_share)
-        if METHODS[self.method].partly_invariant: part.size(self.widths[-1])
+        if METHODS[self.method].partly_invariant:
+            part.size(self.widths[-1])
 
     @staticmethod
     def _kind(key: str) -> str:
-        if key == "widths": return "a list of whole numbers"
-        if key == "probe_views": return "0 (no probes) or a whole number"
+        if key == "widths":
+            return "a list of whole numbers"
+        if key == "probe_views":
+            return "0 (no probes) or a whole number"
         return "a whole number"
 
     def steps(self, objects: int) -> int:
         "Steps in all with so many training objects. Raises `ValueError` where these make no batch, or no step after the warm-up."
         pairs = objects * self.pairs_per_object
         if self.batch_size > pairs:
-            raise ValueError(f"batch_size is {self.batch_size}, but there are {objects} training objects with {self.pairs_per_object} pairs each an epoch")
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but there are {objects} training objects with {self.pairs_per_object} pairs each an epoch"
+            )
         steps = self.epochs * (pairs // self.batch_size)
-        if self.warmup >= steps: raise ValueError(f"warmup is {self.warmup} steps, but there are {steps} steps in all")
+        if self.warmup >= steps:
+            raise ValueError(f"warmup is {self.warmup} steps, but there are {steps} steps in all")
         return steps
 
     @property
     def declaration(self) -> Method:
         "The method, with these settings' invariant share, predictor and conditioning where it has such."
         method = METHODS[self.method].with_invariant_share(self.invariant_share)
-        if not method.predictor: return method
-        return replace(method, predictor=self.predictor.get("kind", method.predictor), form=self.conditioning or method.form)
+        if not method.predictor:
+            return method
+        return replace(
+            method, predictor=self.predictor.get("kind", method.predictor), form=self.conditioning or method.form
+        )
 
     def check_translations(self, dataset: ViewSource) -> None:
         "Raises `ValueError` where the predictor is conditioned on translations and the data has none."
@@ -162,7 +195,11 @@ OPTIMISERS = {"adam": partial(torch.optim.Adam, fused=True), "adamw": partial(to
 
 def best_precision(device: torch.device) -> str:
     "bf16 mixed precision where the device has instructions for it, else float32."
-    has = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    has = (
+        torch.cuda.is_bf16_supported()
+        if device.type == "cuda"
+        else device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    )
     return "bf16-mixed" if has else "32-true"
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell009
@@ -173,7 +210,10 @@ def spread(x: Float[Tensor, "batch dim"]) -> dict[str, float]:
     scaled = (x - x.mean(0)) / std.clamp_min(1e-8)
     correlation = (scaled.T @ scaled / (len(x) - 1)).abs()
     dims = x.shape[1]
-    return {"std": std.mean().item(), "correlation": ((correlation.sum() - correlation.diagonal().sum()) / (dims * (dims - 1))).item()}
+    return {
+        "std": std.mean().item(),
+        "correlation": ((correlation.sum() - correlation.diagonal().sum()) / (dims * (dims - 1))).item(),
+    }
 
 
 def explained(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> float:
@@ -182,29 +222,43 @@ def explained(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"
     return ((p * t).sum().square() / (p.square().sum() * t.square().sum())).item()
 
 
-def ridge(x: Float[Tensor, "n features"], y: Float[Tensor, "n targets"]) -> Callable[[Float[Tensor, "m features"]], Float[Tensor, "m targets"]]:
+def ridge(
+    x: Float[Tensor, "n features"], y: Float[Tensor, "n targets"]
+) -> Callable[[Float[Tensor, "m features"]], Float[Tensor, "m targets"]]:
     "Ridge regression on standardised features, of the strength with the least error when one sample at a time is left out: the function from features to predicted targets."
-    from sklearn.linear_model import RidgeCV   # here and not above, like Fabric below
+    from sklearn.linear_model import RidgeCV  # here and not above, like Fabric below
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     fitted = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 6, 15))).fit(x.double().cpu(), y.double().cpu())
     return lambda x: torch.from_numpy(fitted.predict(x.double().cpu())).to(y)
 
 
 class OnlineProbes:
     "Linear probes on a fixed sample of views of the training and the validation objects."
-    def __init__(self,
-        train: Views, val: Views,   # fitted on and scored on
-        views: int = 2000,          # of each, in pairs of two different ones of an object; at least 2 for each object are needed
-        seed: int = 0,              # of the sample
-        batch_size: int = 500,      # views encoded at a time
+
+    def __init__(
+        self,
+        train: Views,
+        val: Views,  # fitted on and scored on
+        views: int = 2000,  # of each, in pairs of two different ones of an object; at least 2 for each object are needed
+        seed: int = 0,  # of the sample
+        batch_size: int = 500,  # views encoded at a time
     ):
         rng = np.random.default_rng(seed)
         self.batch_size, self.samples = batch_size, []
         for split in (train, val):
             pairs, per_object = views // 2, split.images.shape[1]
             objects, first = rng.integers(len(split), size=pairs), rng.integers(per_object, size=pairs)
-            self.samples.append((split, *(torch.from_numpy(i).to(split.labels.device) for i in (objects, first, another_view(first, per_object, rng)))))
+            self.samples.append(
+                (
+                    split,
+                    *(
+                        torch.from_numpy(i).to(split.labels.device)
+                        for i in (objects, first, another_view(first, per_object, rng))
+                    ),
+                )
+            )
 
     @torch.no_grad()
     def __call__(self, encoder: torch.nn.Module) -> dict[str, float]:
@@ -213,21 +267,32 @@ class OnlineProbes:
         encoder.eval()
         features, labels, rotations = [], [], []
         for split, objects, *views in self.samples:
-            encode = lambda v: torch.cat([encoder(split.normalised(o, i)).float() for o, i in zip(objects.split(self.batch_size), v.split(self.batch_size))])
+            encode = lambda v: torch.cat(
+                [
+                    encoder(split.normalised(o, i)).float()
+                    for o, i in zip(objects.split(self.batch_size), v.split(self.batch_size))
+                ]
+            )
             features.append([encode(v) for v in views])
             labels.append(split.labels[objects])
             rotations.append(relative_rotation(*(split.latents[objects, v] for v in views)))
         encoder.train(training)
         (train, val), classes = features, int(max(l.max() for l in labels)) + 1
-        scores = ridge(torch.cat(train), torch.nn.functional.one_hot(labels[0], classes).float().repeat(2, 1))(torch.cat(val))
+        scores = ridge(torch.cat(train), torch.nn.functional.one_hot(labels[0], classes).float().repeat(2, 1))(
+            torch.cat(val)
+        )
         errors = ridge(torch.cat(train, 1), rotations[0])(torch.cat(val, 1)) - rotations[1]
-        return {"top1": (scores.argmax(1) == labels[1].repeat(2)).float().mean().item(),
-                "rotation_r2_pooled": 1 - (errors.square().sum() / (rotations[1] - rotations[1].mean()).square().sum()).item()}
+        return {
+            "top1": (scores.argmax(1) == labels[1].repeat(2)).float().mean().item(),
+            "rotation_r2_pooled": 1
+            - (errors.square().sum() / (rotations[1] - rotations[1].mean()).square().sum()).item(),
+        }
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell012
 def _write_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer, info: Mapping) -> None:
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
-    for i, state in optimiser.state_dict()["state"].items(): tensors |= {f"optimiser.{i}.{k}": v.contiguous() for k, v in state.items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{i}.{k}": v.contiguous() for k, v in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, {"info": json.dumps(info)})
@@ -248,9 +313,11 @@ def checkpoint_path(folder: str | Path, dataset: ViewSource, settings: Settings)
 
 def _read_info(path: Path) -> dict:
     "What the header of a checkpoint says: the step, whether that is the last, and the curves so far. Raises `ValueError` naming a file that is damaged."
-    if not path.exists(): return {"step": 0, "finished": False, "history": []}
+    if not path.exists():
+        return {"step": 0, "finished": False, "history": []}
     try:
-        with safe_open(path, "pt") as file: return json.loads(file.metadata()["info"])
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["info"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the checkpoint {path} is damaged ({error}); remove it, and the run starts anew") from None
 
@@ -262,12 +329,14 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_checkpoint(path: Path, model: Model, optimiser: torch.optim.Optimizer) -> None:
     tensors = load_file(path)
-    strip = lambda prefix: {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+    strip = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     model.load_state_dict(strip("model."))
     state, params = {}, [p for group in optimiser.param_groups for p in group["params"]]
     for key, value in strip("optimiser.").items():
         i, name = key.split(".")
-        state.setdefault(int(i), {})[name] = torch.empty_like(params[int(i)]).copy_(value) if value.ndim else value   # in the memory layout of the weights, by which the fused update goes
+        state.setdefault(int(i), {})[name] = (
+            torch.empty_like(params[int(i)]).copy_(value) if value.ndim else value
+        )  # in the memory layout of the weights, by which the fused update goes
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
@@ -275,14 +344,16 @@ def new_model(settings: Settings) -> Model:
     "An untrained model, its weights a function of the settings' seed, to which torch's random numbers are set."
     torch.manual_seed(settings.seed)
     options = {k: v for k, v in settings.predictor.items() if k != "kind"}
-    if settings.declaration.predictor == "mlp":   # no width given: one hidden layer; "linear": none at all
+    if settings.declaration.predictor == "mlp":  # no width given: one hidden layer; "linear": none at all
         options = {"hidden": () if options.get("linear") else options.get("hidden") or None}
     options.pop("linear", None)
-    return Model(settings.declaration, settings.encoder, settings.widths, settings.equivariant, settings.classes, options)
+    return Model(
+        settings.declaration, settings.encoder, settings.widths, settings.equivariant, settings.classes, options
+    )
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell012b
-LARGEST_SIDE = 8192     # of an image, pixels
-LEAST_STD = 1e-3        # of pixels in [0, 1]: a quarter of a step of 8 bits
+LARGEST_SIDE = 8192  # of an image, pixels
+LEAST_STD = 1e-3  # of pixels in [0, 1]: a quarter of a step of 8 bits
 
 
 @dataclass(frozen=True)
@@ -291,21 +362,26 @@ class ImageFormat:
 
     Raises `ValueError` naming the field for sizes that are no whole numbers from 1 to `LARGEST_SIDE`, means outside of
     [0, 1] and standard deviations outside of [`LEAST_STD`, 1]."""
-    height: int             # pixels, before the settings' crop
+
+    height: int  # pixels, before the settings' crop
     width: int
-    mean: Sequence[float]   # of the channels red, green, blue, of pixels in [0, 1]
+    mean: Sequence[float]  # of the channels red, green, blue, of pixels in [0, 1]
     std: Sequence[float]
 
     def __post_init__(self):
         for name in ("height", "width"):
             value = getattr(self, name)
             if not _is_number(value, int) or not 1 <= value <= LARGEST_SIDE:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of pixels, at least 1 and at most {LARGEST_SIDE}")
+                raise ValueError(
+                    f"{name} is {value!r}; it must be a whole number of pixels, at least 1 and at most {LARGEST_SIDE}"
+                )
         for name, least in {"mean": 0, "std": LEAST_STD}.items():
             values = getattr(self, name)
             numbers = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(_is_number, values))
             if not numbers or not all(least <= v <= 1 for v in values):
-                raise ValueError(f"{name} is {values!r}; it must be three numbers in [{least}, 1], of red, green and blue")
+                raise ValueError(
+                    f"{name} is {values!r}; it must be three numbers in [{least}, 1], of red, green and blue"
+                )
 
     @classmethod
     def of(cls, dataset: ViewSource) -> ImageFormat:
@@ -327,15 +403,20 @@ MODEL_FILES = ("model.safetensors", "settings.json", "images.json")
 # %% ../../nbs/method/07_pretraining.ipynb #cell012d
 def _read_object(path: Path) -> dict[str, Any]:
     "The keys and values of a JSON file. Raises `ValueError` naming the file, and a key that is given more than once."
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         for key in keys:
-            if keys.count(key) > 1: raise ValueError(f"the key {key} is given more than once")
+            if keys.count(key) > 1:
+                raise ValueError(f"the key {key} is given more than once")
         return dict(pairs)
-    try: values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    except ValueError as error: raise ValueError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; it must be an object with keys")
     return values
@@ -352,15 +433,19 @@ def _read_json(path: Path, kind: type) -> Any:
     if missing := [key for key, needed in declared.items() if needed and key not in values]:
         raise ValueError(f"{path}: the key {missing[0]} is missing")
     _check_types(path, values, get_type_hints(kind))
-    try: return kind(**values)
-    except ValueError as error: raise ValueError(f"{path}: {error}") from None
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _check_types(path: Path, values: Mapping[str, Any], declared: Mapping[str, Any], prefix: str = "") -> None:
     "Raises `ValueError` naming file and key for a value of another type than declared, and for NaN and infinity."
-    from pydantic import ConfigDict, TypeAdapter, ValidationError   # here and not above, like Fabric below
+    from pydantic import ConfigDict, TypeAdapter, ValidationError  # here and not above, like Fabric below
+
     for key, value in values.items():
-        try: TypeAdapter(declared[key], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+        try:
+            TypeAdapter(declared[key], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
         except ValidationError as error:
             wrong = error.errors()[0]
             where = ".".join([prefix + key, *map(str, wrong["loc"])])
@@ -380,8 +465,9 @@ def _read_settings(path: Path) -> Settings:
         value = getattr(settings, key)
         if value is not None and np.min(value, initial=1) <= 0:
             raise ValueError(f"{path}: {key} is {value}; it must be positive")
-    if not settings.widths: raise ValueError(f"{path}: widths is empty; a projector has one layer at least")
-    if not 0 <= settings.seed < 2 ** 32:
+    if not settings.widths:
+        raise ValueError(f"{path}: widths is empty; a projector has one layer at least")
+    if not 0 <= settings.seed < 2**32:
         raise ValueError(f"{path}: seed is {settings.seed}; it must be from 0 to 2^32 - 1")
     return settings
 
@@ -389,7 +475,8 @@ def _read_settings(path: Path) -> Settings:
 def _check_crop(path: Path, settings: Settings, images: ImageFormat) -> tuple[int, int]:
     "Height and width of the images that the encoder sees. Raises `ValueError` for a crop larger than the images."
     side = settings.crop
-    if side is None: return images.height, images.width
+    if side is None:
+        return images.height, images.width
     if side > min(images.height, images.width):
         raise ValueError(f"{path}: crop is {side}; the images have {images.height} x {images.width} pixels")
     return side, side
@@ -400,18 +487,29 @@ def _fitting(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Ten
 
     Raises `ValueError` naming the file and every tensor that is missing, unexpected or of another shape or type, and a
     tensor with numbers that are not finite or with a negative variance."""
+
     def fits(name: str) -> bool:
         a, b = found[name], expected[name]
         return a.shape == b.shape and (a.is_floating_point() if b.is_floating_point() else a.dtype == b.dtype)
-    def described(v: Tensor) -> str: return f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}"
-    wrong = {"missing": [k for k in expected if k not in found], "unexpected": [k for k in found if k not in expected],
-             "of another shape or type": [f"{k} is {described(found[k])}, not {described(v)}"
-                                          for k, v in expected.items() if k in found and not fits(k)]}
+
+    def described(v: Tensor) -> str:
+        return f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}"
+
+    wrong = {
+        "missing": [k for k in expected if k not in found],
+        "unexpected": [k for k in found if k not in expected],
+        "of another shape or type": [
+            f"{k} is {described(found[k])}, not {described(v)}"
+            for k, v in expected.items()
+            if k in found and not fits(k)
+        ],
+    }
     if any(wrong.values()):
         lists = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in wrong.items() if names]
         raise ValueError("\n".join([f"{path} does not fit its settings:", *lists]))
     tensors = {k: v.to(expected[k].dtype) for k, v in found.items()}
-    for name, tensor in tensors.items(): _check_numbers(path, name, tensor)
+    for name, tensor in tensors.items():
+        _check_numbers(path, name, tensor)
     return tensors
 
 
@@ -426,14 +524,17 @@ def _check_numbers(path: str | Path, name: str, tensor: Tensor) -> None:
 
 class _NoNumbers(TorchFunctionMode):
     "Leaves weights as they are made. On `meta` they have no numbers, and drawing none imports 400 modules of PyTorch's."
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_): return args[0]
+        if function in (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_):
+            return args[0]
         return function(*args, **(kwargs or {}))
 
 
 def _model_without_numbers(settings: Settings) -> Model:
     "A model on the device `meta`: names, shapes and types of its weights."
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NoNumbers(): return new_model(settings)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NoNumbers():
+        return new_model(settings)
 
 
 @torch.no_grad()
@@ -457,36 +558,45 @@ def load_model(folder: str | Path) -> tuple[Model, Settings, ImageFormat]:
     weights_file, settings_file, images_file = (folder / name for name in MODEL_FILES)
     settings, images = _read_settings(settings_file), _read_json(images_file, ImageFormat)
     size = _check_crop(settings_file, settings, images)
-    try: found = load_file(weights_file)
+    try:
+        found = load_file(weights_file)
     except (SafetensorError, ValueError, OSError) as error:
         raise ValueError(f"{weights_file} is damaged or no safetensors file: {error}") from None
-    if max(settings.predictor.get("depth", 0), len(settings.widths)) > len(found):   # before so many layers are made
+    if max(settings.predictor.get("depth", 0), len(settings.widths)) > len(found):  # before so many layers are made
         raise ValueError(f"{settings_file}: there are more layers than {weights_file} has tensors ({len(found)})")
     try:
         shapes = _model_without_numbers(settings)
-    except (ValueError, RuntimeError, OverflowError) as error: raise ValueError(f"{settings_file}: {error}") from None
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{settings_file}: {error}") from None
     tensors = _fitting(weights_file, found, shapes.state_dict())
     model = new_model(settings).eval()
     model.load_state_dict(tensors)
-    try: _encode_black(model, size)
+    try:
+        _encode_black(model, size)
     except (RuntimeError, ValueError) as error:
         reason = f"the encoder {settings.encoder} cannot take images of {size[0]} x {size[1]} pixels"
         raise ValueError(f"{settings_file}: {reason}: {error}") from None
     return model, settings, images
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell014
-SLURM_SPECIAL_STEPS = 0xFFFFFFF0   # step numbers from here on are SLURM's own: job script, interactive shell, external processes
+SLURM_SPECIAL_STEPS = (
+    0xFFFFFFF0  # step numbers from here on are SLURM's own: job script, interactive shell, external processes
+)
 
 
 def _launch_number(*names: str, default: int | None = None, least: int = 0) -> int:
     "The first of these variables that is set, or the default. Raises `ValueError` naming it where it is no whole number, or missing."
     for name in names:
         value = os.environ.get(name) or ""
-        if not value: continue
+        if not value:
+            continue
         if not re.fullmatch("[0-9]{1,18}", value) or int(value) < least:
-            raise ValueError(f"the variable {name} is {value!r}; it must be a whole number of at least {least}, as torchrun or SLURM sets it")
+            raise ValueError(
+                f"the variable {name} is {value!r}; it must be a whole number of at least {least}, as torchrun or SLURM sets it"
+            )
         return int(value)
-    if default is None: raise ValueError(f"the variable {names[0]} is not set, though others of torchrun or SLURM are")
+    if default is None:
+        raise ValueError(f"the variable {names[0]} is not set, though others of torchrun or SLURM are")
     return default
 
 
@@ -501,38 +611,66 @@ def launched() -> dict[str, str] | None:
         least = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         return {name: str(_launch_number(name, least=bound)) for name, bound in least.items()}
     is_task = re.fullmatch("[0-9]+", get("SLURM_STEP_ID", "")) and "SLURM_PROCID" in os.environ
-    interactive = "SLURM_PTY_PORT" in os.environ or "JPY_PARENT_PID" in os.environ   # a shell of `srun --pty`; a notebook's kernel
-    if interactive or not is_task: return None
-    step, tasks = _launch_number("SLURM_STEP_ID"), _launch_number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", default=1, least=1)
-    if tasks < 2 or step >= SLURM_SPECIAL_STEPS: return None
+    interactive = (
+        "SLURM_PTY_PORT" in os.environ or "JPY_PARENT_PID" in os.environ
+    )  # a shell of `srun --pty`; a notebook's kernel
+    if interactive or not is_task:
+        return None
+    step, tasks = (
+        _launch_number("SLURM_STEP_ID"),
+        _launch_number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", default=1, least=1),
+    )
+    if tasks < 2 or step >= SLURM_SPECIAL_STEPS:
+        return None
     from lightning_fabric.plugins.environments import SLURMEnvironment
+
     nodes = _launch_number("SLURM_STEP_NUM_NODES", "SLURM_NNODES", default=1, least=1)
-    if tasks % nodes: raise ValueError(f"srun has {tasks} tasks on {nodes} machines; each must have the same number (--ntasks-per-node)")
+    if tasks % nodes:
+        raise ValueError(
+            f"srun has {tasks} tasks on {nodes} machines; each must have the same number (--ntasks-per-node)"
+        )
     local, rank = tasks // nodes, _launch_number("SLURM_PROCID")
     names = get("SLURM_STEP_NODELIST") or get("SLURM_JOB_NODELIST") or get("SLURM_NODELIST") or "127.0.0.1"
     first = SLURMEnvironment.resolve_root_node_address(names) if nodes > 1 else "127.0.0.1"
-    port = 15_000 + (_launch_number("SLURM_JOB_ID", default=0) + 1009 * step) % 10_000   # the same for all tasks, another for other jobs and steps on a machine
+    port = (
+        15_000 + (_launch_number("SLURM_JOB_ID", default=0) + 1009 * step) % 10_000
+    )  # the same for all tasks, another for other jobs and steps on a machine
     return {
-        "RANK": str(rank), "WORLD_SIZE": str(tasks),
-        "LOCAL_RANK": str(_launch_number("SLURM_LOCALID", default=rank % local)), "LOCAL_WORLD_SIZE": str(local),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_RANK": str(_launch_number("SLURM_LOCALID", default=rank % local)),
+        "LOCAL_WORLD_SIZE": str(local),
         "GROUP_RANK": str(_launch_number("SLURM_NODEID", default=rank // local)),
-        "MASTER_ADDR": get("MASTER_ADDR") or first, "MASTER_PORT": get("MASTER_PORT") or str(port),
+        "MASTER_ADDR": get("MASTER_ADDR") or first,
+        "MASTER_PORT": get("MASTER_PORT") or str(port),
     }
 
 
 def make_fabric(
-    precision: str = "auto",    # as in `Settings`
+    precision: str = "auto",  # as in `Settings`
 ) -> Fabric:
     "This process's one device (a GPU if there is one), or under `torchrun` or `srun` one for each of its processes, on however many machines."
-    from lightning_fabric import Fabric   # here and not above: it takes seconds, and who only loads a model does without
+    from lightning_fabric import Fabric  # here and not above: it takes seconds, and who only loads a model does without
     from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
     joined = launched() or {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     world, local = int(joined["WORLD_SIZE"]), int(joined["LOCAL_WORLD_SIZE"])
-    if precision == "auto": precision = best_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if world > 1: os.environ.update(joined)
-    environment = TorchElasticEnvironment() if world > 1 else LightningEnvironment()   # said here, as Fabric would take variables of SLURM or MPI for its own
-    fabric = Fabric(devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision, plugins=[environment])
-    if world > 1: fabric.launch()
+    if precision == "auto":
+        precision = best_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if world > 1:
+        os.environ.update(joined)
+    environment = (
+        TorchElasticEnvironment() if world > 1 else LightningEnvironment()
+    )  # said here, as Fabric would take variables of SLURM or MPI for its own
+    fabric = Fabric(
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision=precision,
+        plugins=[environment],
+    )
+    if world > 1:
+        fabric.launch()
     return fabric
 
 
@@ -544,19 +682,27 @@ def _code() -> str:
     return hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).hexdigest()
 
 
-COMPILED_FROM = 10 ** 11   # pixels of an image times pairs: compiled, an H100 takes ResNet-18 through these in two minutes less (10¹¹ / 256² pairs by the rates of `paper` in benchmarks/)
+COMPILED_FROM = (
+    10**11
+)  # pixels of an image times pairs: compiled, an H100 takes ResNet-18 through these in two minutes less (10¹¹ / 256² pairs by the rates of `paper` in benchmarks/)
 
 
 def _can_compile(device: torch.device) -> bool:
     "Whether this is a GPU for which torch.compile finds what it needs: Triton, a C compiler and Python's headers."
-    return (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0) and find_spec("triton") is not None
-            and any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))) and Path(sysconfig.get_path("include"), "Python.h").exists())
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= (7, 0)
+        and find_spec("triton") is not None
+        and any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))))
+        and Path(sysconfig.get_path("include"), "Python.h").exists()
+    )
 
 
 def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> tuple[Outputs, dict[str, Tensor]]:
     "One step on a process's share of a batch of pairs: the whole batch's outputs, and its loss and terms as tensors."
     outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
-    if fabric.world_size > 1: outputs = outputs.gathered()
+    if fabric.world_size > 1:
+        outputs = outputs.gathered()
     loss, terms = settings.declaration.loss(outputs, settings.equivariance_weight)
     optimiser.zero_grad()
     fabric.backward(loss)
@@ -564,58 +710,99 @@ def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> t
     return outputs, {"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}}
 
 
-def _train(dataset: ViewSource, settings: Settings, model: Model, checkpoint: Path, progress: Callable[[int, int], None], fabric: Fabric, compiled: bool | None) -> list[dict[str, float]]:
+def _train(
+    dataset: ViewSource,
+    settings: Settings,
+    model: Model,
+    checkpoint: Path,
+    progress: Callable[[int, int], None],
+    fabric: Fabric,
+    compiled: bool | None,
+) -> list[dict[str, float]]:
     "Train a model in place from its last checkpoint, or from the start, to the end, and return the points of its curves."
-    model = fabric.to_device(model)                # before there is an optimiser: its state goes where the weights are
+    model = fabric.to_device(model)  # before there is an optimiser: its state goes where the weights are
     train, val = (load_views(dataset, dataset.split(s), settings.crop, device=fabric.device) for s in ("train", "val"))
-    loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object, rank=fabric.global_rank, world_size=fabric.world_size)
+    loader = PairLoader(
+        train,
+        settings.batch_size,
+        settings.seed,
+        settings.pairs_per_object,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
     probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
     optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
     info, steps, window = _read_info(checkpoint), settings.epochs * len(loader), []
     step, history = info["step"], info["history"]
-    if step: _read_checkpoint(checkpoint, model, optimiser)
+    if step:
+        _read_checkpoint(checkpoint, model, optimiser)
     if fabric.world_size > 1 and fabric.device.type == "cuda":
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)   # which a CPU cannot: there each process normalises by its own share
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(
+            model
+        )  # which a CPU cannot: there each process normalises by its own share
     plain = model
-    if compiled is None: compiled = fabric.world_size == 1 and _can_compile(fabric.device) and (steps - step) * settings.batch_size * math.prod(train.images.shape[-2:]) >= COMPILED_FROM
+    if compiled is None:
+        compiled = (
+            fabric.world_size == 1
+            and _can_compile(fabric.device)
+            and (steps - step) * settings.batch_size * math.prod(train.images.shape[-2:]) >= COMPILED_FROM
+        )
     model, optimiser = fabric.setup(torch.compile(model) if compiled else model, optimiser)
     model.train()
     started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
     while step < steps:
         epoch, first = divmod(step, len(loader))
         for batch in loader.epoch(epoch, first):
-            for group in optimiser.param_groups: group["lr"] = settings.learning_rate(step, steps)
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate(step, steps)
             outputs, terms = train_step(model, optimiser, fabric, batch, settings)
             window.append(torch.stack(list(terms.values())))
             step += 1
             progress(step, steps)
-            if step % settings.log_every and step < steps: continue
+            if step % settings.log_every and step < steps:
+                continue
             means = dict(zip(terms, torch.stack(window).mean(0).tolist()))
-            if not np.isfinite(means["loss"]): raise FloatingPointError(f"{settings.method}, seed {settings.seed}: the loss is not finite before step {step} ({means}); a lower lr may help")
+            if not np.isfinite(means["loss"]):
+                raise FloatingPointError(
+                    f"{settings.method}, seed {settings.seed}: the loss is not finite before step {step} ({means}); a lower lr may help"
+                )
             window.clear()
-            if fabric.global_rank: continue
-            row = {"step": step, "seconds": time.perf_counter() - started, "lr": settings.learning_rate(step - 1, steps), **{f"train/{k}": v for k, v in means.items()}}
+            if fabric.global_rank:
+                continue
+            row = {
+                "step": step,
+                "seconds": time.perf_counter() - started,
+                "lr": settings.learning_rate(step - 1, steps),
+                **{f"train/{k}": v for k, v in means.items()},
+            }
             row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
-            if outputs.u1 is not None or outputs.z1 is not None: row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
-            if outputs.predicted is not None: row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
+            if outputs.u1 is not None or outputs.z1 is not None:
+                row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
+            if outputs.predicted is not None:
+                row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
             row |= {f"probe/{k}": v for k, v in probes(plain.encoder).items()}
             history.append(row)
-            _write_checkpoint(checkpoint, plain, optimiser, {"step": step, "finished": step == steps, "history": history})
+            _write_checkpoint(
+                checkpoint, plain, optimiser, {"step": step, "finished": step == steps, "history": history}
+            )
     fabric.barrier()
     return history
 
 
 def pretrain(
-    dataset: ViewSource,                       # its training objects are trained on, its validation objects only watched
+    dataset: ViewSource,  # its training objects are trained on, its validation objects only watched
     settings: Settings,
-    out: str | Path | None,                     # folder for the finished model; None: leave it as a checkpoint, from which the same call with a folder goes on
-    logs: str | Path | None = None,             # folder for DVCLive's curves
-    checkpoints: str | Path | None = None,      # folder for checkpoints, beside `out` if not given
+    out: str
+    | Path
+    | None,  # folder for the finished model; None: leave it as a checkpoint, from which the same call with a folder goes on
+    logs: str | Path | None = None,  # folder for DVCLive's curves
+    checkpoints: str | Path | None = None,  # folder for checkpoints, beside `out` if not given
     progress: Callable[[int, int], None] = lambda step, steps: None,  # told every step
-    fabric: Fabric | None = None,               # devices and precision; `make_fabric` if not given
-    compiled: bool | None = None,               # by torch.compile; None: on one GPU that can, if at least `COMPILED_FROM` pixels are left
-    keep: bool = False,                         # keep the checkpoint, also when the model is written: the same call then writes the model again without training
-) -> list[dict[str, float]]:                    # one row for each point of the curves
+    fabric: Fabric | None = None,  # devices and precision; `make_fabric` if not given
+    compiled: bool
+    | None = None,  # by torch.compile; None: on one GPU that can, if at least `COMPILED_FROM` pixels are left
+    keep: bool = False,  # keep the checkpoint, also when the model is written: the same call then writes the model again without training
+) -> list[dict[str, float]]:  # one row for each point of the curves
     """Pretrain a model. If it was interrupted, go on from its last checkpoint, made by the same code; on the CPU the result is the same to the bit, given the same number of threads and processes.
 
     Raises `FloatingPointError` naming step and terms when the loss is no longer finite; the last checkpoint stays. Raises `ValueError` for a batch that the processes cannot share equally,
@@ -624,93 +811,128 @@ def pretrain(
     checkpoint = checkpoint_path(checkpoints or Path(out).parent / "checkpoints", dataset, settings)
     model, history = new_model(settings).to(memory_format=torch.channels_last), []
     settings.check_translations(dataset)
-    images = ImageFormat.of(dataset)     # before the training: what it refuses cannot be a model's
+    images = ImageFormat.of(dataset)  # before the training: what it refuses cannot be a model's
     if METHODS[settings.method].terms:
         settings.steps(len(dataset.split("train")))
         fabric = fabric or make_fabric(settings.precision)
         info = _read_info(checkpoint)
         if fabric.world_size > 1 and len(seen := fabric.all_gather(torch.tensor(info["step"])).unique()) > 1:
-            raise RuntimeError(f"the processes go on from different steps ({seen.tolist()}): all must see the folder {checkpoint.parent}")
+            raise RuntimeError(
+                f"the processes go on from different steps ({seen.tolist()}): all must see the folder {checkpoint.parent}"
+            )
         if info["finished"]:
             model.load_state_dict(_read_weights(checkpoint))
             history = info["history"]
             progress(info["step"], info["step"])
-        else: history = _train(dataset, settings, model, checkpoint, progress, fabric, compiled)
-        if fabric.global_rank: return history
-    if out is None: return history
-    if logs: write_curves(history, logs)
+        else:
+            history = _train(dataset, settings, model, checkpoint, progress, fabric, compiled)
+        if fabric.global_rank:
+            return history
+    if out is None:
+        return history
+    if logs:
+        write_curves(history, logs)
     save_model(model.cpu(), settings, images, out)
-    if not keep: checkpoint.unlink(missing_ok=True)
+    if not keep:
+        checkpoint.unlink(missing_ok=True)
     return history
 
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: str | Path) -> None:
     "Write the rows of a run as DVCLive metrics and plots, one file for each curve."
     from dvclive import Live
+
     with whole_folder(Path(folder)) as temporary:
         with Live(str(temporary), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
             for row in history:
                 live.step = row["step"]
                 for key, value in row.items():
-                    if key != "step": live.log_metric(key, value)
-        (temporary / "metrics.json").unlink(missing_ok=True)   # the last row once more, which `dvc plots` would take for a curve
+                    if key != "step":
+                        live.log_metric(key, value)
+        (temporary / "metrics.json").unlink(
+            missing_ok=True
+        )  # the last row once more, which `dvc plots` would take for a curve
 
 
 def read_curves(folder: str | Path) -> pd.DataFrame:
     "The curves that `write_curves` wrote, a column for each."
     files = sorted(Path(folder).glob("plots/metrics/**/*.tsv"))
-    curves = [pd.read_csv(f, sep="\t", index_col="step").iloc[:, -1].rename(f.relative_to(Path(folder) / "plots/metrics").with_suffix("").as_posix()) for f in files]
+    curves = [
+        pd.read_csv(f, sep="\t", index_col="step")
+        .iloc[:, -1]
+        .rename(f.relative_to(Path(folder) / "plots/metrics").with_suffix("").as_posix())
+        for f in files
+    ]
     return pd.concat(curves, axis=1).reset_index() if curves else pd.DataFrame({"step": []})
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell016
 def _pretrain_in_process(dataset: ViewSource, settings: Settings, steps: mp.Array, slot: int, folders: dict) -> None:
-    def progress(step, total): steps[2 * slot], steps[2 * slot + 1] = step, total
+    def progress(step, total):
+        steps[2 * slot], steps[2 * slot + 1] = step, total
+
     pretrain(dataset, settings, progress=progress, **folders)
 
 
 def _bring_back(checkpoint: Path) -> None:
     "Take a checkpoint out of `done`, if it is there: its run is asked for again, so that DVC did not keep the model."
     done = checkpoint.parent / "done" / checkpoint.name
-    if done.exists() and not checkpoint.exists(): os.replace(done, checkpoint)
+    if done.exists() and not checkpoint.exists():
+        os.replace(done, checkpoint)
 
 
 def _retire(checkpoints: Sequence[Path]) -> None:
     "Move the checkpoints of a stage that has all of its runs to `done`, in place of those of the stage before. What older code left of the same runs, or a write that was killed, goes."
-    for folder in {path.parent / "done" for path in checkpoints}: shutil.rmtree(folder, ignore_errors=True)
+    for folder in {path.parent / "done" for path in checkpoints}:
+        shutil.rmtree(folder, ignore_errors=True)
     for path in checkpoints:
         run = path.stem.rpartition("-")[0]
-        for older in set(path.parent.glob(f"{run}-*")) - {path}: older.unlink(missing_ok=True)
+        for older in set(path.parent.glob(f"{run}-*")) - {path}:
+            older.unlink(missing_ok=True)
         if path.exists():
             (path.parent / "done").mkdir(exist_ok=True)
             os.replace(path, path.parent / "done" / path.name)
 
 
 def _pretrain_here(dataset: ViewSource, settings: Settings, folders: dict) -> None:
-    with tqdm(desc=f"{settings.method}, seed {settings.seed}", unit="step", disable=True if (launched() or {}).get("RANK", "0") != "0" else None) as bar:
-        def progress(step, steps): bar.total, bar.n = steps, step; bar.update(0)
+    with tqdm(
+        desc=f"{settings.method}, seed {settings.seed}",
+        unit="step",
+        disable=True if (launched() or {}).get("RANK", "0") != "0" else None,
+    ) as bar:
+
+        def progress(step, steps):
+            bar.total, bar.n = steps, step
+            bar.update(0)
+
         pretrain(dataset, settings, progress=progress, **folders)
 
 
 def pretrain_all(
     dataset: ViewSource,
-    runs: Mapping[str, Settings],               # name -> settings; the names become those of the folders
-    out: str | Path,                            # models go to `out/name`
-    logs: str | Path,                           # curves go to `logs/name`
-    checkpoints: str | Path,                    # folder for checkpoints
-    workers: int | None = None,                 # runs at a time; as many as cores if not given, 1 on a GPU
-) -> list[pd.DataFrame]:                        # each run's curves
+    runs: Mapping[str, Settings],  # name -> settings; the names become those of the folders
+    out: str | Path,  # models go to `out/name`
+    logs: str | Path,  # curves go to `logs/name`
+    checkpoints: str | Path,  # folder for checkpoints
+    workers: int | None = None,  # runs at a time; as many as cores if not given, 1 on a GPU
+) -> list[pd.DataFrame]:  # each run's curves
     """Pretrain several models side by side (one alone, and what needs no training, without a process of its own).
 
     Checkpoints stay until all runs are done; a run that is finished already is not trained again. Raises `RuntimeError` naming the runs that failed, when the others are done."""
-    folders = {name: {"out": Path(out) / name, "logs": Path(logs) / name, "checkpoints": Path(checkpoints), "keep": True} for name in runs}
+    folders = {
+        name: {"out": Path(out) / name, "logs": Path(logs) / name, "checkpoints": Path(checkpoints), "keep": True}
+        for name in runs
+    }
     paths = [checkpoint_path(checkpoints, dataset, settings) for settings in runs.values()]
-    for path in paths: _bring_back(path)
+    for path in paths:
+        _bring_back(path)
     if len(runs) == 1 or not any(METHODS[s.method].terms for s in runs.values()):
-        for name, settings in runs.items(): _pretrain_here(dataset, settings, folders[name])
+        for name, settings in runs.items():
+            _pretrain_here(dataset, settings, folders[name])
         _retire(paths)
         return [read_curves(Path(logs) / name) for name in runs]
     workers = workers or (1 if torch.cuda.is_available() else cores())
-    for settings in runs.values(): settings.check_translations(dataset)   # before any process is started
+    for settings in runs.values():
+        settings.check_translations(dataset)  # before any process is started
     workers = min(workers, len(runs))
     waiting, running, failed = list(enumerate(runs.items())), {}, {}
     steps = mp.get_context("spawn").Array("q", 2 * len(runs), lock=False)
@@ -722,15 +944,19 @@ def pretrain_all(
                     job = (dataset, settings, steps, slot, folders[name])
                     running[name] = start_worker(_pretrain_in_process, *job, threads=max(1, cores() // workers))
                 for name, process in list(running.items()):
-                    process.join(.2 / len(running))
-                    if process.exitcode is None: continue
+                    process.join(0.2 / len(running))
+                    if process.exitcode is None:
+                        continue
                     del running[name]
-                    if process.exitcode: failed[name] = process.exitcode
-                    if process.exitcode == NEEDS_GUARD: waiting.clear()   # so would the others
+                    if process.exitcode:
+                        failed[name] = process.exitcode
+                    if process.exitcode == NEEDS_GUARD:
+                        waiting.clear()  # so would the others
                 bar.total, bar.n = sum(steps[1::2]) * len(runs) // max(1, sum(map(bool, steps[1::2]))), sum(steps[::2])
                 bar.refresh()
     finally:
-        for process in running.values(): process.terminate()   # of an interrupted stage; none is left else
+        for process in running.values():
+            process.terminate()  # of an interrupted stage; none is left else
     if failed:
         names = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
         raise RuntimeError(f"pretraining failed: {names}; {worker_failure(failed.values())}")
@@ -740,11 +966,16 @@ def pretrain_all(
 # %% ../../nbs/method/07_pretraining.ipynb #cell018
 def main(path: str | Path) -> None:
     "Pretrain as a JSON file says. Raises `TypeError` naming an unknown setting."
-    from sie.data.storage import ViewDataset    # the one place where the method asks for the data's format: its command line
+    from sie.data.storage import (
+        ViewDataset,  # the one place where the method asks for the data's format: its command line
+    )
+
     run = json.loads(Path(path).read_text())
     dataset, settings = ViewDataset(run.pop("dataset")), Settings(**run.pop("settings"))
     _pretrain_here(dataset, settings, run)
-    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
-if __name__ == "__main__" and "__file__" in globals(): main(sys.argv[1])  # not in a notebook
+if __name__ == "__main__" and "__file__" in globals():
+    main(sys.argv[1])  # not in a notebook

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/method/00_rotations.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -23,41 +24,71 @@ __all__ = ['LATENT_NAMES', 'LATENT_RANGES', 'ANGLES', 'HUES', 'TRANSLATION_NAMES
 #: Names of the seven latents, in the order of the data.
 LATENT_NAMES = ("rotation_x", "rotation_y", "rotation_z", "floor_hue", "light_theta", "light_phi", "light_hue")
 #: Where 3DIEBench draws each latent from, uniformly: radians for angles, 0..1 for hues.
-LATENT_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({
-    "rotation_x": (-np.pi / 2, np.pi / 2), "rotation_y": (-np.pi / 2, np.pi / 2), "rotation_z": (-np.pi / 2, np.pi / 2),
-    "floor_hue": (0.0, 1.0), "light_theta": (0.0, np.pi / 4), "light_phi": (0.0, 2 * np.pi), "light_hue": (0.0, 1.0)})
+LATENT_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "rotation_x": (-np.pi / 2, np.pi / 2),
+        "rotation_y": (-np.pi / 2, np.pi / 2),
+        "rotation_z": (-np.pi / 2, np.pi / 2),
+        "floor_hue": (0.0, 1.0),
+        "light_theta": (0.0, np.pi / 4),
+        "light_phi": (0.0, 2 * np.pi),
+        "light_hue": (0.0, 1.0),
+    }
+)
 ANGLES, HUES = slice(0, 3), [3, 6]  # where the rotation angles and the two hues stand
 #: Names of the latents 8 to 10 that 3DIEBench-T adds: the translation t in the object's frame, bounding-box diagonals.
 #: The object's centre is at R t. Without them it is in the origin.
 TRANSLATION_NAMES = ("translation_x", "translation_y", "translation_z")
 #: Where 3DIEBench-T draws each translation from, uniformly.
 TRANSLATION_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(dict.fromkeys(TRANSLATION_NAMES, (-0.5, 0.5)))
-TRANSLATIONS = slice(len(LATENT_NAMES), len(LATENT_NAMES + TRANSLATION_NAMES))   # where they stand in a row of ten latents
-Ranges = Mapping[str, tuple[float, float] | Sequence[tuple[float, float]]]   # (low, high), or several of these for their union
+TRANSLATIONS = slice(
+    len(LATENT_NAMES), len(LATENT_NAMES + TRANSLATION_NAMES)
+)  # where they stand in a row of ten latents
+Ranges = Mapping[
+    str, tuple[float, float] | Sequence[tuple[float, float]]
+]  # (low, high), or several of these for their union
 
 
-def _uniform(names: Sequence[str], views: int, rng: np.random.Generator, ranges: Ranges) -> Float[np.ndarray, "views names"]:
+def _uniform(
+    names: Sequence[str], views: int, rng: np.random.Generator, ranges: Ranges
+) -> Float[np.ndarray, "views names"]:
     "Independent numbers, each uniform over its interval or union of intervals."
     for name, given in ranges.items():
-        if name not in LATENT_NAMES + TRANSLATION_NAMES: raise ValueError(f"unknown latent {name!r}; the latents are {', '.join(LATENT_NAMES)}, and there may be {', '.join(TRANSLATION_NAMES)}")
-        try: bounds = np.array(given, float).ravel()
-        except (TypeError, ValueError): bounds = np.array([])
-        if bounds.size < 2 or np.shape(given)[-1] != 2 or np.ndim(given) > 2 or not np.isfinite(bounds).all() or (np.diff(bounds) < 0).any():
-            raise ValueError(f"latent {name!r} has the range {given}; it must be finite numbers low <= high, or several such pairs, ascending and without overlap")
+        if name not in LATENT_NAMES + TRANSLATION_NAMES:
+            raise ValueError(
+                f"unknown latent {name!r}; the latents are {', '.join(LATENT_NAMES)}, and there may be {', '.join(TRANSLATION_NAMES)}"
+            )
+        try:
+            bounds = np.array(given, float).ravel()
+        except (TypeError, ValueError):
+            bounds = np.array([])
+        if (
+            bounds.size < 2
+            or np.shape(given)[-1] != 2
+            or np.ndim(given) > 2
+            or not np.isfinite(bounds).all()
+            or (np.diff(bounds) < 0).any()
+        ):
+            raise ValueError(
+                f"latent {name!r} has the range {given}; it must be finite numbers low <= high, or several such pairs, ascending and without overlap"
+            )
     pieces = [np.array(ranges[name], float).reshape(-1, 2) for name in names]
     low, length = np.array([(p[0, 0], np.diff(p).sum()) for p in pieces]).T
     high = np.array([p[0, 1] if len(p) == 1 else p[0, 0] + n for p, n in zip(pieces, length)])
-    drawn = rng.uniform(low, high, (views, len(names)))     # as if the pieces touched each other ...
+    drawn = rng.uniform(low, high, (views, len(names)))  # as if the pieces touched each other ...
     for k, p in enumerate(pieces):
-        for (_, end), (start, _) in zip(p, p[1:]): drawn[:, k] = np.where(drawn[:, k] >= end, drawn[:, k] + (start - end), drawn[:, k])   # ... and then moved apart
+        for (_, end), (start, _) in zip(p, p[1:]):
+            drawn[:, k] = np.where(
+                drawn[:, k] >= end, drawn[:, k] + (start - end), drawn[:, k]
+            )  # ... and then moved apart
     return drawn.astype(np.float32)
 
 
 def sample_latents(
-    views: int,                                                   # how many
-    rng: np.random.Generator,                                     # source of randomness
-    ranges: Ranges = LATENT_RANGES,                               # (low, high), or a union of such intervals, for some latents; the others keep 3DIEBench's
-) -> Float[np.ndarray, "views 7"]:                                # float32
+    views: int,  # how many
+    rng: np.random.Generator,  # source of randomness
+    ranges: Ranges = LATENT_RANGES,  # (low, high), or a union of such intervals, for some latents; the others keep 3DIEBench's
+) -> Float[np.ndarray, "views 7"]:  # float32
     "Independent uniform latents. Raises `ValueError` naming an unknown latent or a range that is not low <= high, or intervals that overlap or do not ascend."
     return _uniform(LATENT_NAMES, views, rng, {**LATENT_RANGES, **ranges})
 
@@ -68,30 +99,48 @@ def has_translations(ranges: Ranges) -> bool:
 
 
 def sample_translations(
-    views: int,                             # how many
-    rng: np.random.Generator,               # source of randomness
-    ranges: Ranges,                         # those of `TRANSLATION_NAMES`; one that is not there is (0, 0)
-) -> Float[np.ndarray, "views 3"] | None:   # float32, bounding-box diagonals; none if no range holds anything but 0
+    views: int,  # how many
+    rng: np.random.Generator,  # source of randomness
+    ranges: Ranges,  # those of `TRANSLATION_NAMES`; one that is not there is (0, 0)
+) -> Float[np.ndarray, "views 3"] | None:  # float32, bounding-box diagonals; none if no range holds anything but 0
     "Independent uniform translations. Raises `ValueError` as `sample_latents` does."
-    if not has_translations(ranges): return None
+    if not has_translations(ranges):
+        return None
     return _uniform(TRANSLATION_NAMES, views, rng, {**dict.fromkeys(TRANSLATION_NAMES, (0, 0)), **ranges})
 
 # %% ../../nbs/method/00_rotations.ipynb #cell010
 def euler_to_quaternion(
-    angles: Float[Tensor, "*batch 3"],   # extrinsic xyz angles, radians
-) -> Float[Tensor, "*batch 4"]:          # unit quaternions (x, y, z, w), signed as scipy's
+    angles: Float[Tensor, "*batch 3"],  # extrinsic xyz angles, radians
+) -> Float[Tensor, "*batch 4"]:  # unit quaternions (x, y, z, w), signed as scipy's
     "Extrinsic xyz Tait-Bryan angles to quaternions: the product $q_z q_y q_x$ of the turns about the three axes, written out."
     (cx, cy, cz), (sx, sy, sz) = (angles / 2).cos().unbind(-1), (angles / 2).sin().unbind(-1)
-    return torch.stack([sx*cy*cz - cx*sy*sz, cx*sy*cz + sx*cy*sz, cx*cy*sz - sx*sy*cz, cx*cy*cz + sx*sy*sz], -1)
+    return torch.stack(
+        [
+            sx * cy * cz - cx * sy * sz,
+            cx * sy * cz + sx * cy * sz,
+            cx * cy * sz - sx * sy * cz,
+            cx * cy * cz + sx * sy * sz,
+        ],
+        -1,
+    )
 
 
 def quaternion_multiply(
-    p: Float[Tensor, "*batch 4"], q: Float[Tensor, "*batch 4"],  # quaternions (x, y, z, w)
-) -> Float[Tensor, "*batch 4"]:                                  # their product: first q, then p
+    p: Float[Tensor, "*batch 4"],
+    q: Float[Tensor, "*batch 4"],  # quaternions (x, y, z, w)
+) -> Float[Tensor, "*batch 4"]:  # their product: first q, then p
     "Hamilton's product $pq$, the rotation `q` followed by `p`."
     px, py, pz, pw = p.unbind(-1)
     qx, qy, qz, qw = q.unbind(-1)
-    return torch.stack([pw*qx + px*qw + py*qz - pz*qy, pw*qy - px*qz + py*qw + pz*qx, pw*qz + px*qy - py*qx + pz*qw, pw*qw - px*qx - py*qy - pz*qz], -1)
+    return torch.stack(
+        [
+            pw * qx + px * qw + py * qz - pz * qy,
+            pw * qy - px * qz + py * qw + pz * qx,
+            pw * qz + px * qy - py * qx + pz * qw,
+            pw * qw - px * qx - py * qy - pz * qz,
+        ],
+        -1,
+    )
 
 
 def quaternion_inverse(q: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
@@ -100,35 +149,54 @@ def quaternion_inverse(q: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"
 
 
 def quaternion_to_matrix(
-    q: Float[Tensor, "*batch 4"],   # unit quaternions
-) -> Float[Tensor, "*batch 3 3"]:   # rotation matrices, acting on column vectors
+    q: Float[Tensor, "*batch 4"],  # unit quaternions
+) -> Float[Tensor, "*batch 3 3"]:  # rotation matrices, acting on column vectors
     "Rotation matrices of unit quaternions; `q` and `-q` give the same."
     x, y, z, w = q.unbind(-1)
-    return torch.stack([1 - 2*(y*y + z*z), 2*(x*y - z*w), 2*(x*z + y*w), 2*(x*y + z*w), 1 - 2*(x*x + z*z), 2*(y*z - x*w),
-                        2*(x*z - y*w), 2*(y*z + x*w), 1 - 2*(x*x + y*y)], -1).unflatten(-1, (3, 3))
+    return torch.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - z * w),
+            2 * (x * z + y * w),
+            2 * (x * y + z * w),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - x * w),
+            2 * (x * z - y * w),
+            2 * (y * z + x * w),
+            1 - 2 * (x * x + y * y),
+        ],
+        -1,
+    ).unflatten(-1, (3, 3))
 
 
 def quaternion_to_euler(
-    q: Float[Tensor, "*batch 4"],   # unit quaternions
-) -> Float[Tensor, "*batch 3"]:     # x in [-pi, pi], y in [-pi/2, pi/2], z in [-pi, pi]
+    q: Float[Tensor, "*batch 4"],  # unit quaternions
+) -> Float[Tensor, "*batch 3"]:  # x in [-pi, pi], y in [-pi/2, pi/2], z in [-pi, pi]
     "Extrinsic xyz angles of unit quaternions. Where y = ±pi/2 only the sum or difference of x and z is determined (gimbal lock) and the split is arbitrary."
     x, y, z, w = q.unbind(-1)
-    half_sum, half_difference = torch.atan2(x + z, w - y), torch.atan2(x - z, w + y)  # of the angles about x and z: stable next to gimbal lock
+    half_sum, half_difference = (
+        torch.atan2(x + z, w - y),
+        torch.atan2(x - z, w + y),
+    )  # of the angles about x and z: stable next to gimbal lock
     about_y = 2 * torch.atan2(torch.hypot(w + y, x - z), torch.hypot(w - y, x + z)) - torch.pi / 2
     wrap = lambda angle: torch.remainder(angle + torch.pi, 2 * torch.pi) - torch.pi
     return torch.stack([wrap(half_sum + half_difference), about_y, wrap(half_sum - half_difference)], -1)
 
 # %% ../../nbs/method/00_rotations.ipynb #cell016
 def relative_rotation(
-    first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
-) -> Float[Tensor, "*batch 4"]:                                           # unit quaternions, sign as scipy gives it
+    first: Float[Tensor, "*batch latents"],
+    second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
+) -> Float[Tensor, "*batch 4"]:  # unit quaternions, sign as scipy gives it
     "The rotation $g = R_i^{-1} R_j$ from the first view to the second."
-    return quaternion_multiply(quaternion_inverse(euler_to_quaternion(first[..., ANGLES])), euler_to_quaternion(second[..., ANGLES]))
+    return quaternion_multiply(
+        quaternion_inverse(euler_to_quaternion(first[..., ANGLES])), euler_to_quaternion(second[..., ANGLES])
+    )
 
 
 def colour_difference(
-    first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
-) -> Float[Tensor, "*batch 2"]:                                           # in -1..1
+    first: Float[Tensor, "*batch latents"],
+    second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
+) -> Float[Tensor, "*batch 2"]:  # in -1..1
     "Differences of floor hue and light hue, second view minus first."
     return second[..., HUES] - first[..., HUES]
 
@@ -136,20 +204,24 @@ def colour_difference(
 def _translation(latents: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 3"]:
     "The last three of ten latents. Raises `ValueError` where there are seven only."
     if latents.shape[-1] != TRANSLATIONS.stop:
-        raise ValueError(f"translations need latents of {TRANSLATIONS.stop} numbers, the last three {', '.join(TRANSLATION_NAMES)}; "
-                         f"these have {latents.shape[-1]}: the data has no translations")
+        raise ValueError(
+            f"translations need latents of {TRANSLATIONS.stop} numbers, the last three {', '.join(TRANSLATION_NAMES)}; "
+            f"these have {latents.shape[-1]}: the data has no translations"
+        )
     return latents[..., TRANSLATIONS]
 
 
-def _homogeneous(rotation: Float[Tensor, "*batch 3 3"], position: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4"]:
+def _homogeneous(
+    rotation: Float[Tensor, "*batch 3 3"], position: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 4 4"]:
     "A rotation followed by a shift as one matrix."
     last = rotation.new_tensor([0, 0, 0, 1]).expand(*position.shape[:-1], 1, 4)
     return torch.cat([torch.cat([rotation, position[..., None]], -1), last], -2)
 
 
 def pose(
-    latents: Float[Tensor, "*batch 10"],   # with translations
-) -> Float[Tensor, "*batch 4 4"]:          # from the object's coordinates to the world's, for column vectors (x, y, z, 1)
+    latents: Float[Tensor, "*batch 10"],  # with translations
+) -> Float[Tensor, "*batch 4 4"]:  # from the object's coordinates to the world's, for column vectors (x, y, z, 1)
     "The pose M = [[R, R t], [0, 1]] of a view. Raises `ValueError` for latents without translations."
     t = _translation(latents)
     rotation = quaternion_to_matrix(euler_to_quaternion(latents[..., ANGLES]))
@@ -157,7 +229,8 @@ def pose(
 
 
 def relative_pose(
-    first: Float[Tensor, "*batch 10"], second: Float[Tensor, "*batch 10"],   # latents of the two views, with translations
+    first: Float[Tensor, "*batch 10"],
+    second: Float[Tensor, "*batch 10"],  # latents of the two views, with translations
 ) -> Float[Tensor, "*batch 4 4"]:
     "The pose of the second view seen from the first, M_i^-1 M_j = [[g, g t_j - t_i], [0, 1]]. Raises `ValueError` for latents without translations."
     before, after = _translation(first), _translation(second)
@@ -170,48 +243,61 @@ FRAMES = ("object", "base")
 
 
 def relative_translation(
-    first: Float[Tensor, "*batch 10"], second: Float[Tensor, "*batch 10"],   # latents of the two views, with translations
-    frame: str = "object",           # "object": difference of the latents, t_j - t_i; "base": of the centres in the world, R_j t_j - R_i t_i
-) -> Float[Tensor, "*batch 3"]:      # bounding-box diagonals
+    first: Float[Tensor, "*batch 10"],
+    second: Float[Tensor, "*batch 10"],  # latents of the two views, with translations
+    frame: str = "object",  # "object": difference of the latents, t_j - t_i; "base": of the centres in the world, R_j t_j - R_i t_i
+) -> Float[Tensor, "*batch 3"]:  # bounding-box diagonals
     "The translation from the first view to the second. Raises `ValueError` for an unknown frame and for latents without translations."
-    if frame not in FRAMES: raise ValueError(f"unknown frame {frame!r} of a translation; there are {', '.join(FRAMES)}")
-    if frame == "object": return _translation(second) - _translation(first)
+    if frame not in FRAMES:
+        raise ValueError(f"unknown frame {frame!r} of a translation; there are {', '.join(FRAMES)}")
+    if frame == "object":
+        return _translation(second) - _translation(first)
     return pose(second)[..., :3, 3] - pose(first)[..., :3, 3]
-
 
 # %% ../../nbs/method/00_rotations.ipynb #cell021
 #: How a rotation can be written for a predictor or as a target, with the number of entries.
 ROTATION_FORMS: Mapping[str, int] = MappingProxyType({"quaternion": 4, "matrix": 9, "euler": 3})
 #: How a rotation and a translation can be written.
-TRANSLATION_FORMS: Mapping[str, int] = MappingProxyType({"quaternion_translation": 7, "matrix_translation": 12, "pose": 16})
+TRANSLATION_FORMS: Mapping[str, int] = MappingProxyType(
+    {"quaternion_translation": 7, "matrix_translation": 12, "pose": 16}
+)
 #: All forms of a transformation.
 FORMS: Mapping[str, int] = MappingProxyType({**ROTATION_FORMS, **TRANSLATION_FORMS})
 
 
 def transformation(
-    first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
-    form: str = "quaternion",    # a name in `FORMS`: "quaternion" (the paper), "matrix" (rows one after another), "euler" (extrinsic xyz, radians), ...
-    colour: bool = False,        # append the two hue differences
+    first: Float[Tensor, "*batch latents"],
+    second: Float[Tensor, "*batch latents"],  # of the two views, 7 or 10
+    form: str = "quaternion",  # a name in `FORMS`: "quaternion" (the paper), "matrix" (rows one after another), "euler" (extrinsic xyz, radians), ...
+    colour: bool = False,  # append the two hue differences
 ) -> Float[Tensor, "*batch g"]:  # as many entries as `transformation_size` says
     "The transformation from the first view to the second, in the form asked for. Raises `ValueError` for an unknown form, and for one with translations where the latents have none."
     transformation_size(form)
-    if form == "pose": parts = [relative_pose(first, second).flatten(-2)]
-    else: parts = [_rotation(first, second, form.removesuffix("_translation"))]
-    if form.endswith("_translation"): parts.append(relative_translation(first, second))
-    if colour: parts.append(colour_difference(first, second))
+    if form == "pose":
+        parts = [relative_pose(first, second).flatten(-2)]
+    else:
+        parts = [_rotation(first, second, form.removesuffix("_translation"))]
+    if form.endswith("_translation"):
+        parts.append(relative_translation(first, second))
+    if colour:
+        parts.append(colour_difference(first, second))
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
-def _rotation(first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"], form: str) -> Float[Tensor, "*batch g"]:
+def _rotation(
+    first: Float[Tensor, "*batch latents"], second: Float[Tensor, "*batch latents"], form: str
+) -> Float[Tensor, "*batch g"]:
     "The rotation from the first view to the second in one of `ROTATION_FORMS`."
     q = relative_rotation(first, second)
-    if form == "matrix": return quaternion_to_matrix(q).flatten(-2)
+    if form == "matrix":
+        return quaternion_to_matrix(q).flatten(-2)
     return q if form == "quaternion" else quaternion_to_euler(q)
 
 
 def transformation_size(form: str = "quaternion", colour: bool = False) -> int:
     "Number of entries of `transformation`. Raises `ValueError` for an unknown form."
-    if form not in FORMS: raise ValueError(f"unknown form {form!r} of a transformation; there are {', '.join(FORMS)}")
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r} of a transformation; there are {', '.join(FORMS)}")
     return FORMS[form] + 2 * colour
 
 
@@ -219,6 +305,7 @@ def transformation_norm(form: str = "quaternion", colour: bool = False, pairs: i
     "Root mean square norm of `transformation` over random pairs of 3DIEBench's latents (3DIEBench-T's for forms with translations): 1 for quaternions, sqrt(3) for matrices."
     rng = np.random.default_rng(0)
     latents = sample_latents(2 * pairs, rng)
-    if form in TRANSLATION_FORMS: latents = np.concatenate([latents, sample_translations(2 * pairs, rng, TRANSLATION_RANGES)], -1)
+    if form in TRANSLATION_FORMS:
+        latents = np.concatenate([latents, sample_translations(2 * pairs, rng, TRANSLATION_RANGES)], -1)
     first, second = torch.from_numpy(latents).double().unflatten(0, (2, -1))
     return round(transformation(first, second, form, colour).square().sum(-1).mean().sqrt().item(), 9)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/method/05_system.ipynb #cell003
 from __future__ import annotations
+
 import math
 import multiprocessing as mp
 import os
@@ -28,8 +29,8 @@ __all__ = ['CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD', 'GUARD_MESSAGE', 'NO_FILE_MES
            'rename_when_whole', 'whole_folder']
 
 # %% ../../nbs/method/05_system.ipynb #cell017b
-CGROUPS = Path("/sys/fs/cgroup")            # where Linux shows control groups
-MEMBERSHIP = Path("/proc/self/cgroup")      # the groups of this process
+CGROUPS = Path("/sys/fs/cgroup")  # where Linux shows control groups
+MEMBERSHIP = Path("/proc/self/cgroup")  # the groups of this process
 
 
 def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
@@ -37,21 +38,30 @@ def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
 
     A container may see the path of its group on the host, while its own group is mounted as the root.
     So folders that are not there are left out."""
-    try: lines = membership.read_text().splitlines()
-    except OSError: return                                   # not on Linux
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return  # not on Linux
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if not controllers: homes = [root, root / "unified"]                                      # version 2
-        elif controller in controllers.split(","): homes = [root / controller, root / controllers]   # version 1
-        else: continue
+        if not controllers:
+            homes = [root, root / "unified"]  # version 2
+        elif controller in controllers.split(","):
+            homes = [root / controller, root / controllers]  # version 1
+        else:
+            continue
         parts = [part for part in path.split("/") if part not in ("", "..")]
-        yield from filter(Path.is_dir, [home.joinpath(*parts[:depth]) for home in homes for depth in range(len(parts) + 1)])
+        yield from filter(
+            Path.is_dir, [home.joinpath(*parts[:depth]) for home in homes for depth in range(len(parts) + 1)]
+        )
 
 
 def _numbers(file: Path) -> list[float]:
     "The numbers in a file of a control group, infinite for `max`; none if the file is not there."
-    try: return [math.inf if word == "max" else float(word) for word in file.read_text().split()]
-    except (OSError, ValueError): return []
+    try:
+        return [math.inf if word == "max" else float(word) for word in file.read_text().split()]
+    except (OSError, ValueError):
+        return []
 
 
 def cores(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
@@ -59,8 +69,11 @@ def cores(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
     A share that is not whole is rounded up."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for group in _groups("cpu", root, membership):
-        quota = _numbers(group / "cpu.max") or _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us")
-        if len(quota) == 2 and min(quota) > 0 and math.isfinite(quota[0]): count = min(count, math.ceil(quota[0] / quota[1]))
+        quota = _numbers(group / "cpu.max") or _numbers(group / "cpu.cfs_quota_us") + _numbers(
+            group / "cpu.cfs_period_us"
+        )
+        if len(quota) == 2 and min(quota) > 0 and math.isfinite(quota[0]):
+            count = min(count, math.ceil(quota[0] / quota[1]))
     return count
 
 
@@ -70,10 +83,11 @@ def _group_memory(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
     for group in _groups("memory", root, membership):
         limit = _numbers(group / "memory.max") or _numbers(group / "memory.limit_in_bytes")
         used = _numbers(group / "memory.current") or _numbers(group / "memory.usage_in_bytes")
-        if not limit or not used: continue
+        if not limit or not used:
+            continue
         stat = group / "memory.stat"
         cached = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
-        prefix = "total_" if "total_inactive_file" in cached else ""     # version 1: with the groups below
+        prefix = "total_" if "total_inactive_file" in cached else ""  # version 1: with the groups below
         files = sum(int(cached.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
         free = min(free, max(0, limit[0] - used[0] + min(files, used[0])))
     return free
@@ -85,7 +99,7 @@ def free_memory(device: torch.device) -> int:
     return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
 
 # %% ../../nbs/method/05_system.ipynb #cell017e
-NEEDS_GUARD = 77   # exit code of a worker that was about to start workers as it imported the script of its parent
+NEEDS_GUARD = 77  # exit code of a worker that was about to start workers as it imported the script of its parent
 _IMPORTED = "worker processes import the script that starts them, and"
 _GUARD = """Put what the script does under a main guard, or use no worker processes (workers=0 where there is this option):
 
@@ -93,15 +107,20 @@ _GUARD = """Put what the script does under a main guard, or use no worker proces
         ...
 """
 GUARD_MESSAGE = f"{_IMPORTED} this script starts them when it is imported, too.\n{_GUARD}"
-NO_FILE_MESSAGE = f"{_IMPORTED} {{}} is no file, as where a script is read from standard input.\nSave the script as a file. {_GUARD}"
+NO_FILE_MESSAGE = (
+    f"{_IMPORTED} {{}} is no file, as where a script is read from standard input.\nSave the script as a file. {_GUARD}"
+)
 
 
 def exit_with_parent() -> None:
     "End this process when its parent is gone, even if that was killed."
     parent = mp.parent_process()
+
     def watch():
-        while os.getppid() == parent.pid: parent.join(1)   # also asked each second: a fork of the parent may hold the pipe that `join` waits for
+        while os.getppid() == parent.pid:
+            parent.join(1)  # also asked each second: a fork of the parent may hold the pipe that `join` waits for
         os._exit(1)
+
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -117,18 +136,21 @@ def _work(threads: int, work: Callable, args: tuple) -> None:
 
 def _check_script() -> None:
     "End a worker that imports the script of its parent and is about to start workers. Raises `RuntimeError` for a script that workers cannot import."
-    if getattr(mp.current_process(), "_inheriting", False): os._exit(NEEDS_GUARD)   # as `multiprocessing` itself finds out
+    if getattr(mp.current_process(), "_inheriting", False):
+        os._exit(NEEDS_GUARD)  # as `multiprocessing` itself finds out
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
-    if path is None or getattr(main, "__spec__", None): return      # a notebook, python -c or -m: workers import no file
-    if not Path(mp.process.ORIGINAL_DIR or "", path).is_file():     # where `multiprocessing` looks for it
+    if path is None or getattr(main, "__spec__", None):
+        return  # a notebook, python -c or -m: workers import no file
+    if not Path(mp.process.ORIGINAL_DIR or "", path).is_file():  # where `multiprocessing` looks for it
         raise RuntimeError(NO_FILE_MESSAGE.format(path))
 
 
 def start_worker(
-    work: Callable, *args,   # what it does; both are pickled
-    threads: int = 1,        # that torch computes with
-) -> mp.Process:             # started; `worker_failure` of its exit code says why it failed
+    work: Callable,
+    *args,  # what it does; both are pickled
+    threads: int = 1,  # that torch computes with
+) -> mp.Process:  # started; `worker_failure` of its exit code says why it failed
     "A worker process of its own, that ends with its parent. Raises `RuntimeError` for a script that is no file."
     _check_script()
     process = mp.get_context("spawn").Process(target=_work, args=(threads, work, args))
@@ -138,20 +160,23 @@ def start_worker(
 
 def worker_failure(exit_codes: Sequence[int]) -> str:
     "Why workers ended before their work was done."
-    if NEEDS_GUARD in exit_codes: return GUARD_MESSAGE
-    codes = sorted({code for code in exit_codes if code not in (0, -signal.SIGTERM)}) or [-signal.SIGTERM]   # others are ended by SIGTERM then
+    if NEEDS_GUARD in exit_codes:
+        return GUARD_MESSAGE
+    codes = sorted({code for code in exit_codes if code not in (0, -signal.SIGTERM)}) or [
+        -signal.SIGTERM
+    ]  # others are ended by SIGTERM then
     if -signal.SIGKILL in codes:
         return "a worker process was killed, probably because memory ran out: fewer workers need less"
     return f"a worker process ended before its work was done (exit code {', '.join(map(str, codes))}); what it printed is above"
 
 
 def map_in_workers(
-    work: Callable,          # called as work(*job); it is pickled, as are jobs and results
-    jobs: Sequence[tuple],   # arguments for each call
-    workers: int,            # processes; 0 for this one
-    threads: int = 1,        # that torch computes with in each worker
-    chunksize: int = 1,      # jobs that a worker takes at a time
-) -> Iterator:               # results, in the order of the jobs
+    work: Callable,  # called as work(*job); it is pickled, as are jobs and results
+    jobs: Sequence[tuple],  # arguments for each call
+    workers: int,  # processes; 0 for this one
+    threads: int = 1,  # that torch computes with in each worker
+    chunksize: int = 1,  # jobs that a worker takes at a time
+) -> Iterator:  # results, in the order of the jobs
     "Do jobs in worker processes, which end with their parent. Raises what a job raises, and `RuntimeError` if a worker ends too early or the script is no file."
     if not workers:
         yield from (work(*job) for job in jobs)
@@ -159,10 +184,12 @@ def map_in_workers(
     _check_script()
     try:
         with ProcessPoolExecutor(workers, mp.get_context("spawn"), _begin, (threads,)) as pool:
-            for _ in range(workers): pool.submit(os.getpid)      # starts a process each
+            for _ in range(workers):
+                pool.submit(os.getpid)  # starts a process each
             processes = mp.active_children()
             yield from pool.map(work, *zip(*jobs), chunksize=chunksize)
-    except BrokenProcessPool: raise RuntimeError(worker_failure([process.exitcode for process in processes])) from None
+    except BrokenProcessPool:
+        raise RuntimeError(worker_failure([process.exitcode for process in processes])) from None
 
 # %% ../../nbs/method/05_system.ipynb #progress
 def progress(objects: Iterable | None, what: str, **options) -> tqdm:
@@ -170,22 +197,26 @@ def progress(objects: Iterable | None, what: str, **options) -> tqdm:
     return tqdm(objects, what, unit="object", disable=True if os.environ.get("TQDM_DISABLE") else None, **options)
 
 # %% ../../nbs/method/05_system.ipynb #threads
-PART_BYTES = 2 ** 20   # of pixels, at least, for each thread
+PART_BYTES = 2**20  # of pixels, at least, for each thread
 
 
 def in_threads(
-    work: Callable[[range], None],   # does a part; it should spend its time outside of Python's lock, as decoding and NumPy do
-    count: int,                      # of images, or of other things
-    size: int,                       # bytes of pixels in each
+    work: Callable[
+        [range], None
+    ],  # does a part; it should spend its time outside of Python's lock, as decoding and NumPy do
+    count: int,  # of images, or of other things
+    size: int,  # bytes of pixels in each
 ) -> None:
     "Do range(count) in equal parts, one in this thread and the others beside it, at most as many as torch computes with (`OMP_NUM_THREADS`, `torch.set_num_threads`): smaller parts would hand Python's lock to and fro."
     threads = max(1, min(torch.get_num_threads(), count * size // PART_BYTES))
     first, *others = (range(count * k // threads, count * (k + 1) // threads) for k in range(threads))
-    if not others: return work(first)
+    if not others:
+        return work(first)
     with ThreadPoolExecutor(len(others)) as pool:
         beside = [pool.submit(work, part) for part in others]
         work(first)
-        for part in beside: part.result()
+        for part in beside:
+            part.result()
 
 # %% ../../nbs/method/05_system.ipynb #whole
 def rename_when_whole(path: Path, write: Callable[[Any], None]) -> None:
@@ -193,7 +224,8 @@ def rename_when_whole(path: Path, write: Callable[[Any], None]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         write(file)
-        file.flush(); os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
@@ -201,6 +233,8 @@ def rename_when_whole(path: Path, write: Callable[[Any], None]) -> None:
 def whole_folder(folder: Path):
     "A folder to fill, which gets its name when it is full."
     temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     yield temporary
-    shutil.rmtree(folder, ignore_errors=True); temporary.rename(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/method/08_weights.ipynb #cell003
 from __future__ import annotations
+
 import json
 import pickle
 import re
@@ -19,13 +20,24 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from .pairs import central, normalise
-from .system import rename_when_whole
 from .encoders import ReleaseResNet, Split
-from .methods import Method, METHODS, Model, PartInvariance
+from .methods import METHODS, Method, Model, PartInvariance
+from .pairs import central, normalise
 from .predictors import Hypernetwork, MLPPredictor
-from .pretraining import ImageFormat, LIMITS, load_model, MODEL_FILES, save_model, Settings
-from .pretraining import _check_crop, _check_numbers, _check_types, _model_without_numbers, _read_object
+from sie.method.pretraining import (
+    LIMITS,
+    MODEL_FILES,
+    ImageFormat,
+    Settings,
+    _check_crop,
+    _check_numbers,
+    _check_types,
+    _model_without_numbers,
+    _read_object,
+    load_model,
+    save_model,
+)
+from .system import rename_when_whole
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'MOST_LAYERS', 'SIE', 'Images', 'load_release',
@@ -34,10 +46,12 @@ __all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'MOST
 # %% ../../nbs/method/08_weights.ipynb #cell006
 class SIE(nn.Module):
     "A trained model with what its use needs, in evaluation mode."
-    def __init__(self,
+
+    def __init__(
+        self,
         model: Model,
-        settings: Settings,       # that it was made with
-        images: ImageFormat,      # that it was trained on
+        settings: Settings,  # that it was made with
+        images: ImageFormat,  # that it was trained on
     ):
         super().__init__()
         self.model, self.settings, self.images = model.to(memory_format=torch.channels_last), settings, images
@@ -46,13 +60,20 @@ class SIE(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> SIE:
         "The model in a folder that the pipeline or `save_pretrained` wrote. Raises as `sie.method.pretraining.load_model` does."
-        with torch.random.fork_rng(devices=[]): return cls(*load_model(folder))      # making a model sets the seed
+        with torch.random.fork_rng(devices=[]):
+            return cls(*load_model(folder))  # making a model sets the seed
 
     def save_pretrained(self, folder: str | Path) -> None:
         "Write a folder that `from_pretrained` reads; a model that is there already is replaced. Raises `FileExistsError` if the folder holds anything else."
         folder = Path(folder)
-        if folder.is_file() or folder.is_dir() and (other := sorted({p.name for p in folder.iterdir()} - set(MODEL_FILES))):
-            raise FileExistsError(f"{folder} {'is a file' if folder.is_file() else 'holds ' + other[0]}; a model needs a folder of its own")
+        if (
+            folder.is_file()
+            or folder.is_dir()
+            and (other := sorted({p.name for p in folder.iterdir()} - set(MODEL_FILES)))
+        ):
+            raise FileExistsError(
+                f"{folder} {'is a file' if folder.is_file() else 'holds ' + other[0]}; a model needs a folder of its own"
+            )
         save_model(self.model, self.settings, self.images, folder)
 
     @property
@@ -62,34 +83,50 @@ class SIE(nn.Module):
 
     @property
     def split(self) -> Split:
-        "Which dimensions of a representation are which part: `split(h, \"equivariant\")`."
+        'Which dimensions of a representation are which part: `split(h, "equivariant")`.'
         return self.model.split
 
     @torch.no_grad()
-    def embed(self,
-        images: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],   # sRGB of `size`: uint8, or floats in [0, 1]; not normalised
+    def embed(
+        self,
+        images: UInt8[Tensor, "batch 3 height width"]
+        | Float[Tensor, "batch 3 height width"],  # sRGB of `size`: uint8, or floats in [0, 1]; not normalised
     ) -> Float[Tensor, "batch dim"]:
         "The images' representations, on the model's device. Raises `ValueError` for images of another shape, type or range."
-        if images.ndim != 4 or images.shape[1:] != (3, *self.size): raise ValueError(f"images have the shape {tuple(images.shape)}, not (batch, 3, {self.size[0]}, {self.size[1]}); `Images` makes them")
+        if images.ndim != 4 or images.shape[1:] != (3, *self.size):
+            raise ValueError(
+                f"images have the shape {tuple(images.shape)}, not (batch, 3, {self.size[0]}, {self.size[1]}); `Images` makes them"
+            )
         if images.dtype != torch.uint8:
-            if not images.is_floating_point() or not ((0 <= images) & (images <= 1)).all(): raise ValueError(f"images are {images.dtype} from {images.min():g} to {images.max():g}; they must be uint8, or floats in [0, 1]")
+            if not images.is_floating_point() or not ((0 <= images) & (images <= 1)).all():
+                raise ValueError(
+                    f"images are {images.dtype} from {images.min():g} to {images.max():g}; they must be uint8, or floats in [0, 1]"
+                )
             images = images.float() * 255
-        if crop := self.settings.crop: images = images[..., central(self.size[0], crop), central(self.size[1], crop)]
-        return self.model.encoder(normalise(images.to(next(self.parameters()).device), self.images.mean, self.images.std)).float()
+        if crop := self.settings.crop:
+            images = images[..., central(self.size[0], crop), central(self.size[1], crop)]
+        return self.model.encoder(
+            normalise(images.to(next(self.parameters()).device), self.images.mean, self.images.std)
+        ).float()
 
     @torch.no_grad()
     def project(self, representations: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch embedding"]:
         "Equivariant embeddings. Raises `ValueError` if the method has none."
-        if "equivariant" not in self.model.heads: raise ValueError(f"the method {self.settings.method} has no equivariant embeddings")
+        if "equivariant" not in self.model.heads:
+            raise ValueError(f"the method {self.settings.method} has no equivariant embeddings")
         return self.model.embed("equivariant", representations)
 
     @torch.no_grad()
-    def predict(self,
-        representations: Float[Tensor, "batch dim"],    # of the views to start from
-        g: Float[Tensor, "batch g"],                    # from them to the views asked for, as `sie.method.rotations.transformation` gives it in the method's form
+    def predict(
+        self,
+        representations: Float[Tensor, "batch dim"],  # of the views to start from
+        g: Float[
+            Tensor, "batch g"
+        ],  # from them to the views asked for, as `sie.method.rotations.transformation` gives it in the method's form
     ) -> Float[Tensor, "batch embedding"]:
         "The predicted equivariant embeddings. Raises `ValueError` if the method has no predictor, and for shapes that do not fit."
-        if self.model.predictor is None: raise ValueError(f"the method {self.settings.method} has no predictor")
+        if self.model.predictor is None:
+            raise ValueError(f"the method {self.settings.method} has no predictor")
         return self.model.predictor(self.project(representations), g)
 
 # %% ../../nbs/method/08_weights.ipynb #cell008
@@ -101,48 +138,83 @@ class Images(torch.utils.data.Dataset):
     """The images in a folder and the folders in it, sorted by path, as a data set for `torch.utils.data.DataLoader`; `files` has their paths.
 
     Raises `FileNotFoundError` if there are none; reading an image raises `ValueError` naming a file that is damaged, transparent or of more than 8 bits."""
-    def __init__(self,
+
+    def __init__(
+        self,
         folder: str | Path,
-        size: tuple[int, int],    # height and width to bring them to, pixels: `SIE.size`
+        size: tuple[int, int],  # height and width to bring them to, pixels: `SIE.size`
     ):
         self.files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         self.size = size
-        if not self.files: raise FileNotFoundError(f"there are no images in {folder}: no file whose name ends in {', '.join(IMAGE_SUFFIXES)}")
+        if not self.files:
+            raise FileNotFoundError(
+                f"there are no images in {folder}: no file whose name ends in {', '.join(IMAGE_SUFFIXES)}"
+            )
 
-    def __len__(self) -> int: return len(self.files)
+    def __len__(self) -> int:
+        return len(self.files)
 
     def __getitem__(self, k: int) -> UInt8[Tensor, "3 height width"]:
         path = self.files[k]
         try:
-            with Image.open(path) as file: image = ImageOps.exif_transpose(file)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error: raise ValueError(f"{path} is not a whole image: {error}") from error
-        if image.mode[0] in "IF": raise ValueError(f"{path} has more than 8 bits a channel (mode {image.mode}); it must be converted to 8 first")
-        if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255: raise ValueError(f"{path} is transparent in places; it must be put on a background first")
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} is not a whole image: {error}") from error
+        if image.mode[0] in "IF":
+            raise ValueError(
+                f"{path} has more than 8 bits a channel (mode {image.mode}); it must be converted to 8 first"
+            )
+        if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+            raise ValueError(f"{path} is transparent in places; it must be put on a background first")
         return torch.from_numpy(np.array(ImageOps.fit(image.convert("RGB"), self.size[::-1]))).permute(2, 0, 1)
 
 # %% ../../nbs/method/08_weights.ipynb #cell015
 #: What the authors' models are trained on: 3DIEBench, and the statistics they normalise by (Garrido et al. 2023, their public release).
-RELEASE_IMAGES = ImageFormat(256, 256, (.5016, .5037, .5060), (.1030, .0999, .0969))
+RELEASE_IMAGES = ImageFormat(256, 256, (0.5016, 0.5037, 0.5060), (0.1030, 0.0999, 0.0969))
 
 #: Methods of the authors' release (`experience` in their params.json), and ours.
 EXPERIENCES: Mapping[str, str] = {
-    "SIE": "sie", "SIENoVar": "sie_no_var", "SIERotColor": "sie_rotcolor", "SIEOnlyEqui": "equi_only",
-    "VICReg": "vicreg", "VICRegPartInv": "vicreg_part_inv", "VICRegEquiMod": "vicreg_equimod",
-    "SimCLR": "simclr", "SimCLRAugSelf": "simclr_augself", "SimCLRAugSelfRotColor": "simclr_augself_rotcolor",
-    "SimCLREquiMod": "simclr_equimod", "SimCLREquiModRotColor": "simclr_equimod_rotcolor",
-    "SimCLROnlyEqui": "simclr_equi_only", "SimCLROnlyEquiRotColor": "simclr_equi_only_rotcolor",
+    "SIE": "sie",
+    "SIENoVar": "sie_no_var",
+    "SIERotColor": "sie_rotcolor",
+    "SIEOnlyEqui": "equi_only",
+    "VICReg": "vicreg",
+    "VICRegPartInv": "vicreg_part_inv",
+    "VICRegEquiMod": "vicreg_equimod",
+    "SimCLR": "simclr",
+    "SimCLRAugSelf": "simclr_augself",
+    "SimCLRAugSelfRotColor": "simclr_augself_rotcolor",
+    "SimCLREquiMod": "simclr_equimod",
+    "SimCLREquiModRotColor": "simclr_equimod_rotcolor",
+    "SimCLROnlyEqui": "simclr_equi_only",
+    "SimCLROnlyEquiRotColor": "simclr_equi_only_rotcolor",
 }
-EVALUATOR = "module.evaluator."   # beginning of the names of their online evaluator
-MOST_LAYERS = 16                  # of a projector or a predictor
+EVALUATOR = "module.evaluator."  # beginning of the names of their online evaluator
+MOST_LAYERS = 16  # of a projector or a predictor
 _HYPERNET, _MLP = "module.predictor.hypernet.net.", "module.predictor.pred."
 
 # the keys of their params.json that are used, with their types
 _PARAMS: Mapping[str, Any] = {
-    "experience": Literal[tuple(EXPERIENCES)], "arch": Literal["resnet18"], "resolution": int, "mlp": str, "equi": int,
-    "predictor_type": Literal["hypernetwork", "mlp"], "hypernetwork": Literal["linear", "deep"], "bias_hypernet": bool,
-    "predictor": str, "predictor_relu": bool, "bias_pred": bool, "tf_num_layers": int,
-    "images": dict, "crop": int | None,   # ours: `save_release` writes them
-    "equi_factor": float, "epochs": int, "batch_size": int, "base_lr": float, "wd": float,
+    "experience": Literal[tuple(EXPERIENCES)],
+    "arch": Literal["resnet18"],
+    "resolution": int,
+    "mlp": str,
+    "equi": int,
+    "predictor_type": Literal["hypernetwork", "mlp"],
+    "hypernetwork": Literal["linear", "deep"],
+    "bias_hypernet": bool,
+    "predictor": str,
+    "predictor_relu": bool,
+    "bias_pred": bool,
+    "tf_num_layers": int,
+    "images": dict,
+    "crop": int | None,  # ours: `save_release` writes them
+    "equi_factor": float,
+    "epochs": int,
+    "batch_size": int,
+    "base_lr": float,
+    "wd": float,
 }
 
 # %% ../../nbs/method/08_weights.ipynb #cell015b
@@ -151,13 +223,16 @@ def _read_params(path: Path, params: Mapping[str, Any] | None) -> tuple[dict[str
 
     Raises `ValueError` naming file and key for what is not as their program writes it."""
     file = path.with_name("params.json")
-    if params is None and not file.is_file(): return {}, str(path)
+    if params is None and not file.is_file():
+        return {}, str(path)
     where = "params" if params is not None else str(file)
-    if params is None: params = _read_object(file)
+    if params is None:
+        params = _read_object(file)
     known = {key: value for key, value in params.items() if key in _PARAMS}
     _check_types(where, known, _PARAMS)
     for key, count in {"mlp": 1, "predictor": 0}.items():
-        if key in known: known[key] = _widths(where, key, known[key], count)
+        if key in known:
+            known[key] = _widths(where, key, known[key], count)
     return known, where
 
 
@@ -166,31 +241,47 @@ def _widths(where: str, key: str, text: str, least: int) -> list[int]:
     parts, largest = text.split("-") if text else [], LIMITS["widths"][1]
     right = all(re.fullmatch("[0-9]{1,9}", part) and 0 < int(part) <= largest for part in parts)
     if not right or not least <= len(parts) <= MOST_LAYERS:
-        raise ValueError(f"{where}: {key} is {text[:200]!r}; it must be widths such as 2048-2048-2048, "
-                         f"{least} to {MOST_LAYERS} of them, each from 1 to {largest}")
+        raise ValueError(
+            f"{where}: {key} is {text[:200]!r}; it must be widths such as 2048-2048-2048, "
+            f"{least} to {MOST_LAYERS} of them, each from 1 to {largest}"
+        )
     return [int(part) for part in parts]
 
 
 def _candidates(state: Mapping[str, Tensor]) -> list[str]:
     "The authors' methods that have such tensors, by their names."
-    def has(name: str) -> bool: return any(k.startswith(f"module.{name}.") for k in state)
-    def columns(name: str) -> int: return state[name].shape[-1] if name in state and state[name].ndim == 2 else 0
+
+    def has(name: str) -> bool:
+        return any(k.startswith(f"module.{name}.") for k in state)
+
+    def columns(name: str) -> int:
+        return state[name].shape[-1] if name in state and state[name].ndim == 2 else 0
+
     colour = "RotColor" if _size_of_g(state) == 6 else ""
-    if has("projector") and has("predictor"): return [f"SimCLRAugSelf{colour}"]
-    if has("projector"): return ["VICReg", "SimCLR", "VICRegPartInv"]
+    if has("projector") and has("predictor"):
+        return [f"SimCLRAugSelf{colour}"]
+    if has("projector"):
+        return ["VICReg", "SimCLR", "VICRegPartInv"]
     if has("projector_inv") and columns("module.projector_inv.0.weight") == ReleaseResNet.dim:
         return ["SimCLREquiModRotColor"] if colour else ["SimCLREquiMod", "VICRegEquiMod"]
-    if has("projector_inv"): return ["SIERotColor"] if colour else ["SIE", "SIENoVar"]
-    if has("projector_equi"): return ["SimCLROnlyEquiRotColor"] if colour else ["SIEOnlyEqui", "SimCLROnlyEqui"]
+    if has("projector_inv"):
+        return ["SIERotColor"] if colour else ["SIE", "SIENoVar"]
+    if has("projector_equi"):
+        return ["SimCLROnlyEquiRotColor"] if colour else ["SIEOnlyEqui", "SimCLROnlyEqui"]
     return []
 
 
 def _size_of_g(state: Mapping[str, Tensor]) -> int:
     "How many numbers the transformation has, by the tensors; 4 where they do not say."
-    def shape(name: str) -> tuple[int, ...]: return tuple(state[name].shape) if name in state else ()
+
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(state[name].shape) if name in state else ()
+
     first, embedding = shape(f"{_MLP}0.weight"), _last_projector(state)
-    if len(first) == 2: return first[1] - embedding
-    if len(first := shape(f"{_HYPERNET}0.weight")) == 2: return first[1]
+    if len(first) == 2:
+        return first[1] - embedding
+    if len(first := shape(f"{_HYPERNET}0.weight")) == 2:
+        return first[1]
     return (shape("module.predictor.4.weight") or (4,))[0]
 
 
@@ -199,7 +290,8 @@ def _linear_layers(state: Mapping[str, Tensor], prefix: str) -> dict[int, tuple[
     pattern, found = re.compile(re.escape(prefix) + r"(\d+)\.weight"), {}
     for name, tensor in state.items():
         match = pattern.fullmatch(name)
-        if match and tensor.ndim == 2: found[int(match[1])] = tuple(tensor.shape)
+        if match and tensor.ndim == 2:
+            found[int(match[1])] = tuple(tensor.shape)
     return dict(sorted(found.items()))
 
 
@@ -207,7 +299,8 @@ def _last_projector(state: Mapping[str, Tensor]) -> int:
     "Dimensions of the equivariant embedding, or of the only one; 0 where there is none."
     for head in ("projector_equi", "projector"):
         layers = _linear_layers(state, f"module.{head}.")
-        if layers: return layers[max(layers)][0]
+        if layers:
+            return layers[max(layers)][0]
     return 0
 
 # %% ../../nbs/method/08_weights.ipynb #cell015c
@@ -221,25 +314,43 @@ def _release_settings(path: Path, state: Mapping[str, Tensor], params: Mapping[s
     experience = params.get("experience") or (candidates or ["SIE"])[0]
     method = METHODS[EXPERIENCES[experience]]
     widths, equivariant = _sizes(state, params, method)
-    if method.split: _check_parts(where, params, equivariant)
+    if method.split:
+        _check_parts(where, params, equivariant)
     predictor, missing = _predictor(state, params, where) if method.predictor else ({"init": "default"}, [])
     unknown += missing
-    ours = {"equi_factor": "equivariance_weight", "epochs": "epochs", "batch_size": "batch_size", "base_lr": "lr",
-            "wd": "weight_decay", "crop": "crop"}
+    ours = {
+        "equi_factor": "equivariance_weight",
+        "epochs": "epochs",
+        "batch_size": "batch_size",
+        "base_lr": "lr",
+        "wd": "weight_decay",
+        "crop": "crop",
+    }
     given = {ours[key]: value for key, value in params.items() if key in ours}
     if experience == "VICRegPartInv":
-        if "equi" not in params: unknown.append("equi, the number of dimensions of the embedding that may vary")
+        if "equi" not in params:
+            unknown.append("equi, the number of dimensions of the embedding that may vary")
         elif not 0 <= params["equi"] < widths[-1]:
             limit = f"it must be less than the {widths[-1]} dimensions of the embedding"
             raise ValueError(f"{where}: equi is {params['equi']}; {limit}")
-        else: given["invariant_share"] = 1 - params["equi"] / widths[-1]
+        else:
+            given["invariant_share"] = 1 - params["equi"] / widths[-1]
     if unknown and candidates:
         source = f"{where} does not say" if params else "no params.json lies beside it, and its tensors do not say"
-        raise ValueError("\n".join([f"{path} is ambiguous: {source}", *(f"- {what}" for what in unknown),
-                                    "Put the params.json of its training beside it, or pass these keys as `params`."]))
+        raise ValueError(
+            "\n".join(
+                [
+                    f"{path} is ambiguous: {source}",
+                    *(f"- {what}" for what in unknown),
+                    "Put the params.json of its training beside it, or pass these keys as `params`.",
+                ]
+            )
+        )
     given |= {"widths": widths, "equivariant": equivariant, "predictor": predictor}
-    try: return Settings(method=method.name, encoder="resnet18_release", **given)
-    except ValueError as error: raise ValueError(f"{where}: {error}") from None
+    try:
+        return Settings(method=method.name, encoder="resnet18_release", **given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _check_parts(where: str, params: Mapping[str, Any], equivariant: int) -> None:
@@ -252,7 +363,9 @@ def _check_parts(where: str, params: Mapping[str, Any], equivariant: int) -> Non
     for width in params.get("mlp", []):
         if round(width * part / dim) < 1:
             text = "-".join(map(str, params["mlp"]))
-            raise ValueError(f"{where}: mlp is {text!r}; of {width} nothing is left for a part of {part} of {dim} dimensions")
+            raise ValueError(
+                f"{where}: mlp is {text!r}; of {width} nothing is left for a part of {part} of {dim} dimensions"
+            )
 
 
 def _sizes(state: Mapping[str, Tensor], params: Mapping[str, Any], method: Method) -> tuple[list[int], int | None]:
@@ -262,12 +375,15 @@ def _sizes(state: Mapping[str, Tensor], params: Mapping[str, Any], method: Metho
     layers = {head: _linear_layers(state, f"module.{head}.") for head in heads}
     inputs = {head: layers[head][0][1] for head in heads if 0 in layers[head]}
     equivariant = params.get("equi") or inputs.get("projector_equi", dim - inputs.get("projector_inv", dim // 2))
-    if not 0 < equivariant < dim: equivariant = dim // 2
-    share = {head: 1. for head in heads}
-    if method.split: share = {"projector_inv": 1 - equivariant / dim, "projector_equi": equivariant / dim}
-    if "mlp" in params: return params["mlp"], equivariant if method.split else None
+    if not 0 < equivariant < dim:
+        equivariant = dim // 2
+    share = {head: 1.0 for head in heads}
+    if method.split:
+        share = {"projector_inv": 1 - equivariant / dim, "projector_equi": equivariant / dim}
+    if "mlp" in params:
+        return params["mlp"], equivariant if method.split else None
     names, hidden = " ".join(state), 2
-    if any(layers.values()):    # layers before the last are those with a normalisation
+    if any(layers.values()):  # layers before the last are those with a normalisation
         hidden = max(len(re.findall(rf"module\.{head}\.\d+\.running_mean", names)) for head in heads)
     widths = []
     for layer in range(0, 3 * hidden + 1, 3):
@@ -296,23 +412,33 @@ def _predictor(state: Mapping[str, Tensor], params: Mapping[str, Any], where: st
     options = {"init": "default", "depth": 2 if deep else 0, "bias": bias}
     if "predictor" not in params:
         alike = f"one of {dim // 2} makes as many numbers as none"
-        return options, [f"predictor, the widths of the predictor's hidden layers (\"\" for none): {alike}"]
+        return options, [f'predictor, the widths of the predictor\'s hidden layers ("" for none): {alike}']
     sizes = [dim, *params["predictor"], dim]
     numbers = sum(i * o for i, o in zip(sizes, sizes[1:]))
     has_bias = f"{last}weight" in state and len(state[f"{last}weight"]) == numbers + sum(sizes[1:])
-    options |= {"hidden": params["predictor"], "hidden_bias": params.get("bias_pred", has_bias),
-                "relu": params.get("predictor_relu", True)}
-    if not params["predictor"] or "predictor_relu" in params: return options, []
+    options |= {
+        "hidden": params["predictor"],
+        "hidden_bias": params.get("bias_pred", has_bias),
+        "relu": params.get("predictor_relu", True),
+    }
+    if not params["predictor"] or "predictor_relu" in params:
+        return options, []
     return options, ["predictor_relu, whether there is a ReLU between the predictor's layers"]
 
 # %% ../../nbs/method/08_weights.ipynb #cell015d
 def _prefixes(model: Model) -> dict[str, str]:
     "Beginnings of names whose tensors are the same in both: ours, and theirs."
     invariant = "projector_inv" if "equivariant" in model.heads else "projector"
-    pairs = {"encoder.": "backbone", "heads.invariant.": invariant, "heads.equivariant.": "projector_equi",
-             "heads.regressor.": "predictor"}
-    if isinstance(model.predictor, MLPPredictor): pairs["predictor.layers."] = "predictor.pred"
-    if isinstance(model.predictor, Hypernetwork): pairs["predictor.trunk."] = "predictor.hypernet.net"
+    pairs = {
+        "encoder.": "backbone",
+        "heads.invariant.": invariant,
+        "heads.equivariant.": "projector_equi",
+        "heads.regressor.": "predictor",
+    }
+    if isinstance(model.predictor, MLPPredictor):
+        pairs["predictor.layers."] = "predictor.pred"
+    if isinstance(model.predictor, Hypernetwork):
+        pairs["predictor.trunk."] = "predictor.hypernet.net"
     return {ours: f"module.{theirs}." for ours, theirs in pairs.items()}
 
 
@@ -324,13 +450,14 @@ def _to_release(model: Model) -> dict[str, tuple[tuple[str, ...], Tensor]]:
     if isinstance(predictor, MLPPredictor):
         name, dim = f"{_MLP}0.weight", predictor.dim
         ours, weight = tensors[name]
-        tensors[name] = ours, torch.cat([weight[:, dim:], weight[:, :dim]], 1)       # theirs takes [g, z]
+        tensors[name] = ours, torch.cat([weight[:, dim:], weight[:, :dim]], 1)  # theirs takes [g, z]
     if isinstance(predictor, Hypernetwork):
         names = _hyper_names(predictor)
-        rows = torch.cat([state[name].flatten(1) for name in names], 1)              # a row for each entry of the features
+        rows = torch.cat([state[name].flatten(1) for name in names], 1)  # a row for each entry of the features
         features, last = len(rows) - predictor.bias, f"{_HYPERNET}{len(predictor.trunk)}."
         tensors[f"{last}weight"] = names, rows[:features].T
-        if predictor.bias: tensors[f"{last}bias"] = names, rows[features]
+        if predictor.bias:
+            tensors[f"{last}bias"] = names, rows[features]
     return tensors
 
 
@@ -352,78 +479,108 @@ def _from_release(state: Mapping[str, Tensor], model: Model, negate_h: bool) -> 
         rows = torch.cat([state[f"{last}weight"].T, *([state[f"{last}bias"][None]] if predictor.bias else [])])
         parts = rows.split([ours[name][0].numel() for name in names], 1)
         loaded |= {name: part.reshape(ours[name].shape) for name, part in zip(names, parts)}
-    if negate_h: _negate(loaded, model)
+    if negate_h:
+        _negate(loaded, model)
     return {k: v.contiguous() for k, v in loaded.items()}
 
 
 def _negate(state: dict[str, Tensor], model: Model) -> None:
     "Change the sign of the quaternion, the first 4 numbers of g, wherever it enters the predictor or leaves the regressor."
+
     def negated(name: str, *index) -> None:
         state[name] = state[name].clone()
         state[name][index] *= -1
+
     predictor = model.predictor
     if isinstance(predictor, MLPPredictor):
         negated("predictor.layers.0.weight", slice(None), slice(predictor.dim, predictor.dim + 4))
     elif isinstance(predictor, Hypernetwork) and len(predictor.trunk):
         negated("predictor.trunk.0.weight", slice(None), slice(4))
     elif isinstance(predictor, Hypernetwork):
-        for name in _hyper_names(predictor): negated(name, slice(4))
+        for name in _hyper_names(predictor):
+            negated(name, slice(4))
     elif "regressor" in model.heads:
-        for name in ("weight", "bias"): negated(f"heads.regressor.4.{name}", slice(4))
-    else: raise ValueError(f"negate_h changes nothing in {model.method.name}, which is not given g")
+        for name in ("weight", "bias"):
+            negated(f"heads.regressor.4.{name}", slice(4))
+    else:
+        raise ValueError(f"negate_h changes nothing in {model.method.name}, which is not given g")
 
 # %% ../../nbs/method/08_weights.ipynb #cell015e
 def _read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     "The tensors of a file by name, and what else is in it. A training checkpoint has them under `model` or `state_dict`."
-    if not path.is_file(): raise FileNotFoundError(f"{path} does not exist")
-    try: found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:      # of many kinds, by what the file is instead
-        if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL (\S+)", str(error))): raise ValueError(f"{path} is refused: reading it would call {code[1]}; only tensors are read") from None
-        raise ValueError(f"{path} is truncated, damaged or no file of weights ({type(error).__name__}: {str(error).split('. ')[0]})") from None
-    if not isinstance(found, Mapping): raise ValueError(f"{path} holds a {type(found).__name__}; it must be a mapping from names to tensors")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, by what the file is instead
+        if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL (\S+)", str(error))):
+            raise ValueError(f"{path} is refused: reading it would call {code[1]}; only tensors are read") from None
+        raise ValueError(
+            f"{path} is truncated, damaged or no file of weights ({type(error).__name__}: {str(error).split('. ')[0]})"
+        ) from None
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} holds a {type(found).__name__}; it must be a mapping from names to tensors")
     inner = next((k for k in ("model", "state_dict") if isinstance(found.get(k), Mapping)), None)
     state = found if inner is None else found[inner]
     for k, v in state.items():
-        if not isinstance(k, str) or not isinstance(v, Tensor): raise ValueError(f"{path}: {k!r} is a {type(v).__name__}; it must be a mapping from names to tensors")
+        if not isinstance(k, str) or not isinstance(v, Tensor):
+            raise ValueError(f"{path}: {k!r} is a {type(v).__name__}; it must be a mapping from names to tensors")
         kind = next((name for name in ("meta", "sparse", "nested", "quantized") if getattr(v, f"is_{name}")), None)
-        if kind or v.layout is not torch.strided: raise ValueError(f"{path}: {k} is a {kind or v.layout} tensor; it must be dense and hold its numbers")
+        if kind or v.layout is not torch.strided:
+            raise ValueError(f"{path}: {k} is a {kind or v.layout} tensor; it must be dense and hold its numbers")
     return dict(state), [str(k) for k in found if inner is not None and k != inner]
 
 
 def _account(
     path: Path,
-    state: Mapping[str, Tensor],                            # of the file
-    places: Mapping[str, tuple[tuple[str, ...], Tensor]],   # of each name that is expected ours, and a tensor of its shape and type
-    shapes: Mapping[str, Tensor],                           # our state
-    left_out: Sequence[str],                                # beginnings of names that are left out
-    aside: Sequence[str],                                   # what else the file holds
+    state: Mapping[str, Tensor],  # of the file
+    places: Mapping[
+        str, tuple[tuple[str, ...], Tensor]
+    ],  # of each name that is expected ours, and a tensor of its shape and type
+    shapes: Mapping[str, Tensor],  # our state
+    left_out: Sequence[str],  # beginnings of names that are left out
+    aside: Sequence[str],  # what else the file holds
 ) -> pd.DataFrame:
     """What goes where. Raises `ValueError` naming all that is missing, unexpected or of another shape or type, and a tensor
     with numbers that are not finite."""
-    def kind(v: Tensor) -> str: return f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}"
-    def joined(values: Sequence) -> Any: return values[0] if len(values) == 1 else values
+
+    def kind(v: Tensor) -> str:
+        return f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}"
+
+    def joined(values: Sequence) -> Any:
+        return values[0] if len(values) == 1 else values
+
     unknown = [k for k in state if k not in places]
     kept_out = [k for k in unknown if any(k.startswith(prefix) for prefix in left_out)]
     there = {k: (kind(state[k]), kind(v)) for k, (_, v) in places.items() if k in state}
     misfits = [f"{k} is {given}, not {expected}" for k, (given, expected) in there.items() if given != expected]
-    wrong = {"missing": [k for k in places if k not in state], "unexpected": [k for k in unknown if k not in kept_out],
-             "of another shape or type": misfits}
+    wrong = {
+        "missing": [k for k in places if k not in state],
+        "unexpected": [k for k in unknown if k not in kept_out],
+        "of another shape or type": misfits,
+    }
     if any(wrong.values()):
         lists = [f"{len(keys)} {what}: {'; '.join(keys)}" for what, keys in wrong.items() if keys]
         raise ValueError("\n".join([f"{path} does not fit:", *lists]))
-    for name in places: _check_numbers(path, name, state[name])
-    rows = [(k, tuple(state[k].shape), ", ".join(ours), joined([tuple(shapes[name].shape) for name in ours]))
-            for k, (ours, _) in places.items()]
+    for name in places:
+        _check_numbers(path, name, state[name])
+    rows = [
+        (k, tuple(state[k].shape), ", ".join(ours), joined([tuple(shapes[name].shape) for name in ours]))
+        for k, (ours, _) in places.items()
+    ]
     rows += [(k, tuple(state[k].shape), None, None) for k in kept_out] + [(k, None, None, None) for k in aside]
     return pd.DataFrame(rows, columns=["theirs", "their shape", "ours", "our shape"])
 
 # %% ../../nbs/method/08_weights.ipynb #cell016
 def load_release(
-    path: str | Path,                           # the authors' `model.pth`
-    leave_out: Sequence[str] = (),              # beginnings of names in it that are not part of the model, beside their online evaluator's
-    params: Mapping[str, Any] | None = None,    # what params.json says; None: that file beside the checkpoint, if it is there
-    negate_h: bool = False,                     # for weights trained with scipy before 1.11, whose g has the opposite sign
-) -> tuple[SIE, pd.DataFrame]:                  # and the account: which tensor went where; those that were left out went nowhere
+    path: str | Path,  # the authors' `model.pth`
+    leave_out: Sequence[
+        str
+    ] = (),  # beginnings of names in it that are not part of the model, beside their online evaluator's
+    params: Mapping[str, Any]
+    | None = None,  # what params.json says; None: that file beside the checkpoint, if it is there
+    negate_h: bool = False,  # for weights trained with scipy before 1.11, whose g has the opposite sign
+) -> tuple[SIE, pd.DataFrame]:  # and the account: which tensor went where; those that were left out went nowhere
     """A whole model of the authors, of any method of their release. Nothing but tensors is read from the checkpoint.
     What neither it nor params.json tells, how it was trained, is the paper's in the settings.
 
@@ -432,8 +589,10 @@ def load_release(
     state, aside = _read_state(path := Path(path))
     known, where = _read_params(path, params)
     settings = _release_settings(path, state, known, where)
-    try: model = _model_without_numbers(settings)
-    except (ValueError, RuntimeError, OverflowError) as error: raise ValueError(f"{where}: {error}") from None
+    try:
+        model = _model_without_numbers(settings)
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{where}: {error}") from None
     account = _account(path, state, _to_release(model), model.state_dict(), [EVALUATOR, *leave_out], aside)
     model.load_state_dict(_from_release(state, model, negate_h), assign=True)
     images = _release_images(known, where)
@@ -445,15 +604,17 @@ def _release_images(params: Mapping[str, Any], where: str) -> ImageFormat:
     "What the images are: 3DIEBench's, of the resolution that params.json gives, or what `save_release` wrote. Raises `ValueError`."
     size = params.get("resolution", RELEASE_IMAGES.height)
     try:
-        if "images" not in params: return replace(RELEASE_IMAGES, height=size, width=size)
+        if "images" not in params:
+            return replace(RELEASE_IMAGES, height=size, width=size)
         images = ImageFormat(**params["images"])
         return replace(images, mean=tuple(images.mean), std=tuple(images.std))
-    except (ValueError, TypeError) as error: raise ValueError(f"{where}: images: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: images: {error}") from None
 
 # %% ../../nbs/method/08_weights.ipynb #cell016b
 def save_release(
-    model: SIE,         # of a method of their release, with the encoder `resnet18_release` and of any widths
-    path: str | Path,   # the file, replaced when the new one is whole
+    model: SIE,  # of a method of their release, with the encoder `resnet18_release` and of any widths
+    path: str | Path,  # the file, replaced when the new one is whole
 ) -> None:
     """Write a model as the authors' `model.pth`, and what its tensors do not say as `params.json` beside it.
 
@@ -476,16 +637,32 @@ def _release_params(model: SIE) -> dict[str, Any]:
     experience = {ours: theirs for theirs, ours in EXPERIENCES.items()}.get(m.method.name)
     uses_g = predictor is not None or "regressor" in m.heads
     if uses_g and m.method.form != "quaternion":
-        raise ValueError(f"{m.method.name} is given the rotation as {m.method.form}; the authors' methods have the quaternion")
+        raise ValueError(
+            f"{m.method.name} is given the rotation as {m.method.form}; the authors' methods have the quaternion"
+        )
     if experience is None:
-        raise ValueError(f"the authors' release has no method {m.method.name}; there are {', '.join(EXPERIENCES.values())}")
-    params = {"experience": experience, "arch": "resnet18", "mlp": "-".join(map(str, s.widths)),
-              "equi": m.split.equivariant, "equi_factor": float(s.equivariance_weight), "epochs": s.epochs,
-              "batch_size": s.batch_size, "base_lr": float(s.lr), "wd": float(s.weight_decay),
-              "images": asdict(model.images), "crop": s.crop}
-    if m.method.partly_invariant: params["equi"] = s.widths[-1] - PartInvariance(s.invariant_share).size(s.widths[-1])
-    if isinstance(predictor, MLPPredictor): params |= _mlp_params(predictor, experience)
-    if isinstance(predictor, Hypernetwork): params |= _hyper_params(predictor)
+        raise ValueError(
+            f"the authors' release has no method {m.method.name}; there are {', '.join(EXPERIENCES.values())}"
+        )
+    params = {
+        "experience": experience,
+        "arch": "resnet18",
+        "mlp": "-".join(map(str, s.widths)),
+        "equi": m.split.equivariant,
+        "equi_factor": float(s.equivariance_weight),
+        "epochs": s.epochs,
+        "batch_size": s.batch_size,
+        "base_lr": float(s.lr),
+        "wd": float(s.weight_decay),
+        "images": asdict(model.images),
+        "crop": s.crop,
+    }
+    if m.method.partly_invariant:
+        params["equi"] = s.widths[-1] - PartInvariance(s.invariant_share).size(s.widths[-1])
+    if isinstance(predictor, MLPPredictor):
+        params |= _mlp_params(predictor, experience)
+    if isinstance(predictor, Hypernetwork):
+        params |= _hyper_params(predictor)
     return params
 
 
@@ -500,20 +677,29 @@ def _mlp_params(predictor: MLPPredictor, experience: str) -> dict[str, Any]:
 
 def _hyper_params(predictor: Hypernetwork) -> dict[str, Any]:
     depth = len(predictor.trunk) // 2
-    if depth not in (0, 2): raise ValueError(f"H has {depth} hidden layers; the authors' has none or 2")
+    if depth not in (0, 2):
+        raise ValueError(f"H has {depth} hidden layers; the authors' has none or 2")
     hidden = [layer.H.shape[1] for layer in predictor.layers][:-1]
-    return {"predictor_type": "hypernetwork", "hypernetwork": "deep" if depth else "linear",
-            "bias_hypernet": predictor.bias, "predictor": "-".join(map(str, hidden)),
-            "predictor_relu": predictor.relu, "bias_pred": predictor.layers[0].B is not None}
+    return {
+        "predictor_type": "hypernetwork",
+        "hypernetwork": "deep" if depth else "linear",
+        "bias_hypernet": predictor.bias,
+        "predictor": "-".join(map(str, hidden)),
+        "predictor_relu": predictor.relu,
+        "bias_pred": predictor.layers[0].B is not None,
+    }
 
 # %% ../../nbs/method/08_weights.ipynb #cell016c
 def load_release_backbone(
-    path: str | Path,                       # the authors' `final_weights.pth`
-    leave_out: Sequence[str] = (),          # beginnings of names in it that are not part of the backbone
-) -> tuple[ReleaseResNet, pd.DataFrame]:    # in evaluation mode, for images normalised by `RELEASE_IMAGES`; and the account
+    path: str | Path,  # the authors' `final_weights.pth`
+    leave_out: Sequence[str] = (),  # beginnings of names in it that are not part of the backbone
+) -> tuple[
+    ReleaseResNet, pd.DataFrame
+]:  # in evaluation mode, for images normalised by `RELEASE_IMAGES`; and the account
     "The authors' backbone alone. Raises as `load_release` does."
     state, aside = _read_state(path := Path(path))
-    with torch.device("meta"): encoder = ReleaseResNet()
+    with torch.device("meta"):
+        encoder = ReleaseResNet()
     ours = encoder.state_dict()
     account = _account(path, state, {k: ((k,), v) for k, v in ours.items()}, ours, leave_out, aside)
     encoder.load_state_dict({k: state[k] for k in ours}, assign=True)
@@ -527,7 +713,10 @@ def save_release_backbone(encoder: nn.Module, path: str | Path) -> None:
 
 
 def _check_encoder(encoder: nn.Module) -> None:
-    if not isinstance(encoder, ReleaseResNet): raise ValueError(f"the encoder is a {type(encoder).__name__}, not the release's ResNet-18 (`resnet18_release`): that has layer1.0.downsample.* and pads otherwise")
+    if not isinstance(encoder, ReleaseResNet):
+        raise ValueError(
+            f"the encoder is a {type(encoder).__name__}, not the release's ResNet-18 (`resnet18_release`): that has layer1.0.downsample.* and pads otherwise"
+        )
 
 
 def _write_state(path: str | Path, state: Mapping[str, Tensor]) -> None:

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/objects/00_classes.ipynb #cell003
 from __future__ import annotations
+
 from dataclasses import dataclass
 
 # %% auto #0
@@ -13,9 +14,10 @@ __all__ = ['CLASSES', 'CLASS_BY_SYNSET', 'ShapeClass']
 @dataclass(frozen=True)
 class ShapeClass:
     "One of ShapeNetCore's 55 classes."
-    label: int   # 0..54, the rank of the synset id
+
+    label: int  # 0..54, the rank of the synset id
     synset: str  # WordNet noun offset, eight digits
-    name: str    # readable name
+    name: str  # readable name
 
 
 _NAMES = """02691156 airplane, 02747177 trash bin, 02773838 bag, 02801938 basket, 02808440 bathtub, 02818832 bed, 02828884 bench, 02843684 birdhouse,
@@ -27,5 +29,7 @@ _NAMES = """02691156 airplane, 02747177 trash bin, 02773838 bag, 02801938 basket
 04379243 table, 04401088 telephone, 04460130 tower, 04468005 train, 04530566 watercraft, 04554684 washer"""
 
 #: The 55 classes in label order.
-CLASSES: tuple[ShapeClass, ...] = tuple(ShapeClass(i, *entry.strip().split(" ", 1)) for i, entry in enumerate(_NAMES.split(",")))
+CLASSES: tuple[ShapeClass, ...] = tuple(
+    ShapeClass(i, *entry.strip().split(" ", 1)) for i, entry in enumerate(_NAMES.split(","))
+)
 CLASS_BY_SYNSET: dict[str, ShapeClass] = {c.synset: c for c in CLASSES}

@@ -8,8 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from sie.objects.solids import (
-    box,
     Colour,
+    Parts,
+    Solid,
+    Vector,
+    box,
     colour,
     cut,
     cylinder,
@@ -17,12 +20,9 @@ from sie.objects.solids import (
     extrude,
     family,
     hull,
-    Parts,
     place,
     revolve,
-    Solid,
     tube,
-    Vector,
 )
 
 # %% auto #0
@@ -46,14 +46,16 @@ def against(rgb: Colour) -> Colour:
     return (45, 47, 52) if max(rgb) > 110 else (185, 188, 194)
 
 
-def panel(width: float, height: float, at: Vector = (0, 0, 0), out: float = .02) -> Solid:
+def panel(width: float, height: float, at: Vector = (0, 0, 0), out: float = 0.02) -> Solid:
     "A thin plate that lies in a front plane (y of `at`), stands out of it by `out`, and reaches as deep into it."
     return box((width, 2 * out, height), at)
 
 
-def grid(columns: int, rows: int, width: float, height: float, at: Vector = (0, 0, 0), out: float = .03, fill: float = .75) -> list[Solid]:
+def grid(
+    columns: int, rows: int, width: float, height: float, at: Vector = (0, 0, 0), out: float = 0.03, fill: float = 0.75
+) -> list[Solid]:
     "Keys in rows over an area of a front plane, from the viewer's top left; `fill` is the share of its cell that a key takes along each edge."
-    x, z = np.linspace(.5, -.5, 2 * columns + 1)[1::2] * width, np.linspace(.5, -.5, 2 * rows + 1)[1::2] * height
+    x, z = np.linspace(0.5, -0.5, 2 * columns + 1)[1::2] * width, np.linspace(0.5, -0.5, 2 * rows + 1)[1::2] * height
     return [panel(fill * width / columns, fill * height / rows, np.add(at, (u, 0, v)), out) for v in z for u in x]
 
 
@@ -68,95 +70,215 @@ def on_slope(parts: Parts, low: tuple[float, float], high: tuple[float, float]) 
     return move(parts, (0, (y0 + y1) / 2, (z0 + z1) / 2), (np.degrees(np.arctan2(y0 - y1, z1 - z0)), 0, 0))
 
 
-def screen(rng: np.random.Generator, width: float, height: float, out: float = .02) -> Parts:
+def screen(rng: np.random.Generator, width: float, height: float, out: float = 0.02) -> Parts:
     "A lit screen facing +y: a header along the top, a picture on the left, lines of text on the right."
-    ground = colour(rng, "screen") if rng.random() < .5 else colour(rng, "glass")
+    ground = colour(rng, "screen") if rng.random() < 0.5 else colour(rng, "glass")
     head = accent(rng, ground)
     picture = accent(rng, ground, head)
-    parts = [(panel(width, height, out=out), ground), (panel(.97 * width, .16 * height, (0, 0, .4 * height), 1.5 * out), head),
-             (panel(.48 * width, .72 * height, (.23 * width, 0, -.08 * height), 1.5 * out), picture)]
+    parts = [
+        (panel(width, height, out=out), ground),
+        (panel(0.97 * width, 0.16 * height, (0, 0, 0.4 * height), 1.5 * out), head),
+        (panel(0.48 * width, 0.72 * height, (0.23 * width, 0, -0.08 * height), 1.5 * out), picture),
+    ]
     lines = rng.integers(2, 5)
-    return parts + [(s, WHITE) for s in grid(1, lines, .48 * width, .6 * height, (-.26 * width, 0, -.06 * height), 1.5 * out, .6)]
+    return parts + [
+        (s, WHITE)
+        for s in grid(1, lines, 0.48 * width, 0.6 * height, (-0.26 * width, 0, -0.06 * height), 1.5 * out, 0.6)
+    ]
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell009
 @family("02942699")
 def camera(rng: np.random.Generator) -> Parts:
     style = rng.choice(["reflex", "compact", "classic"])
-    w, d, h = rng.uniform((1.25, .4, .8), (1.5, .5, .95)) * {"reflex": (1, 1, 1), "compact": (1, .7, .85), "classic": (1.05, .8, .85)}[style]
-    skin = colour(rng, {"reflex": "dark", "compact": "paint", "classic": "leather"}[style]) if rng.random() < .7 else colour(rng, "plastic")
+    w, d, h = (
+        rng.uniform((1.25, 0.4, 0.8), (1.5, 0.5, 0.95))
+        * {"reflex": (1, 1, 1), "compact": (1, 0.7, 0.85), "classic": (1.05, 0.8, 0.85)}[style]
+    )
+    skin = (
+        colour(rng, {"reflex": "dark", "compact": "paint", "classic": "leather"}[style])
+        if rng.random() < 0.7
+        else colour(rng, "plastic")
+    )
     plate = accent(rng, skin, material="metal") if style != "reflex" else GREY
-    trim, r = accent(rng, skin, plate), h * rng.uniform(.34, .42)
-    length, x = rng.uniform(*{"reflex": (.45, .9), "compact": (.15, .35), "classic": (.25, .45)}[style]), -w * rng.uniform(.04, .14)
+    trim, r = accent(rng, skin, plate), h * rng.uniform(0.34, 0.42)
+    length, x = (
+        rng.uniform(*{"reflex": (0.45, 0.9), "compact": (0.15, 0.35), "classic": (0.25, 0.45)}[style]),
+        -w * rng.uniform(0.04, 0.14),
+    )
     front = d / 2 + length
-    parts = [(box((w, d, h), rounding=.07), skin), (box((.96 * w, .92 * d, .22 * h), (0, 0, .45 * h), rounding=.05), plate),
-             (box((.2 * w, 1.3 * d, .86 * h), (.38 * w, .2 * d, -.04 * h), rounding=.07), trim),
-             (cylinder(r, length + .1, (x, d / 2 + length / 2 - .05, -.06 * h), "y"), GREY if style == "reflex" else plate),
-             (cylinder(1.04 * r, .3 * length, (x, d / 2 + .55 * length, -.06 * h), "y"), BLACK),
-             (cylinder(.86 * r, .06, (x, front, -.06 * h), "y"), BLACK),
-             (ellipsoid((.68 * r, .12, .68 * r), (x, front, -.06 * h)), (90, 120, 190)),
-             (cylinder(.06 * w, .1, (.36 * w, .05, .58 * h)), RED), (cylinder(.08 * w, .07, (-.36 * w, 0, .57 * h)), GREY),
-             (panel(.62 * w, .6 * h, (-.08 * w, -d / 2, -.08 * h), .03), (70, 130, 190)), (box((.9 * w, .8 * d, .06), (0, 0, -h / 2)), GREY)]
+    parts = [
+        (box((w, d, h), rounding=0.07), skin),
+        (box((0.96 * w, 0.92 * d, 0.22 * h), (0, 0, 0.45 * h), rounding=0.05), plate),
+        (box((0.2 * w, 1.3 * d, 0.86 * h), (0.38 * w, 0.2 * d, -0.04 * h), rounding=0.07), trim),
+        (
+            cylinder(r, length + 0.1, (x, d / 2 + length / 2 - 0.05, -0.06 * h), "y"),
+            GREY if style == "reflex" else plate,
+        ),
+        (cylinder(1.04 * r, 0.3 * length, (x, d / 2 + 0.55 * length, -0.06 * h), "y"), BLACK),
+        (cylinder(0.86 * r, 0.06, (x, front, -0.06 * h), "y"), BLACK),
+        (ellipsoid((0.68 * r, 0.12, 0.68 * r), (x, front, -0.06 * h)), (90, 120, 190)),
+        (cylinder(0.06 * w, 0.1, (0.36 * w, 0.05, 0.58 * h)), RED),
+        (cylinder(0.08 * w, 0.07, (-0.36 * w, 0, 0.57 * h)), GREY),
+        (panel(0.62 * w, 0.6 * h, (-0.08 * w, -d / 2, -0.08 * h), 0.03), (70, 130, 190)),
+        (box((0.9 * w, 0.8 * d, 0.06), (0, 0, -h / 2)), GREY),
+    ]
     if style == "reflex":
-        parts += [(hull([box((.5 * w, .8 * d, .02), (x, 0, .52 * h)), box((.26 * w, .6 * d, .02), (x, .06 * d, .52 * h + .24))]), skin),
-                  (panel(.2 * w, .12, (x, .38 * d, .52 * h + .1), .06), WHITE)]
-    else: parts += [(panel(.22 * w, .16 * h, (-.33 * w, d / 2, .36 * h), .03), WHITE), (panel(.1 * w, .12 * h, (.12 * w, d / 2, .38 * h), .03), BLACK)]
+        parts += [
+            (
+                hull(
+                    [
+                        box((0.5 * w, 0.8 * d, 0.02), (x, 0, 0.52 * h)),
+                        box((0.26 * w, 0.6 * d, 0.02), (x, 0.06 * d, 0.52 * h + 0.24)),
+                    ]
+                ),
+                skin,
+            ),
+            (panel(0.2 * w, 0.12, (x, 0.38 * d, 0.52 * h + 0.1), 0.06), WHITE),
+        ]
+    else:
+        parts += [
+            (panel(0.22 * w, 0.16 * h, (-0.33 * w, d / 2, 0.36 * h), 0.03), WHITE),
+            (panel(0.1 * w, 0.12 * h, (0.12 * w, d / 2, 0.38 * h), 0.03), BLACK),
+        ]
     return parts
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell012
 @family("02992529")
 def cellphone(rng: np.random.Generator) -> Parts:
     style = rng.choice(["touch", "touch", "bar", "flip", "typewriter"])
-    case = colour(rng, "paint" if rng.random() < .5 else "metal" if rng.random() < .5 else "dark")
+    case = colour(rng, "paint" if rng.random() < 0.5 else "metal" if rng.random() < 0.5 else "dark")
     back, light = accent(rng, case, BLACK), case if max(case) > 170 else WHITE
 
     def keypad(columns, rows, width, height, out):
-        keys = [(s, light if max(case) < 170 else BLACK) for s in grid(columns, rows, width, height, (0, 0, -.06 * height), out, .72)]
-        return keys + [(panel(.26 * width, .12 * height, (x * width, 0, .5 * height), out), c) for x, c in ((.34, GREEN), (-.34, RED))]
+        keys = [
+            (s, light if max(case) < 170 else BLACK)
+            for s in grid(columns, rows, width, height, (0, 0, -0.06 * height), out, 0.72)
+        ]
+        return keys + [
+            (panel(0.26 * width, 0.12 * height, (x * width, 0, 0.5 * height), out), c)
+            for x, c in ((0.34, GREEN), (-0.34, RED))
+        ]
 
-    def shell(w, t, h): return [(box((w, t, h), rounding=.45 * t), case), (panel(.84 * w, .86 * h, (0, -t / 2, 0), .015), back)]
+    def shell(w, t, h):
+        return [(box((w, t, h), rounding=0.45 * t), case), (panel(0.84 * w, 0.86 * h, (0, -t / 2, 0), 0.015), back)]
 
-    w = rng.uniform(.46, .54)
+    w = rng.uniform(0.46, 0.54)
     if style == "touch":
-        t, h = rng.uniform(.06, .1), w * rng.uniform(1.85, 2.15)
-        parts = shell(w, t, h) + [(panel(.93 * w, .95 * h, (0, t / 2, 0), .006), BLACK)] + move(screen(rng, .86 * w, .84 * h, .009), (0, t / 2 + .006, 0))
-        parts += [(cylinder(.075 * w, .03, (0, t / 2, -.45 * h), "y"), GREY), (panel(.24 * w, .3 * w, (-.24 * w, -t / 2, .32 * h), .035), BLACK),
-                  (box((.04, .5 * t, .14 * h), (-w / 2, 0, .2 * h)), RED)]
-        return parts + [(cylinder(.075 * w, .09, (-.24 * w, -t / 2, .32 * h + z * w), "y"), (90, 120, 190)) for z in (-.07, .08)]
+        t, h = rng.uniform(0.06, 0.1), w * rng.uniform(1.85, 2.15)
+        parts = (
+            shell(w, t, h)
+            + [(panel(0.93 * w, 0.95 * h, (0, t / 2, 0), 0.006), BLACK)]
+            + move(screen(rng, 0.86 * w, 0.84 * h, 0.009), (0, t / 2 + 0.006, 0))
+        )
+        parts += [
+            (cylinder(0.075 * w, 0.03, (0, t / 2, -0.45 * h), "y"), GREY),
+            (panel(0.24 * w, 0.3 * w, (-0.24 * w, -t / 2, 0.32 * h), 0.035), BLACK),
+            (box((0.04, 0.5 * t, 0.14 * h), (-w / 2, 0, 0.2 * h)), RED),
+        ]
+        return parts + [
+            (cylinder(0.075 * w, 0.09, (-0.24 * w, -t / 2, 0.32 * h + z * w), "y"), (90, 120, 190))
+            for z in (-0.07, 0.08)
+        ]
     if style == "flip":
-        t, h, angle = rng.uniform(.1, .14), w * rng.uniform(1.25, 1.5), rng.uniform(15, 35)
-        lower = shell(w, t, h) + move(keypad(3, 4, .8 * w, .7 * h, .03), (0, t / 2, -.02 * h))
-        upper = shell(w, t, h) + [(panel(.88 * w, .86 * h, (0, t / 2, 0), .006), BLACK)]
-        upper += move(screen(rng, .76 * w, .6 * h, .012), (0, t / 2 + .006, 0)) + [(panel(.3 * w, .05, (0, t / 2, .37 * h), .02), light)]
-        return move(lower, (0, 0, -h / 2)) + [(cylinder(.6 * t, .8 * w, axis="x"), BLACK)] + move(move(upper, (0, 0, h / 2)), turn=(-angle, 0, 0)) \
-            + [(box((.1, .1, .2), (.36 * w, h * np.sin(np.radians(angle)) - .02, h * np.cos(np.radians(angle)))), BLACK)]
-    t, h = rng.uniform(.12, .18), w * (rng.uniform(2.1, 2.5) if style == "bar" else rng.uniform(1.5, 1.7))
-    parts = shell(w, t, h) + [(panel(.84 * w, .42 * h, (0, t / 2, .24 * h), .01), BLACK)] + move(screen(rng, .72 * w, .34 * h, .012), (0, t / 2 + .01, .24 * h))
-    parts += move(keypad(3, 4, .76 * w, .34 * h, .03) if style == "bar" else keypad(7, 4, .86 * w, .3 * h, .03), (0, t / 2, -.24 * h))
-    if style == "bar": return parts + [(cylinder(.07, rng.uniform(.25, .6), (.34 * w, -.1 * t, h / 2 + .1)), BLACK)]
-    return parts + [(box((.06, .5 * t, .2 * h), (-w / 2, 0, .25 * h)), RED)]
+        t, h, angle = rng.uniform(0.1, 0.14), w * rng.uniform(1.25, 1.5), rng.uniform(15, 35)
+        lower = shell(w, t, h) + move(keypad(3, 4, 0.8 * w, 0.7 * h, 0.03), (0, t / 2, -0.02 * h))
+        upper = shell(w, t, h) + [(panel(0.88 * w, 0.86 * h, (0, t / 2, 0), 0.006), BLACK)]
+        upper += move(screen(rng, 0.76 * w, 0.6 * h, 0.012), (0, t / 2 + 0.006, 0)) + [
+            (panel(0.3 * w, 0.05, (0, t / 2, 0.37 * h), 0.02), light)
+        ]
+        return (
+            move(lower, (0, 0, -h / 2))
+            + [(cylinder(0.6 * t, 0.8 * w, axis="x"), BLACK)]
+            + move(move(upper, (0, 0, h / 2)), turn=(-angle, 0, 0))
+            + [
+                (
+                    box(
+                        (0.1, 0.1, 0.2), (0.36 * w, h * np.sin(np.radians(angle)) - 0.02, h * np.cos(np.radians(angle)))
+                    ),
+                    BLACK,
+                )
+            ]
+        )
+    t, h = rng.uniform(0.12, 0.18), w * (rng.uniform(2.1, 2.5) if style == "bar" else rng.uniform(1.5, 1.7))
+    parts = (
+        shell(w, t, h)
+        + [(panel(0.84 * w, 0.42 * h, (0, t / 2, 0.24 * h), 0.01), BLACK)]
+        + move(screen(rng, 0.72 * w, 0.34 * h, 0.012), (0, t / 2 + 0.01, 0.24 * h))
+    )
+    parts += move(
+        keypad(3, 4, 0.76 * w, 0.34 * h, 0.03) if style == "bar" else keypad(7, 4, 0.86 * w, 0.3 * h, 0.03),
+        (0, t / 2, -0.24 * h),
+    )
+    if style == "bar":
+        return parts + [(cylinder(0.07, rng.uniform(0.25, 0.6), (0.34 * w, -0.1 * t, h / 2 + 0.1)), BLACK)]
+    return parts + [(box((0.06, 0.5 * t, 0.2 * h), (-w / 2, 0, 0.25 * h)), RED)]
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell015
 def dial(rng: np.random.Generator, radius: float) -> Parts:
     "A clock's dial facing +y around the origin, showing any time."
-    face = WHITE if rng.random() < .6 else colour(rng, "light")
-    parts = [(cylinder(radius, .06 * radius, axis="y", sections=32), face)]
-    half = [(-.97 * radius * np.sin(t), .97 * radius * np.cos(t)) for t in np.linspace(0, np.pi, 17)]
-    parts.append((extrude(half, .08 * radius, axis="y"), accent(rng, face, BLACK, RED, material="plastic")))
+    face = WHITE if rng.random() < 0.6 else colour(rng, "light")
+    parts = [(cylinder(radius, 0.06 * radius, axis="y", sections=32), face)]
+    half = [(-0.97 * radius * np.sin(t), 0.97 * radius * np.cos(t)) for t in np.linspace(0, np.pi, 17)]
+    parts.append((extrude(half, 0.08 * radius, axis="y"), accent(rng, face, BLACK, RED, material="plastic")))
     for hour in range(12):
-        width, length, rgb = (.2, .34, RED) if hour == 0 else (.08, .16, BLACK)
-        parts.append((place(panel(width * radius, length * radius, (0, .03 * radius, (.93 - length / 2) * radius), .02 * radius), turn=(0, -30 * hour, 0)), rgb))
-    for length, width, y in ((.55, .12, .07), (.85, .08, .1)):
-        parts.append((place(panel(width * radius, length * radius, (0, y * radius, .4 * length * radius), .02 * radius), turn=(0, rng.uniform(0, 360), 0)), BLACK))
-    return parts + [(cylinder(.08 * radius, .2 * radius, (0, .03 * radius, 0), "y", sections=12), BLACK)]
+        width, length, rgb = (0.2, 0.34, RED) if hour == 0 else (0.08, 0.16, BLACK)
+        parts.append(
+            (
+                place(
+                    panel(
+                        width * radius, length * radius, (0, 0.03 * radius, (0.93 - length / 2) * radius), 0.02 * radius
+                    ),
+                    turn=(0, -30 * hour, 0),
+                ),
+                rgb,
+            )
+        )
+    for length, width, y in ((0.55, 0.12, 0.07), (0.85, 0.08, 0.1)):
+        parts.append(
+            (
+                place(
+                    panel(width * radius, length * radius, (0, y * radius, 0.4 * length * radius), 0.02 * radius),
+                    turn=(0, rng.uniform(0, 360), 0),
+                ),
+                BLACK,
+            )
+        )
+    return parts + [(cylinder(0.08 * radius, 0.2 * radius, (0, 0.03 * radius, 0), "y", sections=12), BLACK)]
 
 
-SEGMENTS = {0: "abcdef", 1: "bc", 2: "abged", 3: "abgcd", 4: "fgbc", 5: "afgcd", 6: "afgedc", 7: "abc", 8: "abcdefg", 9: "abcdfg"}
+SEGMENTS = {
+    0: "abcdef",
+    1: "bc",
+    2: "abged",
+    3: "abgcd",
+    4: "fgbc",
+    5: "afgcd",
+    6: "afgedc",
+    7: "abc",
+    8: "abcdefg",
+    9: "abcdfg",
+}
 
 
 def digit(number: int, at: Vector, size: float) -> list[Solid]:
     "A seven-segment digit facing +y, twice as high as wide; `size` is its width."
-    where = {"a": (0, 1), "g": (0, 0), "d": (0, -1), "f": (.5, .5), "b": (-.5, .5), "e": (.5, -.5), "c": (-.5, -.5)}
-    return [panel(*((size, .22 * size) if s in "agd" else (.22 * size, 1.1 * size)), np.add(at, (where[s][0] * size, 0, where[s][1] * size)), .03) for s in SEGMENTS[number]]
+    where = {
+        "a": (0, 1),
+        "g": (0, 0),
+        "d": (0, -1),
+        "f": (0.5, 0.5),
+        "b": (-0.5, 0.5),
+        "e": (0.5, -0.5),
+        "c": (-0.5, -0.5),
+    }
+    return [
+        panel(
+            *((size, 0.22 * size) if s in "agd" else (0.22 * size, 1.1 * size)),
+            np.add(at, (where[s][0] * size, 0, where[s][1] * size)),
+            0.03,
+        )
+        for s in SEGMENTS[number]
+    ]
 
 
 @family("03046257")
@@ -165,281 +287,652 @@ def clock(rng: np.random.Generator) -> Parts:
     case = colour(rng, {"mantel": "wood", "tall": "wood"}.get(style, "paint"))
     trim = accent(rng, case, WHITE, material="gold" if style in ("mantel", "tall") else "paint")
     if style == "wall":
-        sides, depth = rng.choice([4, 8, 32]), rng.uniform(.2, .4)
+        sides, depth = rng.choice([4, 8, 32]), rng.uniform(0.2, 0.4)
         turn, r = 180 / sides, 1 / np.cos(np.pi / sides)
-        rim = place(revolve([(0, -depth), (1.15 * r, -depth), (1.15 * r, 0), (1.1 * r, .06), (1.02 * r, .06), (.98 * r, 0),
-                             (0, 0)], axis="y", sections=sides), turn=(0, turn, 0))
-        return [(rim, case), (place(cylinder(.9 * r, .06, (0, -depth, 0), "y", sections=sides), turn=(0, turn, 0)), BLACK), (box((.5, .1, .3), (.2, -depth, -.4)), trim),
-                (tube([(-.2, -depth / 2, 1.05), (-.1, -depth / 2, 1.4), (.1, -depth / 2, 1.4), (.2, -depth / 2, 1.05)], .06, sections=6), trim)] + dial(rng, .98)
+        rim = place(
+            revolve(
+                [
+                    (0, -depth),
+                    (1.15 * r, -depth),
+                    (1.15 * r, 0),
+                    (1.1 * r, 0.06),
+                    (1.02 * r, 0.06),
+                    (0.98 * r, 0),
+                    (0, 0),
+                ],
+                axis="y",
+                sections=sides,
+            ),
+            turn=(0, turn, 0),
+        )
+        return [
+            (rim, case),
+            (place(cylinder(0.9 * r, 0.06, (0, -depth, 0), "y", sections=sides), turn=(0, turn, 0)), BLACK),
+            (box((0.5, 0.1, 0.3), (0.2, -depth, -0.4)), trim),
+            (
+                tube(
+                    [
+                        (-0.2, -depth / 2, 1.05),
+                        (-0.1, -depth / 2, 1.4),
+                        (0.1, -depth / 2, 1.4),
+                        (0.2, -depth / 2, 1.05),
+                    ],
+                    0.06,
+                    sections=6,
+                ),
+                trim,
+            ),
+        ] + dial(rng, 0.98)
     if style == "alarm":
-        feet = [(cylinder(.1, .5, (x, 0, -1.05), top_radius=.16, sections=10), trim) for x in (-.55, .55)]
-        bells = [(place(revolve([(0, 0), (.42, 0), (.36, .2), (.2, .32),
-                                 (0, .36)], sections=20), (x, 0, .88), (0, 40 * np.sign(x), 0)), c) for x, c in ((-.6, trim), (.6, trim))]
-        handle = [(tube([(-.3, 0, 1.1), (-.25, 0, 1.5), (.25, 0, 1.5), (.3, 0, 1.1)], .05, sections=6), BLACK), (box((.12, .16, .4), (0, 0, 1.1)), RED)]
-        return [(cylinder(1.08, rng.uniform(.5, .8), axis="y", sections=32), case),
-                (cylinder(.9, .06, (0, -.42, 0), "y"), BLACK)] + feet + bells + handle + move(dial(rng, .95), (0, .4, 0)) + [(cylinder(.2, .5, (.5, -.5, 0), "y", sections=6), trim)]
+        feet = [(cylinder(0.1, 0.5, (x, 0, -1.05), top_radius=0.16, sections=10), trim) for x in (-0.55, 0.55)]
+        bells = [
+            (
+                place(
+                    revolve([(0, 0), (0.42, 0), (0.36, 0.2), (0.2, 0.32), (0, 0.36)], sections=20),
+                    (x, 0, 0.88),
+                    (0, 40 * np.sign(x), 0),
+                ),
+                c,
+            )
+            for x, c in ((-0.6, trim), (0.6, trim))
+        ]
+        handle = [
+            (tube([(-0.3, 0, 1.1), (-0.25, 0, 1.5), (0.25, 0, 1.5), (0.3, 0, 1.1)], 0.05, sections=6), BLACK),
+            (box((0.12, 0.16, 0.4), (0, 0, 1.1)), RED),
+        ]
+        return (
+            [
+                (cylinder(1.08, rng.uniform(0.5, 0.8), axis="y", sections=32), case),
+                (cylinder(0.9, 0.06, (0, -0.42, 0), "y"), BLACK),
+            ]
+            + feet
+            + bells
+            + handle
+            + move(dial(rng, 0.95), (0, 0.4, 0))
+            + [(cylinder(0.2, 0.5, (0.5, -0.5, 0), "y", sections=6), trim)]
+        )
     if style == "mantel":
-        w, d, top = rng.uniform(1.1, 1.7), rng.uniform(.5, .8), np.linspace(0, np.pi, 13)
+        w, d, top = rng.uniform(1.1, 1.7), rng.uniform(0.5, 0.8), np.linspace(0, np.pi, 13)
         arch = [(-1.05, -1.2), (1.05, -1.2)] + [(1.05 * np.cos(t), 1.15 * np.sin(t)) for t in top]
-        return [(extrude(arch, d, axis="y"), case), (box((2 * w, 1.3 * d, .3), (0, 0, -1.3)), case), (box((2 * w * .98, 1.35 * d, .1), (0, 0, -1.45)), BLACK),
-                (panel(1.6, 1.6, (0, -d / 2, -.2), .03), BLACK),
-                (panel(1.7, .14, (0, d / 2, -1.05), .04), trim), (ellipsoid(.16, (0, 0, 1.2), 1), trim), (ellipsoid((.2, .25, .25), (1.05, 0, 0), 1), trim)] \
-            + move(dial(rng, .85), (0, d / 2 + .02, .1))
+        return [
+            (extrude(arch, d, axis="y"), case),
+            (box((2 * w, 1.3 * d, 0.3), (0, 0, -1.3)), case),
+            (box((2 * w * 0.98, 1.35 * d, 0.1), (0, 0, -1.45)), BLACK),
+            (panel(1.6, 1.6, (0, -d / 2, -0.2), 0.03), BLACK),
+            (panel(1.7, 0.14, (0, d / 2, -1.05), 0.04), trim),
+            (ellipsoid(0.16, (0, 0, 1.2), 1), trim),
+            (ellipsoid((0.2, 0.25, 0.25), (1.05, 0, 0), 1), trim),
+        ] + move(dial(rng, 0.85), (0, d / 2 + 0.02, 0.1))
     if style == "tall":
-        h, d = rng.uniform(3.2, 4.4), rng.uniform(.7, .9)
-        bob = [(box((.06, .06, .5 * h), (.1, d / 2 - .12, -.3 * h)), trim), (cylinder(.24, .12, (.1, d / 2 - .1, -.52 * h), "y"), trim)]
-        return [(box((1.9, d * 1.1, 1.9)), case), (extrude([(-1.15, .9), (1.15, .9), (.8, 1.3), (0, 1.55), (-.8, 1.3)], 1.2 * d, axis="y"), trim),
-                (cut(box((1.3, .9 * d, .62 * h), (0, 0, -.34 * h - .6)), box((.95, d, .5 * h), (0, .3 * d, -.34 * h - .6))), case),
-                (box((.94, .1, .5 * h), (0, -.25 * d, -.34 * h - .6)), BLACK), (box((1.9, 1.2 * d, .6), (0, 0, -.66 * h - .9)), case),
-                (box((.9, .06, .6 * h), (0, -.45 * d, -.34 * h - .6)), BLACK), (panel(.5, .34, (.5, .6 * d, -.66 * h - .9), .03), trim),
-                (box((.06, .7 * d, .56 * h), (.65, 0, -.34 * h - .6)), trim), (box((.06, .8 * d, 1.4), (.95, 0, 0)), trim)] \
-            + move(bob, (0, 0, -.5)) + move(dial(rng, .84), (0, .55 * d + .02, 0))
-    w, h, d, lit = rng.uniform(1.7, 2.3), rng.uniform(.8, 1.1), rng.uniform(.6, 1), (255, 70, 40) if rng.random() < .5 else (80, 255, 120)
+        h, d = rng.uniform(3.2, 4.4), rng.uniform(0.7, 0.9)
+        bob = [
+            (box((0.06, 0.06, 0.5 * h), (0.1, d / 2 - 0.12, -0.3 * h)), trim),
+            (cylinder(0.24, 0.12, (0.1, d / 2 - 0.1, -0.52 * h), "y"), trim),
+        ]
+        return (
+            [
+                (box((1.9, d * 1.1, 1.9)), case),
+                (extrude([(-1.15, 0.9), (1.15, 0.9), (0.8, 1.3), (0, 1.55), (-0.8, 1.3)], 1.2 * d, axis="y"), trim),
+                (
+                    cut(
+                        box((1.3, 0.9 * d, 0.62 * h), (0, 0, -0.34 * h - 0.6)),
+                        box((0.95, d, 0.5 * h), (0, 0.3 * d, -0.34 * h - 0.6)),
+                    ),
+                    case,
+                ),
+                (box((0.94, 0.1, 0.5 * h), (0, -0.25 * d, -0.34 * h - 0.6)), BLACK),
+                (box((1.9, 1.2 * d, 0.6), (0, 0, -0.66 * h - 0.9)), case),
+                (box((0.9, 0.06, 0.6 * h), (0, -0.45 * d, -0.34 * h - 0.6)), BLACK),
+                (panel(0.5, 0.34, (0.5, 0.6 * d, -0.66 * h - 0.9), 0.03), trim),
+                (box((0.06, 0.7 * d, 0.56 * h), (0.65, 0, -0.34 * h - 0.6)), trim),
+                (box((0.06, 0.8 * d, 1.4), (0.95, 0, 0)), trim),
+            ]
+            + move(bob, (0, 0, -0.5))
+            + move(dial(rng, 0.84), (0, 0.55 * d + 0.02, 0))
+        )
+    w, h, d, lit = (
+        rng.uniform(1.7, 2.3),
+        rng.uniform(0.8, 1.1),
+        rng.uniform(0.6, 1),
+        (255, 70, 40) if rng.random() < 0.5 else (80, 255, 120),
+    )
     numbers = [n for value in (rng.integers(0, 24), rng.integers(0, 60)) for n in divmod(int(value), 10)]
-    digits = [s for n, x in zip(numbers, (.39, .15, -.15, -.39)) for s in digit(n, (x * w * .84, 0, 0), .13 * w)]
-    low, high = (d / 2, -h / 2), (.25 * d, h / 2)
-    front = [(panel(.94 * w, .8 * h, out=.03), BLACK)] + move([(s, lit) for s in digits + [panel(.06 * w, .06 * w, (0, 0, z * h), .03) for z in (-.1, .1)]], (0, .03, 0))
-    return [(extrude([(-d / 2, -h / 2), low, high, (-.4 * d, h / 2)], w, axis="x"), case), (box((.34 * w, .3 * d, .12), (-.26 * w, -.05 * d, h / 2)), trim),
-            (box((.9 * w, .9 * d, .08), (0, 0, -h / 2)), BLACK),
-            (box((.06, .66 * d, .8 * h), (w / 2, -.08 * d, -.02)), trim), (panel(.5 * w, .6 * h, (.16 * w, -.45 * d, 0), .06), BLACK)] + on_slope(front, low, high)
+    digits = [s for n, x in zip(numbers, (0.39, 0.15, -0.15, -0.39)) for s in digit(n, (x * w * 0.84, 0, 0), 0.13 * w)]
+    low, high = (d / 2, -h / 2), (0.25 * d, h / 2)
+    front = [(panel(0.94 * w, 0.8 * h, out=0.03), BLACK)] + move(
+        [(s, lit) for s in digits + [panel(0.06 * w, 0.06 * w, (0, 0, z * h), 0.03) for z in (-0.1, 0.1)]], (0, 0.03, 0)
+    )
+    return [
+        (extrude([(-d / 2, -h / 2), low, high, (-0.4 * d, h / 2)], w, axis="x"), case),
+        (box((0.34 * w, 0.3 * d, 0.12), (-0.26 * w, -0.05 * d, h / 2)), trim),
+        (box((0.9 * w, 0.9 * d, 0.08), (0, 0, -h / 2)), BLACK),
+        (box((0.06, 0.66 * d, 0.8 * h), (w / 2, -0.08 * d, -0.02)), trim),
+        (panel(0.5 * w, 0.6 * h, (0.16 * w, -0.45 * d, 0), 0.06), BLACK),
+    ] + on_slope(front, low, high)
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell018
 @family("03085013")
 def keyboard(rng: np.random.Generator) -> Parts:
-    full, t = rng.random() < .6, rng.uniform(.12, .22)
-    main, h = 3., rng.uniform(1.15, 1.35)
-    w = main + (1.15 if full else .15) + rng.uniform(.1, .3)
-    case = colour(rng, "white" if rng.random() < .35 else "dark" if rng.random() < .5 else "plastic")
-    keys = WHITE if max(case) < 140 else accent(rng, case, material="dark") if rng.random() < .6 else accent(rng, case)
+    full, t = rng.random() < 0.6, rng.uniform(0.12, 0.22)
+    main, h = 3.0, rng.uniform(1.15, 1.35)
+    w = main + (1.15 if full else 0.15) + rng.uniform(0.1, 0.3)
+    case = colour(rng, "white" if rng.random() < 0.35 else "dark" if rng.random() < 0.5 else "plastic")
+    keys = WHITE if max(case) < 140 else accent(rng, case, material="dark") if rng.random() < 0.6 else accent(rng, case)
     pad, extra = accent(rng, case, keys), accent(rng, case, keys)
-    x = w / 2 - .1 - main / 2   # the main block is on the left
-    front = [(s, keys) for s in grid(13, 4, main, .62 * h, (x, 0, .03 * h), .07, .8)] + [(s, extra) for s in grid(12, 1, main, .13 * h, (x, 0, .43 * h), .07, .8)]
-    front += [(panel(.5 * main, .12 * h, (x + .03 * main, 0, -.37 * h), .07), keys)] + [(panel(.17 * main, .12 * h, (x + u * main, 0, -.37 * h), .07), extra) for u in (.4, -.38)]
-    right = -w / 2 + .1
-    if full: front += [(s, pad) for s in grid(4, 5, .9, .78 * h, (right + .45, 0, -.04 * h), .07, .8)] + [(panel(.8, .08, (right + .45, 0, .43 * h), .03), GREEN)]
-    else: front += [(panel(.5, .32 * h, (right + .22, 0, -.28 * h), .09), pad), (panel(.24, .6 * h, (right + .1, 0, .2 * h), .09), pad)]
-    if rng.random() < .4: front.append((box((.97 * w, .8 * t, .3 * h), (0, -.05, -.62 * h), rounding=.05), extra))
-    body = [(box((w, t, h), (0, -t / 2, 0), rounding=.05), case), (panel(.6 * w, .8 * h, (.15 * w, -t, 0), .02), pad if full else extra)]
-    feet = [(box((.3, .35, .12), (u * w, -t - .1, .4 * h)), BLACK) for u in (-.35, .35)]
-    cable = [(tube([(.3 * w, -t / 2, .45 * h), (.3 * w, -t / 2, .6 * h), (.24 * w, -t, .75 * h), (.1 * w, -t, .8 * h)], .05, sections=6), BLACK)] if rng.random() < .6 else []
+    x = w / 2 - 0.1 - main / 2  # the main block is on the left
+    front = [(s, keys) for s in grid(13, 4, main, 0.62 * h, (x, 0, 0.03 * h), 0.07, 0.8)] + [
+        (s, extra) for s in grid(12, 1, main, 0.13 * h, (x, 0, 0.43 * h), 0.07, 0.8)
+    ]
+    front += [(panel(0.5 * main, 0.12 * h, (x + 0.03 * main, 0, -0.37 * h), 0.07), keys)] + [
+        (panel(0.17 * main, 0.12 * h, (x + u * main, 0, -0.37 * h), 0.07), extra) for u in (0.4, -0.38)
+    ]
+    right = -w / 2 + 0.1
+    if full:
+        front += [(s, pad) for s in grid(4, 5, 0.9, 0.78 * h, (right + 0.45, 0, -0.04 * h), 0.07, 0.8)] + [
+            (panel(0.8, 0.08, (right + 0.45, 0, 0.43 * h), 0.03), GREEN)
+        ]
+    else:
+        front += [
+            (panel(0.5, 0.32 * h, (right + 0.22, 0, -0.28 * h), 0.09), pad),
+            (panel(0.24, 0.6 * h, (right + 0.1, 0, 0.2 * h), 0.09), pad),
+        ]
+    if rng.random() < 0.4:
+        front.append((box((0.97 * w, 0.8 * t, 0.3 * h), (0, -0.05, -0.62 * h), rounding=0.05), extra))
+    body = [
+        (box((w, t, h), (0, -t / 2, 0), rounding=0.05), case),
+        (panel(0.6 * w, 0.8 * h, (0.15 * w, -t, 0), 0.02), pad if full else extra),
+    ]
+    feet = [(box((0.3, 0.35, 0.12), (u * w, -t - 0.1, 0.4 * h)), BLACK) for u in (-0.35, 0.35)]
+    cable = (
+        [
+            (
+                tube(
+                    [
+                        (0.3 * w, -t / 2, 0.45 * h),
+                        (0.3 * w, -t / 2, 0.6 * h),
+                        (0.24 * w, -t, 0.75 * h),
+                        (0.1 * w, -t, 0.8 * h),
+                    ],
+                    0.05,
+                    sections=6,
+                ),
+                BLACK,
+            )
+        ]
+        if rng.random() < 0.6
+        else []
+    )
     return move(front + body + feet + cable, turn=(90 + rng.uniform(4, 8), 0, 0))
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell021
 @family("03211117")
 def display(rng: np.random.Generator) -> Parts:
     style = rng.choice(["monitor", "monitor", "television", "tube"])
-    case, h = colour(rng, "dark" if rng.random() < .5 else "white" if rng.random() < .5 else "plastic"), 1
-    foot = accent(rng, case, material="metal" if rng.random() < .5 else "paint")
-    w, t = h * (rng.uniform(1.15, 1.35) if style == "tube" else rng.uniform(1.3, 1.9)), .12
-    head = [(box((w, t, h), rounding=.04), case)] + move(screen(rng, .92 * w, .86 * h, .02), (0, t / 2, .03 * h))
-    head.append((panel(.1, .05, (-.4 * w, t / 2, -.455 * h), .03), RED if max(case) > 120 else GREEN))
+    case, h = colour(rng, "dark" if rng.random() < 0.5 else "white" if rng.random() < 0.5 else "plastic"), 1
+    foot = accent(rng, case, material="metal" if rng.random() < 0.5 else "paint")
+    w, t = h * (rng.uniform(1.15, 1.35) if style == "tube" else rng.uniform(1.3, 1.9)), 0.12
+    head = [(box((w, t, h), rounding=0.04), case)] + move(screen(rng, 0.92 * w, 0.86 * h, 0.02), (0, t / 2, 0.03 * h))
+    head.append((panel(0.1, 0.05, (-0.4 * w, t / 2, -0.455 * h), 0.03), RED if max(case) > 120 else GREEN))
     if style == "tube":
-        d = rng.uniform(.7, 1)
-        head += [(hull([box((.98 * w, .02, .98 * h), (0, -t / 2, 0)), box((.6 * w, .02, .55 * h), (0, -d, -.05 * h))]), case),
-                 (panel(.5 * w, .4 * h, (0, -d, -.05 * h), .03), BLACK), (panel(.7 * w, .12, (0, t / 2, -.56 * h), .06), foot)]
-        return move(head, turn=(rng.uniform(2, 6), 0, 0)) + [(cylinder(.4 * w, .12, (0, -.35, -.6 * h)), foot), (cylinder(.2 * w, .2, (0, -.35, -.5 * h)), BLACK)]
-    head += [(box((.6 * w, .12, .5 * h), (0, -t / 2, -.1 * h), rounding=.05), foot),
-             (panel(.2 * w, .16 * h, (.18 * w, -t / 2 - .06, -.12 * h), .02), WHITE if max(foot) < 150 else BLACK)]
+        d = rng.uniform(0.7, 1)
+        head += [
+            (
+                hull(
+                    [
+                        box((0.98 * w, 0.02, 0.98 * h), (0, -t / 2, 0)),
+                        box((0.6 * w, 0.02, 0.55 * h), (0, -d, -0.05 * h)),
+                    ]
+                ),
+                case,
+            ),
+            (panel(0.5 * w, 0.4 * h, (0, -d, -0.05 * h), 0.03), BLACK),
+            (panel(0.7 * w, 0.12, (0, t / 2, -0.56 * h), 0.06), foot),
+        ]
+        return move(head, turn=(rng.uniform(2, 6), 0, 0)) + [
+            (cylinder(0.4 * w, 0.12, (0, -0.35, -0.6 * h)), foot),
+            (cylinder(0.2 * w, 0.2, (0, -0.35, -0.5 * h)), BLACK),
+        ]
+    head += [
+        (box((0.6 * w, 0.12, 0.5 * h), (0, -t / 2, -0.1 * h), rounding=0.05), foot),
+        (panel(0.2 * w, 0.16 * h, (0.18 * w, -t / 2 - 0.06, -0.12 * h), 0.02), WHITE if max(foot) < 150 else BLACK),
+    ]
     if style == "television":
-        legs = [(tube([(x * w, y, -.72 * h), (x * w, 0, -.45 * h)], .035, sections=6), foot) for x in (-.36, .36) for y in (.22, -.22)]
-        return head + legs + ([(box((.9 * w, .14, .14), (0, .1, -.6 * h), rounding=.04), BLACK)] if rng.random() < .5 else [])
-    drop, r = rng.uniform(.2, .4), rng.uniform(.26, .36)
-    neck = [(box((.12 * w, .08, .45 * h + drop), (0, -.14, -.28 * h - drop / 2 )), foot)]
-    base = cylinder(r, .06, (0, -.05, -.5 * h - drop)) if rng.random() < .5 else box((2 * r, 1.3 * r, .06), (0, -.02, -.5 * h - drop), rounding=.02)
+        legs = [
+            (tube([(x * w, y, -0.72 * h), (x * w, 0, -0.45 * h)], 0.035, sections=6), foot)
+            for x in (-0.36, 0.36)
+            for y in (0.22, -0.22)
+        ]
+        return (
+            head
+            + legs
+            + ([(box((0.9 * w, 0.14, 0.14), (0, 0.1, -0.6 * h), rounding=0.04), BLACK)] if rng.random() < 0.5 else [])
+        )
+    drop, r = rng.uniform(0.2, 0.4), rng.uniform(0.26, 0.36)
+    neck = [(box((0.12 * w, 0.08, 0.45 * h + drop), (0, -0.14, -0.28 * h - drop / 2)), foot)]
+    base = (
+        cylinder(r, 0.06, (0, -0.05, -0.5 * h - drop))
+        if rng.random() < 0.5
+        else box((2 * r, 1.3 * r, 0.06), (0, -0.02, -0.5 * h - drop), rounding=0.02)
+    )
     return move(head, turn=(rng.uniform(0, 10), 0, 0)) + neck + [(base, foot)]
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell024
 @family("03261776")
 def earphone(rng: np.random.Generator) -> Parts:
     style = rng.choice(["headphone", "headset", "headset", "plugs"])
-    shell, cushion = colour(rng, "plastic"), colour(rng, "leather" if rng.random() < .3 else "dark")
+    shell, cushion = colour(rng, "plastic"), colour(rng, "leather" if rng.random() < 0.3 else "dark")
     left = accent(rng, RED, shell, cushion)
     if style == "plugs":
         parts = []
-        for x, rgb in ((.42, RED), (-.42, left)):
-            bud = [(ellipsoid((.2, .24, .24)), rgb), (cylinder(.13, .2, (-.2 * np.sign(x), .08, .02), "x", sections=16), WHITE),
-                   (tube([(0, -.04, 0), (0, -.06, -.55)], .085, sections=10), shell)]
-            parts += move(bud, (x, 0, .7))
-            parts.append((tube([(x, -.06, .2), (.95 * x, .0, -.1), (.4 * x, .1, -.5), (0, .15, -.75)], .035, sections=6), cushion))
-        return parts + [(box((.14, .12, .22), (0, .15, -.8), rounding=.04), shell),
-                        (tube([(0, .15, -.8), (.05, .15, -1.1), (.3, .2, -1.3), (.55, .3, -1.15), (.5, .35, -.9)], .035, sections=6), cushion),
-                        (tube([(.5, .35, -.92), (.5, .35, -.6)], .06, sections=8), left)]
-    r, z = rng.uniform(.8, .95), -rng.uniform(.1, .3)
+        for x, rgb in ((0.42, RED), (-0.42, left)):
+            bud = [
+                (ellipsoid((0.2, 0.24, 0.24)), rgb),
+                (cylinder(0.13, 0.2, (-0.2 * np.sign(x), 0.08, 0.02), "x", sections=16), WHITE),
+                (tube([(0, -0.04, 0), (0, -0.06, -0.55)], 0.085, sections=10), shell),
+            ]
+            parts += move(bud, (x, 0, 0.7))
+            parts.append(
+                (
+                    tube(
+                        [(x, -0.06, 0.2), (0.95 * x, 0.0, -0.1), (0.4 * x, 0.1, -0.5), (0, 0.15, -0.75)],
+                        0.035,
+                        sections=6,
+                    ),
+                    cushion,
+                )
+            )
+        return parts + [
+            (box((0.14, 0.12, 0.22), (0, 0.15, -0.8), rounding=0.04), shell),
+            (
+                tube(
+                    [(0, 0.15, -0.8), (0.05, 0.15, -1.1), (0.3, 0.2, -1.3), (0.55, 0.3, -1.15), (0.5, 0.35, -0.9)],
+                    0.035,
+                    sections=6,
+                ),
+                cushion,
+            ),
+            (tube([(0.5, 0.35, -0.92), (0.5, 0.35, -0.6)], 0.06, sections=8), left),
+        ]
+    r, z = rng.uniform(0.8, 0.95), -rng.uniform(0.1, 0.3)
     angles = np.linspace(0, np.pi, 17)
     arc = lambda r, y, drop: [(r * np.cos(a), y, 1.05 * r * np.sin(a) + drop) for a in angles]
-    band = [(place(tube(arc(r, 0, 0), .09, sections=8), scale=(1, 1.7, 1)), shell),
-            (place(tube(arc(.92 * r, 0, 0)[4:13], .08, sections=8), scale=(1, 1.5, 1)), cushion), (tube(arc(1.02 * r, .2, -.02)[2:15], .07, sections=6), left)]
-    size, thick = rng.uniform(.3, .44), rng.uniform(.16, .26)
+    band = [
+        (place(tube(arc(r, 0, 0), 0.09, sections=8), scale=(1, 1.7, 1)), shell),
+        (place(tube(arc(0.92 * r, 0, 0)[4:13], 0.08, sections=8), scale=(1, 1.5, 1)), cushion),
+        (tube(arc(1.02 * r, 0.2, -0.02)[2:15], 0.07, sections=6), left),
+    ]
+    size, thick = rng.uniform(0.3, 0.44), rng.uniform(0.16, 0.26)
     for x, rgb in ((r, RED), (-r, left)):
         s = np.sign(x)
-        cup = [(cylinder(size, thick, (0, 0, 0), "x"), rgb), (cylinder(.75 * size, .1, (s * (thick / 2 + .03), 0, 0), "x"), shell),
-               (cylinder(1.02 * size, .18, (-s * (thick / 2 + .06), 0, 0), "x"), cushion)]
-        band += move(cup, (x, .06, z), scale=(1, .9, 1.15))
+        cup = [
+            (cylinder(size, thick, (0, 0, 0), "x"), rgb),
+            (cylinder(0.75 * size, 0.1, (s * (thick / 2 + 0.03), 0, 0), "x"), shell),
+            (cylinder(1.02 * size, 0.18, (-s * (thick / 2 + 0.06), 0, 0), "x"), cushion),
+        ]
+        band += move(cup, (x, 0.06, z), scale=(1, 0.9, 1.15))
     if style == "headset":
-        reach = rng.uniform(.8, 1.1)
-        band += [(tube([(-r - .1, .1, z - .1), (-r, .5, z - .35), (-.55 * r, reach, z - .5)], .055, sections=8), GREY),
-                 (ellipsoid((.2, .13, .13), (-.5 * r, reach, z - .5), 1), WHITE)]
-    else: band += [(tube([(-r, .1, z - size), (-r, .2, z - .8), (-.7 * r, .5, z - 1.05), (-.1 * r, .6, z - 1.05)], .05, sections=6), WHITE),
-                   (cylinder(.09, .3, (-.05 * r, .6, z - 1.05), "x"), GREY)]
+        reach = rng.uniform(0.8, 1.1)
+        band += [
+            (
+                tube([(-r - 0.1, 0.1, z - 0.1), (-r, 0.5, z - 0.35), (-0.55 * r, reach, z - 0.5)], 0.055, sections=8),
+                GREY,
+            ),
+            (ellipsoid((0.2, 0.13, 0.13), (-0.5 * r, reach, z - 0.5), 1), WHITE),
+        ]
+    else:
+        band += [
+            (
+                tube(
+                    [(-r, 0.1, z - size), (-r, 0.2, z - 0.8), (-0.7 * r, 0.5, z - 1.05), (-0.1 * r, 0.6, z - 1.05)],
+                    0.05,
+                    sections=6,
+                ),
+                WHITE,
+            ),
+            (cylinder(0.09, 0.3, (-0.05 * r, 0.6, z - 1.05), "x"), GREY),
+        ]
     return band
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell027
 @family("03642806")
 def laptop(rng: np.random.Generator) -> Parts:
-    w, h, t, lean = rng.uniform(1.3, 1.7), 1, rng.uniform(.06, .14), rng.uniform(5, 40)
-    case = colour(rng, "metal" if rng.random() < .4 else "plastic" if rng.random() < .6 else "dark")
+    w, h, t, lean = rng.uniform(1.3, 1.7), 1, rng.uniform(0.06, 0.14), rng.uniform(5, 40)
+    case = colour(rng, "metal" if rng.random() < 0.4 else "plastic" if rng.random() < 0.6 else "dark")
     keys = BLACK if max(case) > 110 else WHITE
     lid, extra = accent(rng, case, keys), accent(rng, case, keys)
-    x = .06 * w if (pad := rng.random() < .6) else 0
-    top = [(box((w, t, h), (0, -t / 2, 0), rounding=.03), case), (panel(.6 * w, .84 * h, (.15 * w, -t, 0), .015), BLACK if max(case) > 110 else GREY)]
-    top += [(s, keys) for s in grid(11, 4, (.76 if pad else .88) * w, .42 * h, (x, 0, .2 * h), .025, .8)]
-    top += [(panel(.32 * w, .26 * h, (1.5 * x, 0, -.28 * h), .015), extra), (panel(.1 * w, .07 * h, (-.41 * w, 0, .44 * h), .03), RED)]
-    if pad: top += [(s, extra) for s in grid(3, 4, .16 * w, .42 * h, (-.39 * w, 0, .2 * h), .025, .8)]
-    leaf = [(box((w, .6 * t, h), (0, 0, h / 2), rounding=.25 * t), case), (panel(.6 * w, .93 * h, (.17 * w, -.3 * t, h / 2), .012), lid),
-            (panel(.95 * w, .92 * h, (0, .3 * t, h / 2), .006), BLACK)]
-    leaf += move(screen(rng, .88 * w, .82 * h, .014), (0, .3 * t, .52 * h)) + [(cylinder(.1, .05, (.15 * w, -.3 * t, .6 * h), "y"), WHITE if max(lid) < 170 else BLACK)]
-    return move(top, turn=(90, 0, 0)) + move(leaf, (0, -h / 2, .02), (lean, 0, 0)) + [(cylinder(.55 * t, .8 * w, (0, -h / 2, 0), "x", sections=10), GREY)]
+    x = 0.06 * w if (pad := rng.random() < 0.6) else 0
+    top = [
+        (box((w, t, h), (0, -t / 2, 0), rounding=0.03), case),
+        (panel(0.6 * w, 0.84 * h, (0.15 * w, -t, 0), 0.015), BLACK if max(case) > 110 else GREY),
+    ]
+    top += [(s, keys) for s in grid(11, 4, (0.76 if pad else 0.88) * w, 0.42 * h, (x, 0, 0.2 * h), 0.025, 0.8)]
+    top += [
+        (panel(0.32 * w, 0.26 * h, (1.5 * x, 0, -0.28 * h), 0.015), extra),
+        (panel(0.1 * w, 0.07 * h, (-0.41 * w, 0, 0.44 * h), 0.03), RED),
+    ]
+    if pad:
+        top += [(s, extra) for s in grid(3, 4, 0.16 * w, 0.42 * h, (-0.39 * w, 0, 0.2 * h), 0.025, 0.8)]
+    leaf = [
+        (box((w, 0.6 * t, h), (0, 0, h / 2), rounding=0.25 * t), case),
+        (panel(0.6 * w, 0.93 * h, (0.17 * w, -0.3 * t, h / 2), 0.012), lid),
+        (panel(0.95 * w, 0.92 * h, (0, 0.3 * t, h / 2), 0.006), BLACK),
+    ]
+    leaf += move(screen(rng, 0.88 * w, 0.82 * h, 0.014), (0, 0.3 * t, 0.52 * h)) + [
+        (cylinder(0.1, 0.05, (0.15 * w, -0.3 * t, 0.6 * h), "y"), WHITE if max(lid) < 170 else BLACK)
+    ]
+    return (
+        move(top, turn=(90, 0, 0))
+        + move(leaf, (0, -h / 2, 0.02), (lean, 0, 0))
+        + [(cylinder(0.55 * t, 0.8 * w, (0, -h / 2, 0), "x", sections=10), GREY)]
+    )
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell030
 def cone(radius: float, rgb: Colour, at: Vector) -> Parts:
     "A loudspeaker's cone in its rubber surround, facing +y."
-    edge = revolve([(.8, -.1), (1, -.1), (1, .12), (.95, .2), (.85, .2), (.8, .1), (.8, -.1)], axis="y")
-    dish = revolve([(0, -.1), (.84, -.1), (.84, .14), (.3, .03), (0, .03)], axis="y")
-    return move([(edge, (45, 45, 48)), (dish, rgb), (ellipsoid((.3, .16, .3), (0, .03, 0), 1), GREY)], at, scale=radius)
+    edge = revolve([(0.8, -0.1), (1, -0.1), (1, 0.12), (0.95, 0.2), (0.85, 0.2), (0.8, 0.1), (0.8, -0.1)], axis="y")
+    dish = revolve([(0, -0.1), (0.84, -0.1), (0.84, 0.14), (0.3, 0.03), (0, 0.03)], axis="y")
+    return move(
+        [(edge, (45, 45, 48)), (dish, rgb), (ellipsoid((0.3, 0.16, 0.3), (0, 0.03, 0), 1), GREY)], at, scale=radius
+    )
 
 
 @family("03691459")
 def loudspeaker(rng: np.random.Generator) -> Parts:
     style = rng.choice(["shelf", "floor", "stage"])
-    w, d = 1, rng.uniform(.7, 1.1)
+    w, d = 1, rng.uniform(0.7, 1.1)
     h = rng.uniform(*{"shelf": (1.4, 1.8), "floor": (2.6, 3.6), "stage": (1.6, 1.9)}[style])
-    case = colour(rng, {"shelf": "wood", "floor": "wood", "stage": "dark"}[style]) if rng.random() < .6 else colour(rng, "paint")
+    case = (
+        colour(rng, {"shelf": "wood", "floor": "wood", "stage": "dark"}[style])
+        if rng.random() < 0.6
+        else colour(rng, "paint")
+    )
     baffle = BLACK if max(case) > 100 else GREY
     tone, strip = accent(rng, baffle, case), accent(rng, baffle, case)
-    body = box((w, d, h)) if style != "stage" else extrude([(-.5, d / 2), (.5, d / 2), (.34, -d / 2), (-.34, -d / 2)], h)
-    parts = [(body, case), (panel(.92 * w, .95 * h, (0, d / 2, 0), .03), baffle), (panel(.14 * w, .95 * h, (-.43 * w, d / 2, 0), .06), strip),
-             (panel(.3 * w, .4 * h, (.12 * w, -d / 2, -.2 * h), .03), BLACK if max(case) > 100 else WHITE), (box((1.04 * w, 1.02 * d, .1), (0, 0, -h / 2)), BLACK),
-             (box((.96 * w, .94 * d, .06), (0, -.01, h / 2)), strip)]
-    r, y = .36 * w, d / 2 + .03
+    body = (
+        box((w, d, h))
+        if style != "stage"
+        else extrude([(-0.5, d / 2), (0.5, d / 2), (0.34, -d / 2), (-0.34, -d / 2)], h)
+    )
+    parts = [
+        (body, case),
+        (panel(0.92 * w, 0.95 * h, (0, d / 2, 0), 0.03), baffle),
+        (panel(0.14 * w, 0.95 * h, (-0.43 * w, d / 2, 0), 0.06), strip),
+        (panel(0.3 * w, 0.4 * h, (0.12 * w, -d / 2, -0.2 * h), 0.03), BLACK if max(case) > 100 else WHITE),
+        (box((1.04 * w, 1.02 * d, 0.1), (0, 0, -h / 2)), BLACK),
+        (box((0.96 * w, 0.94 * d, 0.06), (0, -0.01, h / 2)), strip),
+    ]
+    r, y = 0.36 * w, d / 2 + 0.03
     woofers = int(rng.integers(2, 4)) if style == "floor" else 1
-    z = -.5 * h + .12 + r * (1 + 2.08 * np.arange(woofers))
-    for u in z: parts += cone(r, tone, (.06 * w, y, u))
-    if style != "stage": parts.append((box((.06, .8 * d, .84 * h), (w / 2, 0, 0)), tone))
-    if style == "stage": parts += [(hull([panel(.66 * w, .42 * (h - 2 * r), (.06 * w, y, .28 * h), .03), panel(.3 * w, .1 * h, (.06 * w, y, .28 * h), .1)]), tone)]
-    else: parts += cone(rng.uniform(.15, .2), tone, (.06 * w, y, z[-1] + r + .28)) + ([(cylinder(.1, .06, (-.2 * w, y, z[-1] + r + .16), "y"), WHITE)] if rng.random() < .5 else [])
-    if style == "stage" and rng.random() < .7:
-        legs = [(tube([(0, 0, -.5 * h - .6), (.6 * np.cos(a), .6 * np.sin(a), -.5 * h - 1.1)], .05, sections=6), BLACK) for a in np.radians((90, 210, 330))]
-        parts += [(cylinder(.07, 1, (0, 0, -.5 * h - .45)), GREY)] + legs
+    z = -0.5 * h + 0.12 + r * (1 + 2.08 * np.arange(woofers))
+    for u in z:
+        parts += cone(r, tone, (0.06 * w, y, u))
+    if style != "stage":
+        parts.append((box((0.06, 0.8 * d, 0.84 * h), (w / 2, 0, 0)), tone))
+    if style == "stage":
+        parts += [
+            (
+                hull(
+                    [
+                        panel(0.66 * w, 0.42 * (h - 2 * r), (0.06 * w, y, 0.28 * h), 0.03),
+                        panel(0.3 * w, 0.1 * h, (0.06 * w, y, 0.28 * h), 0.1),
+                    ]
+                ),
+                tone,
+            )
+        ]
+    else:
+        parts += cone(rng.uniform(0.15, 0.2), tone, (0.06 * w, y, z[-1] + r + 0.28)) + (
+            [(cylinder(0.1, 0.06, (-0.2 * w, y, z[-1] + r + 0.16), "y"), WHITE)] if rng.random() < 0.5 else []
+        )
+    if style == "stage" and rng.random() < 0.7:
+        legs = [
+            (
+                tube([(0, 0, -0.5 * h - 0.6), (0.6 * np.cos(a), 0.6 * np.sin(a), -0.5 * h - 1.1)], 0.05, sections=6),
+                BLACK,
+            )
+            for a in np.radians((90, 210, 330))
+        ]
+        parts += [(cylinder(0.07, 1, (0, 0, -0.5 * h - 0.45)), GREY)] + legs
     return parts
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell033
 def cage(radii: Vector, at: Vector, wire: Colour, core: Colour) -> Parts:
     "An ellipsoid of woven wire over a darker core."
     turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-    rings = [[(np.sqrt(1 - z * z) * np.cos(t), np.sqrt(1 - z * z) * np.sin(t), z) for t in turn] for z in (-.66, -.34, 0, .34, .66)]
-    rings += [[(np.sin(t) * np.cos(a), np.sin(t) * np.sin(a), np.cos(t)) for t in turn] for a in np.arange(6) * np.pi / 6]
-    return move([(ellipsoid(.97), core)] + [(tube(r, .06, closed=True, sections=4), wire) for r in rings], at, scale=radii)
+    rings = [
+        [(np.sqrt(1 - z * z) * np.cos(t), np.sqrt(1 - z * z) * np.sin(t), z) for t in turn]
+        for z in (-0.66, -0.34, 0, 0.34, 0.66)
+    ]
+    rings += [
+        [(np.sin(t) * np.cos(a), np.sin(t) * np.sin(a), np.cos(t)) for t in turn] for a in np.arange(6) * np.pi / 6
+    ]
+    return move(
+        [(ellipsoid(0.97), core)] + [(tube(r, 0.06, closed=True, sections=4), wire) for r in rings], at, scale=radii
+    )
 
 
 @family("03759954")
 def microphone(rng: np.random.Generator) -> Parts:
     style = rng.choice(["hand", "hand", "stand", "studio", "desk"])
-    body, wire = colour(rng, "dark" if rng.random() < .5 else "paint"), colour(rng, "metal")
+    body, wire = colour(rng, "dark" if rng.random() < 0.5 else "paint"), colour(rng, "metal")
     ring, stripe = accent(rng, body, wire), accent(rng, body, wire)
     if style in ("hand", "stand"):
-        r, length = rng.uniform(.34, .44), rng.uniform(1.5, 2.1)
-        parts = cage((r, r, r * rng.uniform(1, 1.25)), (0, 0, .2), wire, GREY) + [(cylinder(.9 * r, .18, (0, 0, -.02 - .2 * r)), ring)]
-        parts += [(cylinder(.5 * r, length, (0, 0, -.1 - length / 2), top_radius=.8 * r), body),
-                  (box((.66 * r, .5 * r, .6 * length), (0, .45 * r, -.1 - .42 * length), rounding=.04), WHITE if max(body) < 200 else BLACK),
-                  (box((.18 * r, .2 * r, .16 * length), (0, .75 * r, -.1 - .3 * length)), RED), (box((.6 * r, .7 * r, .84 * length), (.4 * r, 0, -.1 - .53 * length), rounding=.05), stripe)]
-        end = -.1 - length
-        if style == "hand": return parts + [(cylinder(.4 * r, .3, (0, 0, end - .1)), GREY),
-                                            (tube([(0, 0, end - .2), (0, 0, end - .4), (-.15, .1, end - .6), (-.5, .2, end - .65)], .09, sections=8), BLACK)]
-        tilt, grip, tall = rng.uniform(10, 35), .1 + .7 * length, rng.uniform(.7, 1.1)   # the clip holds it `grip` below its neck
-        clip = [(box((1.7 * r, 1.5 * r, .24), rounding=.05), BLACK)]
-        foot = [(cylinder(.07, tall, (0, 0, -tall / 2)), GREY), (cylinder(.62, .1, (0, .1, -tall), top_radius=.5), body), (box((.3, .4, .14), (.3, .35, .06 - tall)), RED)]
-        foot += [(box((.5, .7, .1), (-.34, .1, .06 - tall), rounding=.04), stripe),
-                 (tube([(-.15, -.3, -.2), (-.45, -.4, .05 - tall), (-.9, -.3, .05 - tall)], .07, sections=6), BLACK)]
+        r, length = rng.uniform(0.34, 0.44), rng.uniform(1.5, 2.1)
+        parts = cage((r, r, r * rng.uniform(1, 1.25)), (0, 0, 0.2), wire, GREY) + [
+            (cylinder(0.9 * r, 0.18, (0, 0, -0.02 - 0.2 * r)), ring)
+        ]
+        parts += [
+            (cylinder(0.5 * r, length, (0, 0, -0.1 - length / 2), top_radius=0.8 * r), body),
+            (
+                box((0.66 * r, 0.5 * r, 0.6 * length), (0, 0.45 * r, -0.1 - 0.42 * length), rounding=0.04),
+                WHITE if max(body) < 200 else BLACK,
+            ),
+            (box((0.18 * r, 0.2 * r, 0.16 * length), (0, 0.75 * r, -0.1 - 0.3 * length)), RED),
+            (box((0.6 * r, 0.7 * r, 0.84 * length), (0.4 * r, 0, -0.1 - 0.53 * length), rounding=0.05), stripe),
+        ]
+        end = -0.1 - length
+        if style == "hand":
+            return parts + [
+                (cylinder(0.4 * r, 0.3, (0, 0, end - 0.1)), GREY),
+                (
+                    tube(
+                        [(0, 0, end - 0.2), (0, 0, end - 0.4), (-0.15, 0.1, end - 0.6), (-0.5, 0.2, end - 0.65)],
+                        0.09,
+                        sections=8,
+                    ),
+                    BLACK,
+                ),
+            ]
+        tilt, grip, tall = (
+            rng.uniform(10, 35),
+            0.1 + 0.7 * length,
+            rng.uniform(0.7, 1.1),
+        )  # the clip holds it `grip` below its neck
+        clip = [(box((1.7 * r, 1.5 * r, 0.24), rounding=0.05), BLACK)]
+        foot = [
+            (cylinder(0.07, tall, (0, 0, -tall / 2)), GREY),
+            (cylinder(0.62, 0.1, (0, 0.1, -tall), top_radius=0.5), body),
+            (box((0.3, 0.4, 0.14), (0.3, 0.35, 0.06 - tall)), RED),
+        ]
+        foot += [
+            (box((0.5, 0.7, 0.1), (-0.34, 0.1, 0.06 - tall), rounding=0.04), stripe),
+            (
+                tube([(-0.15, -0.3, -0.2), (-0.45, -0.4, 0.05 - tall), (-0.9, -0.3, 0.05 - tall)], 0.07, sections=6),
+                BLACK,
+            ),
+        ]
         return move(move(parts, (0, 0, grip)) + clip, turn=(tilt, 0, 0)) + foot
     if style == "studio":
-        r, h = rng.uniform(.38, .48), rng.uniform(.9, 1.2)
-        parts = cage((r, r, .62), (0, 0, .45), wire, GREY) + [(cylinder(1.02 * r, h, (0, 0, .3 - h / 2)), body), (cylinder(1.08 * r, .12, (0, 0, .3)), ring)]
-        parts += [(box((1.1 * r, .5 * r, .66 * h), (0, .85 * r, .28 - h / 2), rounding=.06), WHITE if max(body) < 200 else BLACK)]
-        parts += [(box((.6 * r, 1.3 * r, .9 * h), (.85 * r, -.1 * r, .26 - h / 2), rounding=.06), stripe),
-                  (cylinder(.2 * r, .1, (0, 1.1 * r, .3 - .4 * h), "y", sections=14), RED)]
+        r, h = rng.uniform(0.38, 0.48), rng.uniform(0.9, 1.2)
+        parts = cage((r, r, 0.62), (0, 0, 0.45), wire, GREY) + [
+            (cylinder(1.02 * r, h, (0, 0, 0.3 - h / 2)), body),
+            (cylinder(1.08 * r, 0.12, (0, 0, 0.3)), ring),
+        ]
+        parts += [
+            (
+                box((1.1 * r, 0.5 * r, 0.66 * h), (0, 0.85 * r, 0.28 - h / 2), rounding=0.06),
+                WHITE if max(body) < 200 else BLACK,
+            )
+        ]
+        parts += [
+            (box((0.6 * r, 1.3 * r, 0.9 * h), (0.85 * r, -0.1 * r, 0.26 - h / 2), rounding=0.06), stripe),
+            (cylinder(0.2 * r, 0.1, (0, 1.1 * r, 0.3 - 0.4 * h), "y", sections=14), RED),
+        ]
         turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-        hoops = [(tube([(.68 * np.cos(t), .68 * np.sin(t), z) for t in turn], .05, closed=True, sections=6), ring) for z in (.1, -.4 * h)]
-        struts = [(tube([(.3 * np.cos(a), .3 * np.sin(a), -.2 * h),
-                         (.68 * np.cos(a), .68 * np.sin(a), z)], .03, sections=5), BLACK) for a in np.radians((45, 135, 225, 315)) for z in (.1, -.4 * h)]
-        return parts + hoops + struts + [(tube([(-.75, 0, .15), (-.8, 0, -.4 * h), (-.5, 0, -.4 - h), (0, 0, -.5 - h)], .09, sections=6), GREY),
-                                         (cylinder(.1, .4, (0, 0, -.45 - h)), GREY), (cylinder(.6, .1, (0, -.05, -.65 - h)), BLACK)]
-    bend = rng.uniform(.3, .6)
-    neck = tube([(.25, -.25, 0), (.25, -.3, .5), (.25, -.2, 1), (.25, bend - .2, 1.4)], .06, sections=8)
-    return [(box((1.1, .9, .26), (0, 0, -.05), rounding=.08), body), (neck, GREY), (box((.9, .7, .1), (0, 0, -.2)), BLACK),
-            (cylinder(.22, .12, (-.25, .15, .1)), RED), (panel(.7, .1, (.1, .44, -.02), .03), stripe),
-            (place(cylinder(.2, .14), (.25, bend - .2, 1.4), (-60, 0, 0)), ring)] + move(cage((.22, .22, .36), (0, 0, .25), wire, GREY), (.25, bend - .2, 1.4), (-60, 0, 0))
+        hoops = [
+            (tube([(0.68 * np.cos(t), 0.68 * np.sin(t), z) for t in turn], 0.05, closed=True, sections=6), ring)
+            for z in (0.1, -0.4 * h)
+        ]
+        struts = [
+            (
+                tube(
+                    [(0.3 * np.cos(a), 0.3 * np.sin(a), -0.2 * h), (0.68 * np.cos(a), 0.68 * np.sin(a), z)],
+                    0.03,
+                    sections=5,
+                ),
+                BLACK,
+            )
+            for a in np.radians((45, 135, 225, 315))
+            for z in (0.1, -0.4 * h)
+        ]
+        return (
+            parts
+            + hoops
+            + struts
+            + [
+                (
+                    tube(
+                        [(-0.75, 0, 0.15), (-0.8, 0, -0.4 * h), (-0.5, 0, -0.4 - h), (0, 0, -0.5 - h)], 0.09, sections=6
+                    ),
+                    GREY,
+                ),
+                (cylinder(0.1, 0.4, (0, 0, -0.45 - h)), GREY),
+                (cylinder(0.6, 0.1, (0, -0.05, -0.65 - h)), BLACK),
+            ]
+        )
+    bend = rng.uniform(0.3, 0.6)
+    neck = tube([(0.25, -0.25, 0), (0.25, -0.3, 0.5), (0.25, -0.2, 1), (0.25, bend - 0.2, 1.4)], 0.06, sections=8)
+    return [
+        (box((1.1, 0.9, 0.26), (0, 0, -0.05), rounding=0.08), body),
+        (neck, GREY),
+        (box((0.9, 0.7, 0.1), (0, 0, -0.2)), BLACK),
+        (cylinder(0.22, 0.12, (-0.25, 0.15, 0.1)), RED),
+        (panel(0.7, 0.1, (0.1, 0.44, -0.02), 0.03), stripe),
+        (place(cylinder(0.2, 0.14), (0.25, bend - 0.2, 1.4), (-60, 0, 0)), ring),
+    ] + move(cage((0.22, 0.22, 0.36), (0, 0, 0.25), wire, GREY), (0.25, bend - 0.2, 1.4), (-60, 0, 0))
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell036
 @family("04004475")
 def printer(rng: np.random.Generator) -> Parts:
     style = rng.choice(["inkjet", "inkjet", "laser", "scanner"])
-    w, d, h = rng.uniform((1.3, .9, .6), (1.6, 1.1, .75)) * ((1, 1, 1) if style == "inkjet" else (.95, 1.1, 1.5))
-    case = colour(rng, "white" if rng.random() < .4 else "dark" if rng.random() < .4 else "plastic")
+    w, d, h = rng.uniform((1.3, 0.9, 0.6), (1.6, 1.1, 0.75)) * ((1, 1, 1) if style == "inkjet" else (0.95, 1.1, 1.5))
+    case = colour(rng, "white" if rng.random() < 0.4 else "dark" if rng.random() < 0.4 else "plastic")
     lid = accent(rng, case, WHITE, material="plastic")
     ink = accent(rng, WHITE, case)
-    mouth = box((.74 * w, .8 * d, .36 * h), (.08 * w, .4 * d, -.14 * h))
-    parts = [(cut(box((w, d, h)), mouth), case), (box((.72 * w, .04, .34 * h), (.08 * w, .02, -.14 * h)), BLACK),
-             (box((.94 * w, .92 * d, .08), (0, -.01, h / 2)), lid), (panel(.7 * w, .5 * h, (0, -d / 2, 0), .03), against(case)), (box((.92 * w, .92 * d, .06), (0, 0, -h / 2)), BLACK)]
-    parts.append((box((.05, .7 * d, .7 * h), (w / 2, 0, 0)), lid))
-    out = rng.uniform(.4, .6)
-    sheet = [(box((.6 * w, .62 * d + out, .03), (.08 * w, .18 * d + out / 2, 0)), WHITE), (box((.26 * w, .7 * out, .03), (.2 * w, .5 * d + .45 * out, .015)), ink)] \
-        + [(box((.18 * w, .1 * out, .03), (-.08 * w, .5 * d + u * out, .015)), BLACK) for u in (.25, .5, .75)]
-    parts += move(sheet, (0, 0, -.26 * h)) + [(box((.68 * w, .9 * out, .04), (.08 * w, .45 * d + .3 * out, -.31 * h)), lid)]
-    keys = [(panel(.16 * w, .7 * h, out=.03), GREY if max(case) > 120 else WHITE), (panel(.12 * w, .2 * h, (0, 0, .2 * h), .05), (90, 190, 230)),
-            (panel(.1 * w, .1 * h, (0, 0, -.05 * h), .05), GREEN), (panel(.1 * w, .1 * h, (0, 0, -.22 * h), .05), RED)]
-    parts += move(keys, (-.4 * w, d / 2, .06 * h))
+    mouth = box((0.74 * w, 0.8 * d, 0.36 * h), (0.08 * w, 0.4 * d, -0.14 * h))
+    parts = [
+        (cut(box((w, d, h)), mouth), case),
+        (box((0.72 * w, 0.04, 0.34 * h), (0.08 * w, 0.02, -0.14 * h)), BLACK),
+        (box((0.94 * w, 0.92 * d, 0.08), (0, -0.01, h / 2)), lid),
+        (panel(0.7 * w, 0.5 * h, (0, -d / 2, 0), 0.03), against(case)),
+        (box((0.92 * w, 0.92 * d, 0.06), (0, 0, -h / 2)), BLACK),
+    ]
+    parts.append((box((0.05, 0.7 * d, 0.7 * h), (w / 2, 0, 0)), lid))
+    out = rng.uniform(0.4, 0.6)
+    sheet = [
+        (box((0.6 * w, 0.62 * d + out, 0.03), (0.08 * w, 0.18 * d + out / 2, 0)), WHITE),
+        (box((0.26 * w, 0.7 * out, 0.03), (0.2 * w, 0.5 * d + 0.45 * out, 0.015)), ink),
+    ] + [(box((0.18 * w, 0.1 * out, 0.03), (-0.08 * w, 0.5 * d + u * out, 0.015)), BLACK) for u in (0.25, 0.5, 0.75)]
+    parts += move(sheet, (0, 0, -0.26 * h)) + [
+        (box((0.68 * w, 0.9 * out, 0.04), (0.08 * w, 0.45 * d + 0.3 * out, -0.31 * h)), lid)
+    ]
+    keys = [
+        (panel(0.16 * w, 0.7 * h, out=0.03), GREY if max(case) > 120 else WHITE),
+        (panel(0.12 * w, 0.2 * h, (0, 0, 0.2 * h), 0.05), (90, 190, 230)),
+        (panel(0.1 * w, 0.1 * h, (0, 0, -0.05 * h), 0.05), GREEN),
+        (panel(0.1 * w, 0.1 * h, (0, 0, -0.22 * h), 0.05), RED),
+    ]
+    parts += move(keys, (-0.4 * w, d / 2, 0.06 * h))
     if style == "inkjet":
-        lean, rise = rng.uniform(15, 30), rng.uniform(.6, .9)
-        stack = [(box((.66 * w, .05, rise), (0, -.04, rise / 2)), lid), (box((.58 * w, .05, 1.15 * rise), (0, .01, 1.15 * rise / 2)), WHITE)]
-        return parts + move(stack, (.08 * w, -.3 * d, .45 * h), (lean, 0, 0))
+        lean, rise = rng.uniform(15, 30), rng.uniform(0.6, 0.9)
+        stack = [
+            (box((0.66 * w, 0.05, rise), (0, -0.04, rise / 2)), lid),
+            (box((0.58 * w, 0.05, 1.15 * rise), (0, 0.01, 1.15 * rise / 2)), WHITE),
+        ]
+        return parts + move(stack, (0.08 * w, -0.3 * d, 0.45 * h), (lean, 0, 0))
     if style == "scanner":
         lift = rng.uniform(0, 40)
-        glass = [(box((.8 * w, .7 * d, .06), (.05 * w, 0, h / 2 + .03)), (150, 200, 215))]
-        cover = [(box((.96 * w, .94 * d, .12), (0, .47 * d, .06), rounding=.04), lid), (box((.7 * w, .7 * d, .04), (.05 * w, .45 * d, -.005)), WHITE)]
-        return parts + glass + move(cover, (0, -.47 * d, h / 2 + .08), (lift, 0, 0))
-    return parts + [(box((.66 * w, .6 * d, .03), (.08 * w, -.05, h / 2 + .055)), WHITE), (box((.24 * w, .4 * d, .03), (.2 * w, -.05, h / 2 + .07)), ink),
-                    (panel(.7 * w, .14 * h, (.08 * w, d / 2, -.42 * h), .03), lid)]
+        glass = [(box((0.8 * w, 0.7 * d, 0.06), (0.05 * w, 0, h / 2 + 0.03)), (150, 200, 215))]
+        cover = [
+            (box((0.96 * w, 0.94 * d, 0.12), (0, 0.47 * d, 0.06), rounding=0.04), lid),
+            (box((0.7 * w, 0.7 * d, 0.04), (0.05 * w, 0.45 * d, -0.005)), WHITE),
+        ]
+        return parts + glass + move(cover, (0, -0.47 * d, h / 2 + 0.08), (lift, 0, 0))
+    return parts + [
+        (box((0.66 * w, 0.6 * d, 0.03), (0.08 * w, -0.05, h / 2 + 0.055)), WHITE),
+        (box((0.24 * w, 0.4 * d, 0.03), (0.2 * w, -0.05, h / 2 + 0.07)), ink),
+        (panel(0.7 * w, 0.14 * h, (0.08 * w, d / 2, -0.42 * h), 0.03), lid),
+    ]
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell039
 @family("04074963")
 def remote(rng: np.random.Generator) -> Parts:
-    w, t, h = rng.uniform((.42, .14, 1.5), (.56, .24, 2.1))
-    case = colour(rng, "dark" if rng.random() < .5 else "metal" if rng.random() < .5 else "plastic")
+    w, t, h = rng.uniform((0.42, 0.14, 1.5), (0.56, 0.24, 2.1))
+    case = colour(rng, "dark" if rng.random() < 0.5 else "metal" if rng.random() < 0.5 else "plastic")
     keys, back = WHITE if max(case) < 140 else BLACK, accent(rng, case, BLACK, material="plastic")
     volume, channel = accent(rng, case, keys), accent(rng, case, keys)
     y, blocks = t / 2, ["ring", "numbers", "rockers", "colours"]
     rng.shuffle(blocks)
-    parts = [(box((w, t, h), rounding=.45 * t) if rng.random() < .5 else box((w, t, h), rounding=.03), case), (panel(.86 * w, .8 * h, (0, -y, -.06 * h), .02), back),
-             (box((.7 * w, .6 * t, .1), (0, 0, h / 2)), (110, 20, 30)),
-             (cylinder(.17 * w, .08, (.25 * w, y, .43 * h), "y", sections=16), RED)] + [(s, keys) for s in grid(2, 1, .4 * w, .05 * h, (-.2 * w, y, .43 * h), .03, .8)]
-    size = {"ring": .3, "numbers": .32, "rockers": .17, "colours": .07}
-    z = .385
+    parts = [
+        (box((w, t, h), rounding=0.45 * t) if rng.random() < 0.5 else box((w, t, h), rounding=0.03), case),
+        (panel(0.86 * w, 0.8 * h, (0, -y, -0.06 * h), 0.02), back),
+        (box((0.7 * w, 0.6 * t, 0.1), (0, 0, h / 2)), (110, 20, 30)),
+        (cylinder(0.17 * w, 0.08, (0.25 * w, y, 0.43 * h), "y", sections=16), RED),
+    ] + [(s, keys) for s in grid(2, 1, 0.4 * w, 0.05 * h, (-0.2 * w, y, 0.43 * h), 0.03, 0.8)]
+    size = {"ring": 0.3, "numbers": 0.32, "rockers": 0.17, "colours": 0.07}
+    z = 0.385
     for name in blocks:
         at, tall = (0, y, (z - size[name] / 2) * h), size[name] * h
-        if name == "ring": parts += [(cylinder(min(.4 * w, .48 * tall), .06, at, "y"), keys), (cylinder(.2 * w, .1, at, "y", sections=16), case),
-                                     (panel(.14 * w, .2 * tall, np.add(at, (-.4 * w, 0, -.36 * tall)), .03), channel)]
-        elif name == "numbers": parts += [(s, keys) for s in grid(3, 4, .84 * w, tall, at, .04, .68)]
-        elif name == "rockers": parts += [(panel(.28 * w, .85 * tall, np.add(at, (x * w, 0, 0)), .06), c) for x, c in ((.26, volume), (-.26, channel))]
-        else: parts += [(panel(.16 * w, .6 * tall, np.add(at, (x * w, 0, 0)), .04), c) for x, c in zip((.33, .11, -.11, -.33), (RED, GREEN, (240, 200, 40), (50, 90, 220)))]
-        z -= size[name] + .005
+        if name == "ring":
+            parts += [
+                (cylinder(min(0.4 * w, 0.48 * tall), 0.06, at, "y"), keys),
+                (cylinder(0.2 * w, 0.1, at, "y", sections=16), case),
+                (panel(0.14 * w, 0.2 * tall, np.add(at, (-0.4 * w, 0, -0.36 * tall)), 0.03), channel),
+            ]
+        elif name == "numbers":
+            parts += [(s, keys) for s in grid(3, 4, 0.84 * w, tall, at, 0.04, 0.68)]
+        elif name == "rockers":
+            parts += [
+                (panel(0.28 * w, 0.85 * tall, np.add(at, (x * w, 0, 0)), 0.06), c)
+                for x, c in ((0.26, volume), (-0.26, channel))
+            ]
+        else:
+            parts += [
+                (panel(0.16 * w, 0.6 * tall, np.add(at, (x * w, 0, 0)), 0.04), c)
+                for x, c in zip((0.33, 0.11, -0.11, -0.33), (RED, GREEN, (240, 200, 40), (50, 90, 220)))
+            ]
+        z -= size[name] + 0.005
     return parts
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell042
 def handset(length: float, shell: Colour, holes: Colour) -> Parts:
     "A hand set along x that lies on its face: the mouth piece at -x, the ear piece at +x."
     l = length / 2
-    parts = [(tube([(-.86 * l, 0, .02), (-.6 * l, 0, .16), (0, 0, .21), (.6 * l, 0, .16), (.86 * l, 0, .02)], (.11, .12, .11, .12, .11), sections=10), shell)]
-    for x in (-.9 * l, .9 * l): parts += [(cylinder(.21, .2, (x, 0, -.08), top_radius=.17, sections=18), shell), (cylinder(.16, .06, (x, 0, -.17), sections=14), holes)]
+    parts = [
+        (
+            tube(
+                [(-0.86 * l, 0, 0.02), (-0.6 * l, 0, 0.16), (0, 0, 0.21), (0.6 * l, 0, 0.16), (0.86 * l, 0, 0.02)],
+                (0.11, 0.12, 0.11, 0.12, 0.11),
+                sections=10,
+            ),
+            shell,
+        )
+    ]
+    for x in (-0.9 * l, 0.9 * l):
+        parts += [
+            (cylinder(0.21, 0.2, (x, 0, -0.08), top_radius=0.17, sections=18), shell),
+            (cylinder(0.16, 0.06, (x, 0, -0.17), sections=14), holes),
+        ]
     return parts
 
 
@@ -447,169 +940,337 @@ def spiral(start: Vector, end: Vector, turns: int = 7) -> Solid:
     "A coiled cord between two points."
     s = np.linspace(0, 1, 8 * turns)[:, None]
     a = 2 * np.pi * turns * s
-    return tube(np.add(start, np.subtract(end, start) * s) + .07 * np.hstack([np.cos(a), .5 + 0 * a, np.sin(a)]), .04, sections=5)
+    return tube(
+        np.add(start, np.subtract(end, start) * s) + 0.07 * np.hstack([np.cos(a), 0.5 + 0 * a, np.sin(a)]),
+        0.04,
+        sections=5,
+    )
 
 
 @family("04401088")
 def telephone(rng: np.random.Generator) -> Parts:
     style = rng.choice(["desk", "dial", "wall"])
-    case = colour(rng, "paint" if rng.random() < .6 else "dark" if rng.random() < .5 else "white")
+    case = colour(rng, "paint" if rng.random() < 0.6 else "dark" if rng.random() < 0.5 else "white")
     light = WHITE if max(case) < 220 or min(case) < 120 else BLACK
-    tone = case if style == "dial" and rng.random() < .6 else accent(rng, case, light)
+    tone = case if style == "dial" and rng.random() < 0.6 else accent(rng, case, light)
     mark = accent(rng, case, light, tone)
     if style == "dial":
-        w, d, h = rng.uniform((1.3, 1.15, .6), (1.5, 1.35, .75))
-        low, high = (.5 * d, .14), (-.06 * d, h)
-        ring = [(cylinder(.42, .1, axis="y", sections=24), light),
-                (cylinder(.19, .16, axis="y"), mark)]
-        holes = [(.31 * np.sin(a), 0, .31 * np.cos(a)) for a in np.radians(np.arange(-120, 151, 30))]
-        ring += [(cylinder(.055, .14, at, "y", sections=8), BLACK if light == WHITE else WHITE) for at in holes]
-        body = hull([box((w, d, .14), (0, 0, .07)), box((.62 * w, .4 * d, .02), (0, -.26 * d, h))])
-        rest = [(box((.16, .34 * d, .24), (x * w, -.26 * d, h + .06)), case) for x in (-.24, .24)]
-        return [(body, case), (box((.94 * w, .94 * d, .06), (0, 0, 0)), BLACK),
-                (panel(.5 * w, .12, (0, -.485 * d, .2), .03), light)] + on_slope(ring, low, high) + rest + move(handset(1.5 * w / 1.4, tone, BLACK), (0, -.26 * d, h + .26)) \
-            + [(spiral((.6 * w, -.1, h + .1), (.42 * w, .1, .1)), BLACK), (box((.1, .5, .1), (-.46 * w, .2, .15)), mark)]
-    w, d, h = rng.uniform((1.2, 1.2, .4), (1.5, 1.5, .6))
-    keys = [(s, light) for s in grid(3, 4, .42 * w, .5 * d, (-.2 * w, 0, -.12 * d), .05, .72)]
-    keys += [(panel(.5 * w, .22 * d, (-.2 * w, 0, .32 * d), .03), (120, 190, 170)), (panel(.4 * w, .06 * d, (-.2 * w, 0, -.44 * d), .05), mark)]
-    cradle = [(panel(.36 * w, .96 * d, (.28 * w, 0, 0), .03), mark)] + move(handset(1.05 * d, tone, BLACK), (.28 * w, .28, 0), (0, 90, 90))
-    cord = [(spiral((.3 * w, .1, -.52 * d), (.62 * w, -.05, .3 * d), 9), BLACK)]
+        w, d, h = rng.uniform((1.3, 1.15, 0.6), (1.5, 1.35, 0.75))
+        low, high = (0.5 * d, 0.14), (-0.06 * d, h)
+        ring = [(cylinder(0.42, 0.1, axis="y", sections=24), light), (cylinder(0.19, 0.16, axis="y"), mark)]
+        holes = [(0.31 * np.sin(a), 0, 0.31 * np.cos(a)) for a in np.radians(np.arange(-120, 151, 30))]
+        ring += [(cylinder(0.055, 0.14, at, "y", sections=8), BLACK if light == WHITE else WHITE) for at in holes]
+        body = hull([box((w, d, 0.14), (0, 0, 0.07)), box((0.62 * w, 0.4 * d, 0.02), (0, -0.26 * d, h))])
+        rest = [(box((0.16, 0.34 * d, 0.24), (x * w, -0.26 * d, h + 0.06)), case) for x in (-0.24, 0.24)]
+        return (
+            [
+                (body, case),
+                (box((0.94 * w, 0.94 * d, 0.06), (0, 0, 0)), BLACK),
+                (panel(0.5 * w, 0.12, (0, -0.485 * d, 0.2), 0.03), light),
+            ]
+            + on_slope(ring, low, high)
+            + rest
+            + move(handset(1.5 * w / 1.4, tone, BLACK), (0, -0.26 * d, h + 0.26))
+            + [
+                (spiral((0.6 * w, -0.1, h + 0.1), (0.42 * w, 0.1, 0.1)), BLACK),
+                (box((0.1, 0.5, 0.1), (-0.46 * w, 0.2, 0.15)), mark),
+            ]
+        )
+    w, d, h = rng.uniform((1.2, 1.2, 0.4), (1.5, 1.5, 0.6))
+    keys = [(s, light) for s in grid(3, 4, 0.42 * w, 0.5 * d, (-0.2 * w, 0, -0.12 * d), 0.05, 0.72)]
+    keys += [
+        (panel(0.5 * w, 0.22 * d, (-0.2 * w, 0, 0.32 * d), 0.03), (120, 190, 170)),
+        (panel(0.4 * w, 0.06 * d, (-0.2 * w, 0, -0.44 * d), 0.05), mark),
+    ]
+    cradle = [(panel(0.36 * w, 0.96 * d, (0.28 * w, 0, 0), 0.03), mark)] + move(
+        handset(1.05 * d, tone, BLACK), (0.28 * w, 0.28, 0), (0, 90, 90)
+    )
+    cord = [(spiral((0.3 * w, 0.1, -0.52 * d), (0.62 * w, -0.05, 0.3 * d), 9), BLACK)]
     front = keys + cradle + cord
-    if style == "wall": return [(box((w, .4, 1.1 * d), (0, -.2, 0), rounding=.08), case), (panel(.8 * w, .9 * d, (0, -.4, 0), .03), BLACK)] + front
-    low, high = (.5 * d, .1), (-.5 * d, h)
-    return [(extrude([(-.52 * d, 0), (.52 * d, 0), (.52 * d, .09), (-.52 * d, h)], w, axis="x"), case), (box((.9 * w, .9 * d, .06)), BLACK),
-            (panel(.6 * w, .5 * h, (0, -.52 * d, .45 * h), .03), mark)] + on_slope(front, low, high)
+    if style == "wall":
+        return [
+            (box((w, 0.4, 1.1 * d), (0, -0.2, 0), rounding=0.08), case),
+            (panel(0.8 * w, 0.9 * d, (0, -0.4, 0), 0.03), BLACK),
+        ] + front
+    low, high = (0.5 * d, 0.1), (-0.5 * d, h)
+    return [
+        (extrude([(-0.52 * d, 0), (0.52 * d, 0), (0.52 * d, 0.09), (-0.52 * d, h)], w, axis="x"), case),
+        (box((0.9 * w, 0.9 * d, 0.06)), BLACK),
+        (panel(0.6 * w, 0.5 * h, (0, -0.52 * d, 0.45 * h), 0.03), mark),
+    ] + on_slope(front, low, high)
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell045
 def rack(rng: np.random.Generator, width: float, depth: float, wire: Colour, plates: bool) -> Parts:
     "A wire basket with plates standing in it, or with cups upside down."
-    bars = [box((.03, depth, .03), (x * width / 2, 0, z)) for x in (-1, -.5, 0, .5, 1) for z in ((0, .26) if abs(x) == 1 else (0,))]
-    bars += [box((width, .03, .03), (0, y * depth / 2, z)) for y in (-1, 0, 1) for z in ((0, .26) if y else (0,))]
-    bars += [box((.03, .03, .26), (x * width / 2, y * depth / 2, .13)) for x in (-1, 0, 1) for y in (-1, 1)]
+    bars = [
+        box((0.03, depth, 0.03), (x * width / 2, 0, z))
+        for x in (-1, -0.5, 0, 0.5, 1)
+        for z in ((0, 0.26) if abs(x) == 1 else (0,))
+    ]
+    bars += [box((width, 0.03, 0.03), (0, y * depth / 2, z)) for y in (-1, 0, 1) for z in ((0, 0.26) if y else (0,))]
+    bars += [box((0.03, 0.03, 0.26), (x * width / 2, y * depth / 2, 0.13)) for x in (-1, 0, 1) for y in (-1, 1)]
     dishes = []
-    for x in np.linspace(-.36, .36, 5 if plates else 4) * width:
-        rgb = colour(rng, "white" if rng.random() < .4 else "paint")
-        if plates and x > -.3 * width: dishes.append((place(cylinder(.3, .05, axis="x", sections=20), (x, .05 * depth, .3), (0, 15, 40)), rgb))
-        else: dishes += [(cylinder(.11, .24, (x, y * depth, .16), top_radius=.08, sections=12), rgb) for y in (-.2, .22)]
+    for x in np.linspace(-0.36, 0.36, 5 if plates else 4) * width:
+        rgb = colour(rng, "white" if rng.random() < 0.4 else "paint")
+        if plates and x > -0.3 * width:
+            dishes.append((place(cylinder(0.3, 0.05, axis="x", sections=20), (x, 0.05 * depth, 0.3), (0, 15, 40)), rgb))
+        else:
+            dishes += [
+                (cylinder(0.11, 0.24, (x, y * depth, 0.16), top_radius=0.08, sections=12), rgb) for y in (-0.2, 0.22)
+            ]
     return [(b, wire) for b in bars] + dishes
 
 
 @family("03207941")
 def dishwasher(rng: np.random.Generator) -> Parts:
-    w, d, h, t = *rng.uniform((1., .95, 1.35), (1.3, 1.1, 1.6)), .08
-    case = colour(rng, "white" if rng.random() < .35 else "metal" if rng.random() < .5 else "paint" if rng.random() < .5 else "dark")
+    w, d, h, t = *rng.uniform((1.0, 0.95, 1.35), (1.3, 1.1, 1.6)), 0.08
+    case = colour(
+        rng,
+        "white"
+        if rng.random() < 0.35
+        else "metal"
+        if rng.random() < 0.5
+        else "paint"
+        if rng.random() < 0.5
+        else "dark",
+    )
     inside = (150, 156, 162) if max(case) > 215 or max(case) < 120 else (215, 218, 222)
-    top, wire = accent(rng, case, inside, material="wood" if rng.random() < .5 else "plastic"), accent(rng, inside, case)
-    cave, z = (w - 2 * t, d, h - .42), .04
-    shell = cut(box((w, d, h)), box(cave, (0, t, z - .09)))
-    lining = cut(box((w - 2 * t + .02, d - .1, cave[2] + .02), (0, .02, z - .09)), box((w - 2 * t - .02, d, cave[2] - .02), (0, .06, z - .09)))
-    angle, low = rng.uniform(55, 92), z - .09 - cave[2] / 2
-    door = [(box((.99 * w, t, cave[2]), (0, .04, cave[2] / 2)), case), (panel(.9 * w, .9 * cave[2], (0, 0, .5 * cave[2]), .015), inside),
-            (box((.2 * w, .06, .2), (.2 * w, 0, .6 * cave[2])), GREY),
-            (box((.7 * w, .06, .08), (0, .12, .88 * cave[2])), BLACK)]
-    parts = [(shell, case), (lining, inside), (box((1.02 * w, 1.02 * d, .08), (0, 0, h / 2)), top), (box((.94 * w, .9 * d, .12), (0, -.04, -h / 2)), BLACK),
-             (panel(.8 * w, .7 * h, (0, -d / 2, 0), .02), against(case)),
-             (panel(.92 * w, .15, (0, d / 2, h / 2 - .14), .02), BLACK if max(case) > 120 else WHITE),
-             (panel(.22 * w, .1, (-.28 * w, d / 2 + .02, h / 2 - .14), .02), (90, 220, 240))]
-    parts += [(cylinder(.05, .1, (u * w, d / 2, h / 2 - .14), "y", sections=12), RED if u > .3 else GREY) for u in (.36, .22, .08)]
-    parts.append((box((.05, .8 * d, .76 * h), (w / 2, -.04, 0)), top))
-    pull = rng.uniform(.35, .7) * d
-    parts += move(door, (0, d / 2 - .03, low), (-angle, 0, 0))
-    parts += move(rack(rng, .78 * w, .8 * d, wire, True), (0, .06 + pull, low + .16))
-    return parts + move(rack(rng, .78 * w, .8 * d, wire, False), (0, .06 + rng.uniform(0, .5) * pull, low + .56 * cave[2]))
+    top, wire = (
+        accent(rng, case, inside, material="wood" if rng.random() < 0.5 else "plastic"),
+        accent(rng, inside, case),
+    )
+    cave, z = (w - 2 * t, d, h - 0.42), 0.04
+    shell = cut(box((w, d, h)), box(cave, (0, t, z - 0.09)))
+    lining = cut(
+        box((w - 2 * t + 0.02, d - 0.1, cave[2] + 0.02), (0, 0.02, z - 0.09)),
+        box((w - 2 * t - 0.02, d, cave[2] - 0.02), (0, 0.06, z - 0.09)),
+    )
+    angle, low = rng.uniform(55, 92), z - 0.09 - cave[2] / 2
+    door = [
+        (box((0.99 * w, t, cave[2]), (0, 0.04, cave[2] / 2)), case),
+        (panel(0.9 * w, 0.9 * cave[2], (0, 0, 0.5 * cave[2]), 0.015), inside),
+        (box((0.2 * w, 0.06, 0.2), (0.2 * w, 0, 0.6 * cave[2])), GREY),
+        (box((0.7 * w, 0.06, 0.08), (0, 0.12, 0.88 * cave[2])), BLACK),
+    ]
+    parts = [
+        (shell, case),
+        (lining, inside),
+        (box((1.02 * w, 1.02 * d, 0.08), (0, 0, h / 2)), top),
+        (box((0.94 * w, 0.9 * d, 0.12), (0, -0.04, -h / 2)), BLACK),
+        (panel(0.8 * w, 0.7 * h, (0, -d / 2, 0), 0.02), against(case)),
+        (panel(0.92 * w, 0.15, (0, d / 2, h / 2 - 0.14), 0.02), BLACK if max(case) > 120 else WHITE),
+        (panel(0.22 * w, 0.1, (-0.28 * w, d / 2 + 0.02, h / 2 - 0.14), 0.02), (90, 220, 240)),
+    ]
+    parts += [
+        (cylinder(0.05, 0.1, (u * w, d / 2, h / 2 - 0.14), "y", sections=12), RED if u > 0.3 else GREY)
+        for u in (0.36, 0.22, 0.08)
+    ]
+    parts.append((box((0.05, 0.8 * d, 0.76 * h), (w / 2, -0.04, 0)), top))
+    pull = rng.uniform(0.35, 0.7) * d
+    parts += move(door, (0, d / 2 - 0.03, low), (-angle, 0, 0))
+    parts += move(rack(rng, 0.78 * w, 0.8 * d, wire, True), (0, 0.06 + pull, low + 0.16))
+    return parts + move(
+        rack(rng, 0.78 * w, 0.8 * d, wire, False), (0, 0.06 + rng.uniform(0, 0.5) * pull, low + 0.56 * cave[2])
+    )
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell048
 @family("03761084")
 def microwave(rng: np.random.Generator) -> Parts:
-    w, d, h = rng.uniform((1.5, .8, .8), (1.8, 1.1, 1.))
-    case = colour(rng, "white" if rng.random() < .3 else "metal" if rng.random() < .4 else "paint" if rng.random() < .6 else "dark")
-    y, door, dark = d / 2, rng.uniform(.68, .74) * w, max(case) < 120
-    x = w / 2 - .04 - door / 2
+    w, d, h = rng.uniform((1.5, 0.8, 0.8), (1.8, 1.1, 1.0))
+    case = colour(
+        rng,
+        "white" if rng.random() < 0.3 else "metal" if rng.random() < 0.4 else "paint" if rng.random() < 0.6 else "dark",
+    )
+    y, door, dark = d / 2, rng.uniform(0.68, 0.74) * w, max(case) < 120
+    x = w / 2 - 0.04 - door / 2
     knobs, frame = accent(rng, case, BLACK), GREY if not dark else (180, 184, 190)
-    parts = [(box((w, d, h), rounding=.03), case), (panel(door, .88 * h, (x, y, 0), .04), frame), (panel(.78 * door, .66 * h, (x + .04 * w, y + .04, 0), .015), (30, 34, 44)),
-             (ellipsoid((.2, .04, .12), (x + .04 * w, y + .05, -.16 * h), 1), (250, 180, 70)),
-             (panel(.6 * door, .05 * h, (x + .04 * w, y + .05, -.27 * h), .02), (190, 200, 205)),
-             (box((.06, .12, .66 * h), (x - .45 * door, y + .1, 0), rounding=.02), WHITE if dark else BLACK)]
-    px, pw = -w / 2 + .04 + (w - .1 - door) / 2, w - .14 - door
-    parts += [(panel(pw, .88 * h, (px, y, 0), .03), BLACK), (panel(.8 * pw, .16 * h, (px, y + .03, .3 * h), .02), (80, 240, 160))]
-    if rng.random() < .6:
-        parts += [(s, WHITE) for s in grid(3, 4, .84 * pw, .4 * h, (px, y + .03, -.02 * h), .03, .7)] + [(panel(.8 * pw, .1 * h, (px, y + .03, -.34 * h), .03), knobs)]
+    parts = [
+        (box((w, d, h), rounding=0.03), case),
+        (panel(door, 0.88 * h, (x, y, 0), 0.04), frame),
+        (panel(0.78 * door, 0.66 * h, (x + 0.04 * w, y + 0.04, 0), 0.015), (30, 34, 44)),
+        (ellipsoid((0.2, 0.04, 0.12), (x + 0.04 * w, y + 0.05, -0.16 * h), 1), (250, 180, 70)),
+        (panel(0.6 * door, 0.05 * h, (x + 0.04 * w, y + 0.05, -0.27 * h), 0.02), (190, 200, 205)),
+        (box((0.06, 0.12, 0.66 * h), (x - 0.45 * door, y + 0.1, 0), rounding=0.02), WHITE if dark else BLACK),
+    ]
+    px, pw = -w / 2 + 0.04 + (w - 0.1 - door) / 2, w - 0.14 - door
+    parts += [
+        (panel(pw, 0.88 * h, (px, y, 0), 0.03), BLACK),
+        (panel(0.8 * pw, 0.16 * h, (px, y + 0.03, 0.3 * h), 0.02), (80, 240, 160)),
+    ]
+    if rng.random() < 0.6:
+        parts += [(s, WHITE) for s in grid(3, 4, 0.84 * pw, 0.4 * h, (px, y + 0.03, -0.02 * h), 0.03, 0.7)] + [
+            (panel(0.8 * pw, 0.1 * h, (px, y + 0.03, -0.34 * h), 0.03), knobs)
+        ]
     else:
-        for z in (.06 * h, -.24 * h): parts += [(cylinder(.36 * pw, .12, (px, y + .05, z), "y"), knobs), (panel(.04, .3 * pw, (px, y + .1, z + .15 * pw), .03), WHITE)]
-    parts += [(panel(.7 * w, .6 * h, (.05 * w, -y, 0), .02), against(case)), (box((.9 * w, .9 * d, .06), (0, 0, -h / 2)), BLACK)]
-    parts += [(box((.04, .5 * d, .06 * h), (w / 2, 0, z * h)), BLACK if not dark else WHITE) for z in (.1, .22, .34)]
-    parts += [(box((.06, .06, .1), (u * w, v * d, -h / 2 - .05)), BLACK) for u in (-.42, .42) for v in (-.4, .4)]
-    return parts + ([(box((.5 * w, .55 * d, .04), (.14 * w, 0, h / 2)), knobs)] if rng.random() < .6 else [])
+        for z in (0.06 * h, -0.24 * h):
+            parts += [
+                (cylinder(0.36 * pw, 0.12, (px, y + 0.05, z), "y"), knobs),
+                (panel(0.04, 0.3 * pw, (px, y + 0.1, z + 0.15 * pw), 0.03), WHITE),
+            ]
+    parts += [
+        (panel(0.7 * w, 0.6 * h, (0.05 * w, -y, 0), 0.02), against(case)),
+        (box((0.9 * w, 0.9 * d, 0.06), (0, 0, -h / 2)), BLACK),
+    ]
+    parts += [
+        (box((0.04, 0.5 * d, 0.06 * h), (w / 2, 0, z * h)), BLACK if not dark else WHITE) for z in (0.1, 0.22, 0.34)
+    ]
+    parts += [
+        (box((0.06, 0.06, 0.1), (u * w, v * d, -h / 2 - 0.05)), BLACK) for u in (-0.42, 0.42) for v in (-0.4, 0.4)
+    ]
+    return parts + ([(box((0.5 * w, 0.55 * d, 0.04), (0.14 * w, 0, h / 2)), knobs)] if rng.random() < 0.6 else [])
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell051
 @family("04330267")
 def stove(rng: np.random.Generator) -> Parts:
-    w, d, h = rng.uniform((1.1, 1., 1.2), (1.4, 1.15, 1.5))
-    case = colour(rng, "white" if rng.random() < .3 else "metal" if rng.random() < .4 else "paint" if rng.random() < .6 else "dark")
+    w, d, h = rng.uniform((1.1, 1.0, 1.2), (1.4, 1.15, 1.5))
+    case = colour(
+        rng,
+        "white" if rng.random() < 0.3 else "metal" if rng.random() < 0.4 else "paint" if rng.random() < 0.6 else "dark",
+    )
     dark, kind = max(case) < 120, rng.choice(["gas", "coil", "glass"])
     top, pan, y = (GREY if dark else BLACK) if kind != "gas" else (195, 198, 204), accent(rng, case, BLACK), d / 2
-    parts = [(box((w, d, h)), case), (box((1.02 * w, 1.02 * d, .07), (0, 0, h / 2)), top),
-             (panel(.9 * w, .52 * h, (0, y, -.08 * h), .04), GREY if not dark else (150, 152, 158)), (panel(.62 * w, .28 * h, (0, y + .04, -.12 * h), .015), (25, 22, 24)),
-             (panel(.5 * w, .05 * h, (0, y + .05, -.19 * h), .02), (240, 120, 30)),
-             (box((.8 * w, .06, .06), (0, y + .13, .13 * h), rounding=.02), WHITE if dark else BLACK),
-             (panel(.9 * w, .12 * h, (0, y, -.41 * h), .03), case if rng.random() < .5 else GREY),
-             (box((.9 * w, .86 * d, .1), (0, -.03, -h / 2)), BLACK), (panel(.7 * w, .6 * h, (0, -y, 0), .02), against(case)),
-             (panel(.96 * w, .15 * h, (0, y, .37 * h), .03), BLACK if not dark else WHITE)]
-    parts += [(cylinder(.065, .14, (u * w, y + .05, .37 * h), "y", sections=12), RED if u > .35 else WHITE if not dark else BLACK) for u in (.4, .24, .08, -.3)]
-    spots = [(x * w, v * d) for v in (.24, -.2) for x in (.24, -.24)]
+    parts = [
+        (box((w, d, h)), case),
+        (box((1.02 * w, 1.02 * d, 0.07), (0, 0, h / 2)), top),
+        (panel(0.9 * w, 0.52 * h, (0, y, -0.08 * h), 0.04), GREY if not dark else (150, 152, 158)),
+        (panel(0.62 * w, 0.28 * h, (0, y + 0.04, -0.12 * h), 0.015), (25, 22, 24)),
+        (panel(0.5 * w, 0.05 * h, (0, y + 0.05, -0.19 * h), 0.02), (240, 120, 30)),
+        (box((0.8 * w, 0.06, 0.06), (0, y + 0.13, 0.13 * h), rounding=0.02), WHITE if dark else BLACK),
+        (panel(0.9 * w, 0.12 * h, (0, y, -0.41 * h), 0.03), case if rng.random() < 0.5 else GREY),
+        (box((0.9 * w, 0.86 * d, 0.1), (0, -0.03, -h / 2)), BLACK),
+        (panel(0.7 * w, 0.6 * h, (0, -y, 0), 0.02), against(case)),
+        (panel(0.96 * w, 0.15 * h, (0, y, 0.37 * h), 0.03), BLACK if not dark else WHITE),
+    ]
+    parts += [
+        (
+            cylinder(0.065, 0.14, (u * w, y + 0.05, 0.37 * h), "y", sections=12),
+            RED if u > 0.35 else WHITE if not dark else BLACK,
+        )
+        for u in (0.4, 0.24, 0.08, -0.3)
+    ]
+    spots = [(x * w, v * d) for v in (0.24, -0.2) for x in (0.24, -0.24)]
     hot = int(rng.integers(0, 4))
     for i, (u, v) in enumerate(spots):
-        r, z = (.2, .16, .15, .21)[i], h / 2 + .035
+        r, z = (0.2, 0.16, 0.15, 0.21)[i], h / 2 + 0.035
         glow = (245, 70, 20) if i == hot or kind == "glass" and i == 0 else GREY
-        parts.append((cylinder(r, .05, (u, v, z), sections=20), glow))
-        if kind == "coil": parts.append((cylinder(.6 * r, .08, (u, v, z), sections=16), BLACK))
-        if kind == "gas": parts += [(cylinder(.5 * r, .09, (u, v, z), sections=14), BLACK), (box((2.3 * r, .035, .05), (u, v, z + .07)), BLACK),
-                                    (box((.035, 2.3 * r, .05), (u, v, z + .075)), BLACK)]
-    if rng.random() < .7: parts += [(box((w, .1, .34), (0, -.46 * d, h / 2 + .18)), case),
-                                    (panel(.6 * w, .2, (-.1 * w, -.46 * d + .05, h / 2 + .2), .02), BLACK if not dark else WHITE),
-                                    (panel(.2 * w, .12, (-.1 * w, -.46 * d + .07, h / 2 + .2), .02), (80, 240, 160))]
-    u, v = spots[0]   # the pan is always front left
-    tall, z = rng.uniform(.14, .4), h / 2 + .13
-    pot = revolve([(0, 0), (.25, 0), (.27, tall), (.24, tall), (.22, .04), (0, .04)], (u, v, z))
-    return parts + [(pot, pan), (cylinder(.225, .1 * tall, (u, v, z + .6 * tall)), (200, 60, 30)),
-                    (tube([(u + .2, v + .04, z + .8 * tall), (u + .62, v + .14, z + tall)], .035, sections=8), BLACK)]
+        parts.append((cylinder(r, 0.05, (u, v, z), sections=20), glow))
+        if kind == "coil":
+            parts.append((cylinder(0.6 * r, 0.08, (u, v, z), sections=16), BLACK))
+        if kind == "gas":
+            parts += [
+                (cylinder(0.5 * r, 0.09, (u, v, z), sections=14), BLACK),
+                (box((2.3 * r, 0.035, 0.05), (u, v, z + 0.07)), BLACK),
+                (box((0.035, 2.3 * r, 0.05), (u, v, z + 0.075)), BLACK),
+            ]
+    if rng.random() < 0.7:
+        parts += [
+            (box((w, 0.1, 0.34), (0, -0.46 * d, h / 2 + 0.18)), case),
+            (panel(0.6 * w, 0.2, (-0.1 * w, -0.46 * d + 0.05, h / 2 + 0.2), 0.02), BLACK if not dark else WHITE),
+            (panel(0.2 * w, 0.12, (-0.1 * w, -0.46 * d + 0.07, h / 2 + 0.2), 0.02), (80, 240, 160)),
+        ]
+    u, v = spots[0]  # the pan is always front left
+    tall, z = rng.uniform(0.14, 0.4), h / 2 + 0.13
+    pot = revolve([(0, 0), (0.25, 0), (0.27, tall), (0.24, tall), (0.22, 0.04), (0, 0.04)], (u, v, z))
+    return parts + [
+        (pot, pan),
+        (cylinder(0.225, 0.1 * tall, (u, v, z + 0.6 * tall)), (200, 60, 30)),
+        (tube([(u + 0.2, v + 0.04, z + 0.8 * tall), (u + 0.62, v + 0.14, z + tall)], 0.035, sections=8), BLACK),
+    ]
 
 # %% ../../nbs/objects/04_electronics.ipynb #cell054
 @family("04554684")
 def washer(rng: np.random.Generator) -> Parts:
-    w, d, h = rng.uniform((1.1, .95, 1.35), (1.3, 1.15, 1.6))
-    case = colour(rng, "white" if rng.random() < .5 else "metal" if rng.random() < .5 else "plastic")
-    dark, front_loader = max(case) < 120, rng.random() < .75
+    w, d, h = rng.uniform((1.1, 0.95, 1.35), (1.3, 1.15, 1.6))
+    case = colour(rng, "white" if rng.random() < 0.5 else "metal" if rng.random() < 0.5 else "plastic")
+    dark, front_loader = max(case) < 120, rng.random() < 0.75
     trim, y = accent(rng, case, WHITE), d / 2
     linen = [accent(rng, case, (70, 90, 110)) for _ in range(3)]
-    parts = [(box((.94 * w, .9 * d, .1), (0, 0, -h / 2 - .02)), BLACK), (box((.05, .76 * d, .7 * h), (w / 2, -.04, -.06 * h)), trim),
-             (panel(.7 * w, .7 * h, (0, -y, 0), .02), against(case))]
-    console = [(panel(.96 * w, .17 * h, (0, 0, 0), .03), GREY if not dark else (170, 172, 176)), (panel(.3 * w, .13 * h, (.3 * w, .03, 0), .03), trim),
-               (cylinder(.07 * h, .14, (-.06 * w, .05, 0), "y"), WHITE),
-               (panel(.03, .07 * h, (-.06 * w, .11, .03 * h), .03), RED), (panel(.24 * w, .09 * h, (-.32 * w, .03, 0), .02), (80, 220, 250))]
+    parts = [
+        (box((0.94 * w, 0.9 * d, 0.1), (0, 0, -h / 2 - 0.02)), BLACK),
+        (box((0.05, 0.76 * d, 0.7 * h), (w / 2, -0.04, -0.06 * h)), trim),
+        (panel(0.7 * w, 0.7 * h, (0, -y, 0), 0.02), against(case)),
+    ]
+    console = [
+        (panel(0.96 * w, 0.17 * h, (0, 0, 0), 0.03), GREY if not dark else (170, 172, 176)),
+        (panel(0.3 * w, 0.13 * h, (0.3 * w, 0.03, 0), 0.03), trim),
+        (cylinder(0.07 * h, 0.14, (-0.06 * w, 0.05, 0), "y"), WHITE),
+        (panel(0.03, 0.07 * h, (-0.06 * w, 0.11, 0.03 * h), 0.03), RED),
+        (panel(0.24 * w, 0.09 * h, (-0.32 * w, 0.03, 0), 0.02), (80, 220, 250)),
+    ]
     if not front_loader:
-        hole, z = .38 * min(w, d), h / 2
-        parts += [(cut(box((w, d, h)), cylinder(hole, .7 * h, (0, .06 * d, z))), case), (cylinder(1.02 * hole, .1, (0, .06 * d, .2 * h)), (90, 100, 115)),
-                  (revolve([(hole - .02, -.3 * h), (hole + .02, -.3 * h), (hole + .02, .02), (hole + .06, .05), (hole - .04, .05),
-                            (hole - .02, -.3 * h)], (0, .06 * d, z)), (200, 204, 210)),
-                  (cylinder(.12, .4 * h, (0, .06 * d, .3 * h), top_radius=.06), WHITE), (panel(.86 * w, .1, (0, y, .34 * h), .02), trim), (panel(.3 * w, .2 * h, (.24 * w, y, -.28 * h), .02), trim)]
-        parts += [(ellipsoid((.2, .16, .14), (u * hole, .06 * d + v * hole, z - .16), 1), c) for (u, v), c in zip(((.5, .2), (-.45, .3), (-.1, -.5)), linen)]
-        lid = [(box((.9 * w, .06, .84 * d), (0, 0, .42 * d), rounding=.02), trim if rng.random() < .5 else case),
-               (panel(.6 * w, .5 * d, (0, .03, .45 * d), .015), (150, 190, 205))]
-        parts.append((box((w, .22, .3 * h), (0, -.42 * d, z + .13 * h)), case))
-        return parts + move(console, (0, -.42 * d + .11, z + .16 * h)) + move(lid, (0, -.29 * d, z + .02), (rng.uniform(8, 20), 0, 0))
-    r, z = rng.uniform(.36, .42) * w, -.08 * h
-    ring = revolve([(.74, -.1), (1, -.1), (1, .1), (.92, .22), (.8, .22), (.74, .1), (.74, -.1)], axis="y", sections=32)
-    parts += [(cut(box((w, d, h), rounding=.03), cylinder(.74 * r, .5 * d, (0, y, z), "y")), case), (cylinder(.76 * r, .06, (0, .26 * d, z), "y"), (130, 140, 150)),
-              (box((.9 * w, .86 * d, .06), (0, -.02, h / 2)), trim)]
-    parts += [(ellipsoid((.4 * r, .12, .24 * r), (u * r, .36 * d, z + v * r), 1), c) for (u, v), c in zip(((.28, -.42), (-.3, -.44), (.02, -.2)), linen)]
-    glass = [(place(ring, scale=(r, r * .8, r)), (205, 208, 214) if not dark and max(case) - min(case) > 40 or max(case) < 200 else GREY)]
-    open_ = rng.random() < .35
-    pane = [(ellipsoid((.76 * r, .1, .76 * r), (0, .02, 0)), (110, 160, 195)), (box((.12 * r, .2, .4 * r), (-.86 * r, .12, 0), rounding=.03), trim)]
-    washing = [(ellipsoid((.5 * r, .08, .3 * r), (u * r, .07, v * r), 1), c) for (u, v), c in zip(((.22, -.3), (-.3, -.34)), linen)]
+        hole, z = 0.38 * min(w, d), h / 2
+        parts += [
+            (cut(box((w, d, h)), cylinder(hole, 0.7 * h, (0, 0.06 * d, z))), case),
+            (cylinder(1.02 * hole, 0.1, (0, 0.06 * d, 0.2 * h)), (90, 100, 115)),
+            (
+                revolve(
+                    [
+                        (hole - 0.02, -0.3 * h),
+                        (hole + 0.02, -0.3 * h),
+                        (hole + 0.02, 0.02),
+                        (hole + 0.06, 0.05),
+                        (hole - 0.04, 0.05),
+                        (hole - 0.02, -0.3 * h),
+                    ],
+                    (0, 0.06 * d, z),
+                ),
+                (200, 204, 210),
+            ),
+            (cylinder(0.12, 0.4 * h, (0, 0.06 * d, 0.3 * h), top_radius=0.06), WHITE),
+            (panel(0.86 * w, 0.1, (0, y, 0.34 * h), 0.02), trim),
+            (panel(0.3 * w, 0.2 * h, (0.24 * w, y, -0.28 * h), 0.02), trim),
+        ]
+        parts += [
+            (ellipsoid((0.2, 0.16, 0.14), (u * hole, 0.06 * d + v * hole, z - 0.16), 1), c)
+            for (u, v), c in zip(((0.5, 0.2), (-0.45, 0.3), (-0.1, -0.5)), linen)
+        ]
+        lid = [
+            (box((0.9 * w, 0.06, 0.84 * d), (0, 0, 0.42 * d), rounding=0.02), trim if rng.random() < 0.5 else case),
+            (panel(0.6 * w, 0.5 * d, (0, 0.03, 0.45 * d), 0.015), (150, 190, 205)),
+        ]
+        parts.append((box((w, 0.22, 0.3 * h), (0, -0.42 * d, z + 0.13 * h)), case))
+        return (
+            parts
+            + move(console, (0, -0.42 * d + 0.11, z + 0.16 * h))
+            + move(lid, (0, -0.29 * d, z + 0.02), (rng.uniform(8, 20), 0, 0))
+        )
+    r, z = rng.uniform(0.36, 0.42) * w, -0.08 * h
+    ring = revolve(
+        [(0.74, -0.1), (1, -0.1), (1, 0.1), (0.92, 0.22), (0.8, 0.22), (0.74, 0.1), (0.74, -0.1)], axis="y", sections=32
+    )
+    parts += [
+        (cut(box((w, d, h), rounding=0.03), cylinder(0.74 * r, 0.5 * d, (0, y, z), "y")), case),
+        (cylinder(0.76 * r, 0.06, (0, 0.26 * d, z), "y"), (130, 140, 150)),
+        (box((0.9 * w, 0.86 * d, 0.06), (0, -0.02, h / 2)), trim),
+    ]
+    parts += [
+        (ellipsoid((0.4 * r, 0.12, 0.24 * r), (u * r, 0.36 * d, z + v * r), 1), c)
+        for (u, v), c in zip(((0.28, -0.42), (-0.3, -0.44), (0.02, -0.2)), linen)
+    ]
+    glass = [
+        (
+            place(ring, scale=(r, r * 0.8, r)),
+            (205, 208, 214) if not dark and max(case) - min(case) > 40 or max(case) < 200 else GREY,
+        )
+    ]
+    open_ = rng.random() < 0.35
+    pane = [
+        (ellipsoid((0.76 * r, 0.1, 0.76 * r), (0, 0.02, 0)), (110, 160, 195)),
+        (box((0.12 * r, 0.2, 0.4 * r), (-0.86 * r, 0.12, 0), rounding=0.03), trim),
+    ]
+    washing = [
+        (ellipsoid((0.5 * r, 0.08, 0.3 * r), (u * r, 0.07, v * r), 1), c)
+        for (u, v), c in zip(((0.22, -0.3), (-0.3, -0.34)), linen)
+    ]
     hatch = glass + pane + ([] if open_ else washing)
-    if open_:   # swung out on a hinge on the left
-        hatch = move(move(hatch, (-1.02 * r, .06, 0)), (1.02 * r, y + .04, z), (0, 0, rng.uniform(75, 120)))
-        hatch.append((place(ring, (0, y, z), scale=(.96 * r, .2 * r, .96 * r)), GREY))
-    else: hatch = move(hatch, (0, y, z))
-    return parts + hatch + move(console, (0, y, .38 * h)) + [(panel(.2 * w, .08 * h, (-.32 * w, y, -.42 * h), .02), GREY if not dark else WHITE)]
+    if open_:  # swung out on a hinge on the left
+        hatch = move(move(hatch, (-1.02 * r, 0.06, 0)), (1.02 * r, y + 0.04, z), (0, 0, rng.uniform(75, 120)))
+        hatch.append((place(ring, (0, y, z), scale=(0.96 * r, 0.2 * r, 0.96 * r)), GREY))
+    else:
+        hatch = move(hatch, (0, y, z))
+    return (
+        parts
+        + hatch
+        + move(console, (0, y, 0.38 * h))
+        + [(panel(0.2 * w, 0.08 * h, (-0.32 * w, y, -0.42 * h), 0.02), GREY if not dark else WHITE)]
+    )

@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from sie.objects.solids import (
+    Parts,
+    Solid,
+    Vector,
     box,
-    Colour,
     colour,
     contrast,
     cut,
@@ -17,15 +19,11 @@ from sie.objects.solids import (
     ellipsoid,
     extrude,
     family,
-    hull,
     mirror,
-    Parts,
     place,
     revolve,
-    Solid,
     split,
     tube,
-    Vector,
 )
 
 # %% auto #0
@@ -34,15 +32,21 @@ __all__ = ['legs', 'pair', 'moved', 'outline', 'bathtub', 'posts', 'bed', 'bench
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell007
 def legs(
-    width: float, depth: float,         # distances between the legs' centres at the top, along x and y
-    height: float, thickness: float,
-    style: str = "square",              # "square", "round" or "splayed"
-) -> list[Solid]:                       # four legs standing on z = 0
+    width: float,
+    depth: float,  # distances between the legs' centres at the top, along x and y
+    height: float,
+    thickness: float,
+    style: str = "square",  # "square", "round" or "splayed"
+) -> list[Solid]:  # four legs standing on z = 0
     "Four legs around the z axis."
     corners = [(x * width / 2, y * depth / 2) for x in (-1, 1) for y in (-1, 1)]
-    if style == "square": return [box((thickness, thickness, height), at=(x, y, height / 2)) for x, y in corners]
-    spread = 1 + .35 * height / max(width, depth) if style == "splayed" else 1
-    return [tube([(x * spread, y * spread, 0), (x, y, height)], [thickness * .35, thickness * .6], sections=8) for x, y in corners]
+    if style == "square":
+        return [box((thickness, thickness, height), at=(x, y, height / 2)) for x, y in corners]
+    spread = 1 + 0.35 * height / max(width, depth) if style == "splayed" else 1
+    return [
+        tube([(x * spread, y * spread, 0), (x, y, height)], [thickness * 0.35, thickness * 0.6], sections=8)
+        for x, y in corners
+    ]
 
 
 def pair(solid: Solid) -> list[Solid]:
@@ -59,178 +63,312 @@ def outline(width: float, depth: float, power: float = 2, corners: int = 28) -> 
     "Corners of a superellipse around the origin: 2 an ellipse, more a rounded rectangle."
     t = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     c, s = np.cos(t), np.sin(t)
-    return np.stack([width / 2 * np.sign(c) * np.abs(c) ** (2 / power), depth / 2 * np.sign(s) * np.abs(s) ** (2 / power)], 1)
+    return np.stack(
+        [width / 2 * np.sign(c) * np.abs(c) ** (2 / power), depth / 2 * np.sign(s) * np.abs(s) ** (2 / power)], 1
+    )
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell009
 @family("02808440")
 def bathtub(rng: np.random.Generator) -> Parts:
     "Hollow, rimmed, with water or empty; a built-in tub with a coloured front or a freestanding one on feet."
-    length, width, height = rng.uniform(1.5, 1.9), rng.uniform(.7, .95), rng.uniform(.5, .68)
-    enamel, side, tap = colour(rng, "white"), colour(rng, rng.choice(["paint", "plastic", "wood"])), colour(rng, rng.choice(["metal", "gold", "dark"]))
-    towel, water = contrast(rng, side), (80 + rng.integers(60), 190, 225) if rng.random() < .6 else (225, 222, 215)
-    level = height * rng.uniform(.5, .75)
-    free = rng.random() < .5
+    length, width, height = rng.uniform(1.5, 1.9), rng.uniform(0.7, 0.95), rng.uniform(0.5, 0.68)
+    enamel, side, tap = (
+        colour(rng, "white"),
+        colour(rng, rng.choice(["paint", "plastic", "wood"])),
+        colour(rng, rng.choice(["metal", "gold", "dark"])),
+    )
+    towel, water = contrast(rng, side), (80 + rng.integers(60), 190, 225) if rng.random() < 0.6 else (225, 222, 215)
+    level = height * rng.uniform(0.5, 0.75)
+    free = rng.random() < 0.5
     power = rng.uniform(2, 3.5) if free else 12
     taper = rng.uniform(1.1, 1.3) if free else 1.04
     shape = outline(length / taper, width / taper, power)
-    hollow = extrude(outline((length - .22) / taper, (width - .2) / taper, max(power * .7, 2)), height, at=(0, 0, height / 2 + .08), taper=taper)
+    hollow = extrude(
+        outline((length - 0.22) / taper, (width - 0.2) / taper, max(power * 0.7, 2)),
+        height,
+        at=(0, 0, height / 2 + 0.08),
+        taper=taper,
+    )
     body = cut(extrude(shape, height, at=(0, 0, height / 2), taper=taper), hollow)
-    rim = cut(extrude(outline(length + .07, width + .07, power), .07, at=(0, 0, height)), hollow)
-    fill = extrude(outline((length - .16) / taper, (width - .14) / taper, power), .04, at=(0, 0, level), taper=1.)
+    rim = cut(extrude(outline(length + 0.07, width + 0.07, power), 0.07, at=(0, 0, height)), hollow)
+    fill = extrude(outline((length - 0.16) / taper, (width - 0.14) / taper, power), 0.04, at=(0, 0, level), taper=1.0)
     parts = [(body, side), (rim, enamel), (fill, water)]
     if free:
-        lift = rng.uniform(.1, .3)
+        lift = rng.uniform(0.1, 0.3)
         for solid, _ in parts[:2]:  # body and rim
             v = solid.vertices
             v[:, 2] += lift * (v[:, 2] / height).clip(0) * (-2 * v[:, 0] / length).clip(0) ** 2
-        parts += [(ellipsoid((.08, .08, .1), at=(x * length * .3, y * width * .25, -.04), subdivisions=1), tap) for x in (-1, 1) for y in (-1, 1)]
+        parts += [
+            (ellipsoid((0.08, 0.08, 0.1), at=(x * length * 0.3, y * width * 0.25, -0.04), subdivisions=1), tap)
+            for x in (-1, 1)
+            for y in (-1, 1)
+        ]
     else:
-        parts += [(box((.3, width + .06, .1), at=(length / 2 + .1, 0, height)), enamel), (box((.3, width, height), at=(length / 2 + .1, 0, height / 2)), side),
-                  (box((length + .25, .03, height * .7), at=(.12, width / 2 + .01, height * .42)), contrast(rng, enamel, "plastic"))]
-    x = length / 2 + (.0 if free else .08)
-    parts.append((tube([(x, 0, height), (x, 0, height + .3), (x - .05, 0, height + .37), (x - .2, 0, height + .37), (x - .25, 0, height + .27)], .045), tap))
-    parts += [(cylinder(.06, .1, at=(x, y, height + .1)), tap) for y in (-.2, .2)]
-    w = rng.uniform(.5, .65)
-    parts.append((box((w, .22, height * .75), at=(length / 2 - w / 2 - .12, width / 2 - .02, height * .68 + .03)), towel))
+        parts += [
+            (box((0.3, width + 0.06, 0.1), at=(length / 2 + 0.1, 0, height)), enamel),
+            (box((0.3, width, height), at=(length / 2 + 0.1, 0, height / 2)), side),
+            (
+                box((length + 0.25, 0.03, height * 0.7), at=(0.12, width / 2 + 0.01, height * 0.42)),
+                contrast(rng, enamel, "plastic"),
+            ),
+        ]
+    x = length / 2 + (0.0 if free else 0.08)
+    parts.append(
+        (
+            tube(
+                [
+                    (x, 0, height),
+                    (x, 0, height + 0.3),
+                    (x - 0.05, 0, height + 0.37),
+                    (x - 0.2, 0, height + 0.37),
+                    (x - 0.25, 0, height + 0.27),
+                ],
+                0.045,
+            ),
+            tap,
+        )
+    )
+    parts += [(cylinder(0.06, 0.1, at=(x, y, height + 0.1)), tap) for y in (-0.2, 0.2)]
+    w = rng.uniform(0.5, 0.65)
+    parts.append(
+        (box((w, 0.22, height * 0.75), at=(length / 2 - w / 2 - 0.12, width / 2 - 0.02, height * 0.68 + 0.03)), towel)
+    )
     return parts
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell012
 def posts(width: float, length: float, height: float) -> list[Solid]:
     "A bed's four posts and the rails that join them at the top."
-    rails = [box((.06, length, .06), at=(x, 0, height)) for x in (-width / 2, width / 2)] + [box((width, .06, .06), at=(0, y, height)) for y in (-length / 2, length / 2)]
-    return legs(width, length, height, .07) + rails
+    rails = [box((0.06, length, 0.06), at=(x, 0, height)) for x in (-width / 2, width / 2)] + [
+        box((width, 0.06, 0.06), at=(0, y, height)) for y in (-length / 2, length / 2)
+    ]
+    return legs(width, length, height, 0.07) + rails
 
 
 @family("02818832")
 def bed(rng: np.random.Generator) -> Parts:
     "Frame, mattress, blanket, pillows, headboard; single, double or bunk."
     bunk = rng.random() < 1 / 6
-    width, length, base = rng.uniform(.9, 1.1) if bunk else rng.uniform(1., 1.9), rng.uniform(1.95, 2.2), rng.uniform(.25, .45)
-    frame, sheet, blanket = colour(rng, rng.choice(["wood", "white", "dark", "leather"])), colour(rng, "white"), colour(rng, "fabric")
+    width, length, base = (
+        rng.uniform(0.9, 1.1) if bunk else rng.uniform(1.0, 1.9),
+        rng.uniform(1.95, 2.2),
+        rng.uniform(0.25, 0.45),
+    )
+    frame, sheet, blanket = (
+        colour(rng, rng.choice(["wood", "white", "dark", "leather"])),
+        colour(rng, "white"),
+        colour(rng, "fabric"),
+    )
     throw = contrast(rng, blanket)
-    fold, thick = rng.uniform(.1, .3) * length, rng.uniform(.18, .28)  # where the blanket begins
+    fold, thick = rng.uniform(0.1, 0.3) * length, rng.uniform(0.18, 0.28)  # where the blanket begins
+
     def bunk_parts(z):
-        cover = length / 2 + .03 + fold
-        out = [(box((width + .1, length + .1, .16), at=(0, 0, z - .06)), frame), (box((width, length, thick), at=(0, 0, z + thick / 2), rounding=.06), sheet),
-               (box((width + .06, cover, thick), at=(0, length / 2 + .03 - cover / 2, z + thick / 2 + .03), rounding=.05), blanket),
-               (box((width * .36, cover + .03, thick + .05), at=(width * .33 + .04, length / 2 + .05 - cover / 2, z + thick / 2 + .025), rounding=.04), throw)]
+        cover = length / 2 + 0.03 + fold
+        out = [
+            (box((width + 0.1, length + 0.1, 0.16), at=(0, 0, z - 0.06)), frame),
+            (box((width, length, thick), at=(0, 0, z + thick / 2), rounding=0.06), sheet),
+            (
+                box(
+                    (width + 0.06, cover, thick),
+                    at=(0, length / 2 + 0.03 - cover / 2, z + thick / 2 + 0.03),
+                    rounding=0.05,
+                ),
+                blanket,
+            ),
+            (
+                box(
+                    (width * 0.36, cover + 0.03, thick + 0.05),
+                    at=(width * 0.33 + 0.04, length / 2 + 0.05 - cover / 2, z + thick / 2 + 0.025),
+                    rounding=0.04,
+                ),
+                throw,
+            ),
+        ]
         n = 1 if width < 1.25 else 2
         for x in np.linspace(-1, 1, n) * width / 4 if n == 2 else [0]:
-            out.append((place(ellipsoid((min(width / n, .8) * .46, .24, .11)), at=(x, -length / 2 + .3, z + thick + .06), turn=(15, 0, 0)), throw if x > 0 else sheet))
+            out.append(
+                (
+                    place(
+                        ellipsoid((min(width / n, 0.8) * 0.46, 0.24, 0.11)),
+                        at=(x, -length / 2 + 0.3, z + thick + 0.06),
+                        turn=(15, 0, 0),
+                    ),
+                    throw if x > 0 else sheet,
+                )
+            )
         return out
+
     parts = bunk_parts(base)
-    head = rng.uniform(.5, .9)
+    head = rng.uniform(0.5, 0.9)
     style = rng.choice(["panel", "slats", "arched", "padded"])
-    y, w = -length / 2 - .07, width + .14
+    y, w = -length / 2 - 0.07, width + 0.14
     top = base + (1.3 if bunk else head)
     if bunk:
-        parts += bunk_parts(base + 1.1) + [(s, frame) for s in posts(w, length + .14, top + .15)]
-        parts += [(box((.06, .06, top), at=(width / 2 + .12, y, top / 2)), throw) for y in (.35, .8)]
-        parts += [(box((.07, .5, .07), at=(width / 2 + .12, .57, z)), throw) for z in np.arange(.25, top, .3)]
-        return parts + [(box((w, .05, .3), at=(0, y, base + 1.3)), frame), (box((w, .05, .5), at=(0, y, base + .2)), frame)]
+        parts += bunk_parts(base + 1.1) + [(s, frame) for s in posts(w, length + 0.14, top + 0.15)]
+        parts += [(box((0.06, 0.06, top), at=(width / 2 + 0.12, y, top / 2)), throw) for y in (0.35, 0.8)]
+        parts += [(box((0.07, 0.5, 0.07), at=(width / 2 + 0.12, 0.57, z)), throw) for z in np.arange(0.25, top, 0.3)]
+        return parts + [
+            (box((w, 0.05, 0.3), at=(0, y, base + 1.3)), frame),
+            (box((w, 0.05, 0.5), at=(0, y, base + 0.2)), frame),
+        ]
     if style == "slats":
-        parts += [(box((w, .07, .1), at=(0, y, top)), frame)] + [(box((.06, .06, top), at=(x, y, top / 2)), frame) for x in np.linspace(-w / 2 + .03, w / 2 - .03, 7)]
+        parts += [(box((w, 0.07, 0.1), at=(0, y, top)), frame)] + [
+            (box((0.06, 0.06, top), at=(x, y, top / 2)), frame) for x in np.linspace(-w / 2 + 0.03, w / 2 - 0.03, 7)
+        ]
     elif style == "arched":
-        arch = [(w / 2 * np.cos(t), top * .75 + .35 * np.sin(t)) for t in np.linspace(0, np.pi, 15)]
-        parts.append((extrude([(-w / 2, 0), (w / 2, 0), *arch], .08, at=(0, y, 0), axis="y"), frame))
-    else: parts.append((box((w, .1, top), at=(0, y, top / 2), rounding=.04 if style == "padded" else 0), blanket if style == "padded" else frame))
-    foot = rng.uniform(.0, .35)
-    if foot > .15: parts.append((box((w, .07, base + foot), at=(0, length / 2 + .09, (base + foot) / 2)), frame))
-    if rng.random() < .25: parts += [(s, frame) for s in posts(w, length + .14, 1.9)]
-    if rng.random() < .4: return parts + [(box((width, length, base - .1), at=(0, 0, (base - .1) / 2)), contrast(rng, frame, "wood"))]
-    return parts + [(s, frame) for s in legs(width - .1, length - .1, base, .09)]
+        arch = [(w / 2 * np.cos(t), top * 0.75 + 0.35 * np.sin(t)) for t in np.linspace(0, np.pi, 15)]
+        parts.append((extrude([(-w / 2, 0), (w / 2, 0), *arch], 0.08, at=(0, y, 0), axis="y"), frame))
+    else:
+        parts.append(
+            (
+                box((w, 0.1, top), at=(0, y, top / 2), rounding=0.04 if style == "padded" else 0),
+                blanket if style == "padded" else frame,
+            )
+        )
+    foot = rng.uniform(0.0, 0.35)
+    if foot > 0.15:
+        parts.append((box((w, 0.07, base + foot), at=(0, length / 2 + 0.09, (base + foot) / 2)), frame))
+    if rng.random() < 0.25:
+        parts += [(s, frame) for s in posts(w, length + 0.14, 1.9)]
+    if rng.random() < 0.4:
+        return parts + [(box((width, length, base - 0.1), at=(0, 0, (base - 0.1) / 2)), contrast(rng, frame, "wood"))]
+    return parts + [(s, frame) for s in legs(width - 0.1, length - 0.1, base, 0.09)]
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell015
 @family("02828884")
 def bench(rng: np.random.Generator) -> Parts:
     "Slatted seat on iron, stone or wooden supports."
-    width, depth, height = rng.uniform(1.4, 2.2), rng.uniform(.42, .6), rng.uniform(.4, .5)
-    wood, metal = colour(rng, rng.choice(["wood", "wood", "paint", "leather"])), colour(rng, rng.choice(["dark", "metal", "clay", "paint"]))
+    width, depth, height = rng.uniform(1.4, 2.2), rng.uniform(0.42, 0.6), rng.uniform(0.4, 0.5)
+    wood, metal = (
+        colour(rng, rng.choice(["wood", "wood", "paint", "leather"])),
+        colour(rng, rng.choice(["dark", "metal", "clay", "paint"])),
+    )
     soft, front = contrast(rng, wood), contrast(rng, wood, "wood")
-    n, w = int(rng.integers(3, 6)), width * rng.uniform(.32, .45)  # slats, width of the cushion
+    n, w = int(rng.integers(3, 6)), width * rng.uniform(0.32, 0.45)  # slats, width of the cushion
     ys = (np.arange(n) - (n - 1) / 2) * depth / n
-    parts = [(box((width, depth / n * .82, .06), at=(0, y, height)), front if y == ys[-1] else wood) for y in ys]
-    parts.append((box((w, depth * .95, .12), at=(width / 2 - w / 2 - .08, .03, height + .08), rounding=.04), soft))
-    style, ends = rng.choice(["iron", "stone", "wood"]), (-width * .42, width * .42)
+    parts = [(box((width, depth / n * 0.82, 0.06), at=(0, y, height)), front if y == ys[-1] else wood) for y in ys]
+    parts.append(
+        (box((w, depth * 0.95, 0.12), at=(width / 2 - w / 2 - 0.08, 0.03, height + 0.08), rounding=0.04), soft)
+    )
+    style, ends = rng.choice(["iron", "stone", "wood"]), (-width * 0.42, width * 0.42)
     for x in ends:
         if style == "iron":
-            parts.append((box((.07, depth, .07), at=(x, 0, height - .06)), metal))
-            parts += [(tube([(x, y, 0), (x, y * .6, height - .05)], .04, sections=6), metal) for y in (-depth / 2, depth / 2)]
+            parts.append((box((0.07, depth, 0.07), at=(x, 0, height - 0.06)), metal))
+            parts += [
+                (tube([(x, y, 0), (x, y * 0.6, height - 0.05)], 0.04, sections=6), metal)
+                for y in (-depth / 2, depth / 2)
+            ]
         elif style == "stone":
-            block = [(-depth / 2, 0), (depth / 2, 0), (depth * .35, height - .03), (-depth * .35, height - .03)]
-            parts.append((extrude(block, .2, at=(x, 0, 0), axis="x"), metal))
+            block = [(-depth / 2, 0), (depth / 2, 0), (depth * 0.35, height - 0.03), (-depth * 0.35, height - 0.03)]
+            parts.append((extrude(block, 0.2, at=(x, 0, 0), axis="x"), metal))
         else:
-            parts += [(box((.08, .08, height), at=(x, y, height / 2)), metal) for y in (-depth * .4, depth * .4)]
-            parts.append((box((.08, depth * .8, .08), at=(x, 0, .15)), metal))
-    if rng.random() < .7:                                          # a back, made upright at the origin and then leant
-        lean, m, tall = rng.uniform(5, 15), int(rng.integers(2, 4)), rng.uniform(.4, .55)
-        back = [(box((width, .05, tall / m * .75), at=(0, 0, z)), wood) for z in (np.arange(m) + .7) * tall / m]
-        back += [(box((.07, .06, tall + .1), at=(x, -.06, tall / 2)), metal) for x in ends]
-        back.append((box((w, .1, tall * .8), at=(width / 2 - w / 2 - .08, .05, tall / 2 + .1), rounding=.04), soft))
+            parts += [(box((0.08, 0.08, height), at=(x, y, height / 2)), metal) for y in (-depth * 0.4, depth * 0.4)]
+            parts.append((box((0.08, depth * 0.8, 0.08), at=(x, 0, 0.15)), metal))
+    if rng.random() < 0.7:  # a back, made upright at the origin and then leant
+        lean, m, tall = rng.uniform(5, 15), int(rng.integers(2, 4)), rng.uniform(0.4, 0.55)
+        back = [(box((width, 0.05, tall / m * 0.75), at=(0, 0, z)), wood) for z in (np.arange(m) + 0.7) * tall / m]
+        back += [(box((0.07, 0.06, tall + 0.1), at=(x, -0.06, tall / 2)), metal) for x in ends]
+        back.append(
+            (box((w, 0.1, tall * 0.8), at=(width / 2 - w / 2 - 0.08, 0.05, tall / 2 + 0.1), rounding=0.04), soft)
+        )
         parts += [(place(part, at=(0, -depth / 2, height), turn=(lean, 0, 0)), c) for part, c in back]
-    if rng.random() < .5:
-        x, y = width / 2 - .03, depth / 2 - .03
-        rest = tube([(x, y, height - .05), (x, y, height + .22), (x, -depth / 2, height + .26), (x, -depth / 2, height - .05)], .035, sections=6)
+    if rng.random() < 0.5:
+        x, y = width / 2 - 0.03, depth / 2 - 0.03
+        rest = tube(
+            [
+                (x, y, height - 0.05),
+                (x, y, height + 0.22),
+                (x, -depth / 2, height + 0.26),
+                (x, -depth / 2, height - 0.05),
+            ],
+            0.035,
+            sections=6,
+        )
         parts += [(s, metal) for s in pair(rest)]
     return parts
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell018
 def hoop(radius: float, at: Vector) -> list[Vector]:
     "Points of a circle in a plane that faces the front."
-    return [(at[0] + radius * np.cos(t), at[1], at[2] + radius * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
+    return [
+        (at[0] + radius * np.cos(t), at[1], at[2] + radius * np.sin(t))
+        for t in np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    ]
 
 
 @family("02843684")
 def birdhouse(rng: np.random.Generator) -> Parts:
     "A small house or round tower with an entrance hole, on a post, a tray or hung from a ring."
-    width, depth, height = rng.uniform(.7, 1.), rng.uniform(.7, 1.), rng.uniform(.8, 1.3)
+    width, depth, height = rng.uniform(0.7, 1.0), rng.uniform(0.7, 1.0), rng.uniform(0.8, 1.3)
     wall, roof = colour(rng, rng.choice(["wood", "paint", "white"])), colour(rng, "paint")
     other, trim = contrast(rng, roof), contrast(rng, wall, "wood")
-    hole, z = rng.uniform(.16, .22), height * rng.uniform(.5, .65)
-    if rng.random() < .7:
-        rise, eaves = rng.uniform(.3, .7), rng.uniform(.12, .25)
+    hole, z = rng.uniform(0.16, 0.22), height * rng.uniform(0.5, 0.65)
+    if rng.random() < 0.7:
+        rise, eaves = rng.uniform(0.3, 0.7), rng.uniform(0.12, 0.25)
         gable = [(-width / 2, 0), (width / 2, 0), (width / 2, height), (0, height + rise), (-width / 2, height)]
         body = extrude(gable, depth, axis="y")
         run, slope = width / 2 + eaves, rise / (width / 2)
-        panel = [(0, height + rise), (run, height + rise - run * slope), (run, height + rise - run * slope + .09), (0, height + rise + .11)]
-        right = extrude(panel, depth + .35, at=(0, .06, 0), axis="y")
+        panel = [
+            (0, height + rise),
+            (run, height + rise - run * slope),
+            (run, height + rise - run * slope + 0.09),
+            (0, height + rise + 0.11),
+        ]
+        right = extrude(panel, depth + 0.35, at=(0, 0.06, 0), axis="y")
         parts, front = [(right, other), (mirror(right), roof)], depth / 2
     else:
-        rise, front = rng.uniform(.5, .9), width / 2
+        rise, front = rng.uniform(0.5, 0.9), width / 2
         body = cylinder(width / 2, height, at=(0, 0, height / 2), sections=20)
-        left, right = split(cylinder(width * .68, rise, at=(0, 0, height + rise / 2), top_radius=0), "x")
+        left, right = split(cylinder(width * 0.68, rise, at=(0, 0, height + rise / 2), top_radius=0), "x")
         parts = [(left, roof), (right, other)]
     parts.append((cut(body, cylinder(hole, depth, at=(0, depth / 2, z), axis="y")), wall))
-    parts.append((cylinder(hole * .95, .04, at=(0, max(front - depth * .5, 0) + .04, z), axis="y"), (25, 18, 14)))
-    parts += [(tube(hoop(1.2 * hole, (0, front + .01, z)), .04, closed=True, sections=6), other), (cylinder(.04, .4, at=(0, front + .12, z - 1.7 * hole), axis="y", sections=8), trim)]
-    parts.append((box((width + .3, depth + .45, .1), at=(0, .08, -.04)), trim))
+    parts.append((cylinder(hole * 0.95, 0.04, at=(0, max(front - depth * 0.5, 0) + 0.04, z), axis="y"), (25, 18, 14)))
+    parts += [
+        (tube(hoop(1.2 * hole, (0, front + 0.01, z)), 0.04, closed=True, sections=6), other),
+        (cylinder(0.04, 0.4, at=(0, front + 0.12, z - 1.7 * hole), axis="y", sections=8), trim),
+    ]
+    parts.append((box((width + 0.3, depth + 0.45, 0.1), at=(0, 0.08, -0.04)), trim))
     mount = rng.choice(["post", "ring", "tray"])
-    if mount == "post": parts.append((box((.16, .16, 1.), at=(0, 0, -.5)), trim))
-    if mount == "ring": parts.append((tube(hoop(.16, (0, 0, height + rise + .18)), .035, closed=True, sections=6), (90, 90, 95)))
-    if mount == "tray": parts.append((box((width + .5, depth + .7, .16), at=(0, .08, -.14)), wall))
+    if mount == "post":
+        parts.append((box((0.16, 0.16, 1.0), at=(0, 0, -0.5)), trim))
+    if mount == "ring":
+        parts.append((tube(hoop(0.16, (0, 0, height + rise + 0.18)), 0.035, closed=True, sections=6), (90, 90, 95)))
+    if mount == "tray":
+        parts.append((box((width + 0.5, depth + 0.7, 0.16), at=(0, 0.08, -0.14)), wall))
     return parts
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell021
 @family("02871439")
 def bookshelf(rng: np.random.Generator) -> Parts:
     "An open case with shelves and books; the +x side is painted."
-    width, depth, shelves = rng.uniform(.7, 1.4), rng.uniform(.28, .4), int(rng.integers(3, 6))
-    tall, t = rng.uniform(.3, .38), .04
+    width, depth, shelves = rng.uniform(0.7, 1.4), rng.uniform(0.28, 0.4), int(rng.integers(3, 6))
+    tall, t = rng.uniform(0.3, 0.38), 0.04
     wood = colour(rng, rng.choice(["wood", "white", "dark"]))
     back, side = contrast(rng, wood, "wood"), contrast(rng, wood)
-    height = shelves * tall + .1
-    parts = [(box((t, depth, height), at=(-width / 2, 0, height / 2)), wood), (box((.12, depth + .04, height), at=(width / 2, 0, height / 2)), side)]
-    parts.append((box((width, .03, height), at=(0, -depth / 2, height / 2)), back))
-    parts += [(box((width, depth, t), at=(0, 0, z)), wood) for z in .1 + np.arange(shelves) * tall] + [(box((width + .12, depth + .06, .06), at=(0, 0, height)), wood)]
-    for z in .1 + t / 2 + np.arange(shelves) * tall:
-        x, end = width / 2 - .07, -width / 2 + rng.uniform(.05, .6) * width
+    height = shelves * tall + 0.1
+    parts = [
+        (box((t, depth, height), at=(-width / 2, 0, height / 2)), wood),
+        (box((0.12, depth + 0.04, height), at=(width / 2, 0, height / 2)), side),
+    ]
+    parts.append((box((width, 0.03, height), at=(0, -depth / 2, height / 2)), back))
+    parts += [(box((width, depth, t), at=(0, 0, z)), wood) for z in 0.1 + np.arange(shelves) * tall] + [
+        (box((width + 0.12, depth + 0.06, 0.06), at=(0, 0, height)), wood)
+    ]
+    for z in 0.1 + t / 2 + np.arange(shelves) * tall:
+        x, end = width / 2 - 0.07, -width / 2 + rng.uniform(0.05, 0.6) * width
         while x > end:
-            w = rng.uniform(.05, .12)
-            d, h = depth * rng.uniform(.7, .85), tall * rng.uniform(.6, .85)
-            parts.append((box((w * .94, d, h), at=(x - w / 2, -.02, z + h / 2)), colour(rng, rng.choice(["paint", "leather", "fabric", "white"]))))
+            w = rng.uniform(0.05, 0.12)
+            d, h = depth * rng.uniform(0.7, 0.85), tall * rng.uniform(0.6, 0.85)
+            parts.append(
+                (
+                    box((w * 0.94, d, h), at=(x - w / 2, -0.02, z + h / 2)),
+                    colour(rng, rng.choice(["paint", "leather", "fabric", "white"])),
+                )
+            )
             x -= w
-    if rng.random() < .5: parts.append((box((width + .04, depth + .03, .1), at=(0, 0, .05)), side))
-    else: parts += [(s, wood) for s in moved(legs(width - .05, depth - .08, .15, .06), (0, 0, -.1))]
+    if rng.random() < 0.5:
+        parts.append((box((width + 0.04, depth + 0.03, 0.1), at=(0, 0, 0.05)), side))
+    else:
+        parts += [(s, wood) for s in moved(legs(width - 0.05, depth - 0.08, 0.15, 0.06), (0, 0, -0.1))]
     return parts
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell024
@@ -238,64 +376,133 @@ def bookshelf(rng: np.random.Generator) -> Parts:
 def cabinet(rng: np.random.Generator) -> Parts:
     "A sideboard, a chest or a wardrobe: doors, drawers, knobs, a worktop that juts out."
     kind = rng.choice(["sideboard", "chest", "wardrobe"])
-    sizes = {"sideboard": ((1.3, 1.9), (.6, .8)), "chest": ((.9, 1.2), (.8, 1.1)), "wardrobe": ((1., 1.4), (1.7, 2.1))}
+    sizes = {
+        "sideboard": ((1.3, 1.9), (0.6, 0.8)),
+        "chest": ((0.9, 1.2), (0.8, 1.1)),
+        "wardrobe": ((1.0, 1.4), (1.7, 2.1)),
+    }
     width, height = (rng.uniform(*bounds) for bounds in sizes[kind])
-    depth, foot = rng.uniform(.45, .65), rng.uniform(.08, .25)
+    depth, foot = rng.uniform(0.45, 0.65), rng.uniform(0.08, 0.25)
     body = colour(rng, rng.choice(["wood", "wood", "white", "paint"]))
-    door, drawer, top, knob = contrast(rng, body, "wood"), contrast(rng, body), contrast(rng, body, "wood"), colour(rng, rng.choice(["gold", "dark"]))
+    door, drawer, top, knob = (
+        contrast(rng, body, "wood"),
+        contrast(rng, body),
+        contrast(rng, body, "wood"),
+        colour(rng, rng.choice(["gold", "dark"])),
+    )
     front, mid = depth / 2, foot + height / 2
-    parts = [(box((width, depth, height), at=(0, 0, mid)), body), (box((width + .12, depth + .12, .08), at=(0, 0, foot + height + .03)), top)]
-    column = width * rng.uniform(.3, .4)                      # the drawers' share
-    doors, w = (2 if width - column > .75 else 1), (width - column - .06)
+    parts = [
+        (box((width, depth, height), at=(0, 0, mid)), body),
+        (box((width + 0.12, depth + 0.12, 0.08), at=(0, 0, foot + height + 0.03)), top),
+    ]
+    column = width * rng.uniform(0.3, 0.4)  # the drawers' share
+    doors, w = (2 if width - column > 0.75 else 1), (width - column - 0.06)
     for i in range(doors):
-        x, wd = -width / 2 + .04 + w / doors * (i + .5), w / doors - .03
-        parts += [(box((wd, .05, height - .1), at=(x, front, mid)), door), (box((wd - .14, .05, height - .26), at=(x, front + .015, mid)), body)]
-        parts.append((ellipsoid(.04, at=(x + (wd / 2 - .05) * (1 if i == 0 else -1), front + .06, mid), subdivisions=1), knob))
-    x, n = width / 2 - column / 2 - .02, int(rng.integers(3, 5)) if kind != "wardrobe" else int(rng.integers(2, 5))
-    low, high = foot + .05, foot + height - .05
-    if kind == "wardrobe":                                    # a mirror above the drawers
-        parts.append((box((column - .04, .06, height * .55), at=(x, front, high - height * .275)), (190, 215, 225)))
-        high -= height * .58
+        x, wd = -width / 2 + 0.04 + w / doors * (i + 0.5), w / doors - 0.03
+        parts += [
+            (box((wd, 0.05, height - 0.1), at=(x, front, mid)), door),
+            (box((wd - 0.14, 0.05, height - 0.26), at=(x, front + 0.015, mid)), body),
+        ]
+        parts.append(
+            (ellipsoid(0.04, at=(x + (wd / 2 - 0.05) * (1 if i == 0 else -1), front + 0.06, mid), subdivisions=1), knob)
+        )
+    x, n = width / 2 - column / 2 - 0.02, int(rng.integers(3, 5)) if kind != "wardrobe" else int(rng.integers(2, 5))
+    low, high = foot + 0.05, foot + height - 0.05
+    if kind == "wardrobe":  # a mirror above the drawers
+        parts.append((box((column - 0.04, 0.06, height * 0.55), at=(x, front, high - height * 0.275)), (190, 215, 225)))
+        high -= height * 0.58
     for i in range(n):
         h = (high - low) / n
-        parts += [(box((column - .04, .07, h - .03), at=(x, front, low + h * (i + .5))), drawer), (box((column * .4, .06, .035), at=(x, front + .05, low + h * (i + .5))), knob)]
-    parts.append((box((column * .3, depth, height - .04), at=(width / 2 + .02 - column * .15, -.02, mid)), drawer))  # the +x side, round to the back
-    if foot > .14: return parts + [(s, knob if knob[0] < 60 else top) for s in legs(width - .14, depth - .14, foot, .09, rng.choice(["square", "round", "splayed"]))]
-    return parts + [(box((width - .05, depth - .08, foot), at=(0, 0, foot / 2)), (45, 38, 33))]
+        parts += [
+            (box((column - 0.04, 0.07, h - 0.03), at=(x, front, low + h * (i + 0.5))), drawer),
+            (box((column * 0.4, 0.06, 0.035), at=(x, front + 0.05, low + h * (i + 0.5))), knob),
+        ]
+    parts.append(
+        (box((column * 0.3, depth, height - 0.04), at=(width / 2 + 0.02 - column * 0.15, -0.02, mid)), drawer)
+    )  # the +x side, round to the back
+    if foot > 0.14:
+        return parts + [
+            (s, knob if knob[0] < 60 else top)
+            for s in legs(width - 0.14, depth - 0.14, foot, 0.09, rng.choice(["square", "round", "splayed"]))
+        ]
+    return parts + [(box((width - 0.05, depth - 0.08, foot), at=(0, 0, foot / 2)), (45, 38, 33))]
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell027
 @family("03001627")
 def chair(rng: np.random.Generator) -> Parts:
     "Legs, sled or swivel base; slatted, solid or rounded back; with or without arms."
-    width, depth, height, tall = rng.uniform(.44, .56), rng.uniform(.42, .54), rng.uniform(.4, .5), rng.uniform(.42, .65)
-    frame, seat = colour(rng, rng.choice(["wood", "metal", "dark", "paint"])), colour(rng, rng.choice(["fabric", "leather", "plastic", "wood"]))
-    runner, t = contrast(rng, seat), rng.uniform(.05, .09)
-    base, back, lean = rng.choice(["legs", "legs", "splayed", "sled", "swivel"]), rng.choice(["solid", "slats", "rails", "round"]), rng.uniform(4, 14)
-    parts = [(box((width, depth, t), at=(0, 0, height), rounding=rng.choice([0, t * .4])), seat)]
-    upright = lambda solid: place(solid, at=(0, -depth / 2 + .03, height), turn=(lean, 0, 0))
-    if back == "solid": parts.append((upright(box((width, .06, tall), at=(0, 0, tall / 2), rounding=.025)), seat))
-    elif back == "round": parts.append((upright(extrude(outline(width * 1.05, tall * .8, 2.6), .06, at=(0, 0, tall * .6), axis="y")), seat))
+    width, depth, height, tall = (
+        rng.uniform(0.44, 0.56),
+        rng.uniform(0.42, 0.54),
+        rng.uniform(0.4, 0.5),
+        rng.uniform(0.42, 0.65),
+    )
+    frame, seat = (
+        colour(rng, rng.choice(["wood", "metal", "dark", "paint"])),
+        colour(rng, rng.choice(["fabric", "leather", "plastic", "wood"])),
+    )
+    runner, t = contrast(rng, seat), rng.uniform(0.05, 0.09)
+    base, back, lean = (
+        rng.choice(["legs", "legs", "splayed", "sled", "swivel"]),
+        rng.choice(["solid", "slats", "rails", "round"]),
+        rng.uniform(4, 14),
+    )
+    parts = [(box((width, depth, t), at=(0, 0, height), rounding=rng.choice([0, t * 0.4])), seat)]
+    upright = lambda solid: place(solid, at=(0, -depth / 2 + 0.03, height), turn=(lean, 0, 0))
+    if back == "solid":
+        parts.append((upright(box((width, 0.06, tall), at=(0, 0, tall / 2), rounding=0.025)), seat))
+    elif back == "round":
+        parts.append(
+            (upright(extrude(outline(width * 1.05, tall * 0.8, 2.6), 0.06, at=(0, 0, tall * 0.6), axis="y")), seat)
+        )
     else:
-        parts += [(upright(s), frame) for s in pair(box((.05, .05, tall), at=(width / 2 - .025, 0, tall / 2)))]
+        parts += [(upright(s), frame) for s in pair(box((0.05, 0.05, tall), at=(width / 2 - 0.025, 0, tall / 2)))]
         if back == "slats":
-            parts += [(upright(box((.05, .03, tall), at=(x, 0, tall / 2))), frame) for x in np.linspace(-width / 2 + .13, width / 2 - .13, 3)]
-            parts.append((upright(box((width, .05, .09), at=(0, 0, tall))), frame))
-        else: parts += [(upright(box((width, .04, .09), at=(0, 0, z))), seat) for z in np.linspace(tall * .4, tall - .04, 3)]
-    if back == "round": parts += [(upright(s), frame) for s in pair(box((.04, .04, tall * .5), at=(width * .25, -.02, tall * .25)))]
-    w, x = width * .34, width * .22
-    parts += [(box((w, depth + .02, t + .03), at=(x, 0, height)), runner), (upright(box((w, .09, tall * .92), at=(x, 0, tall * .48 + .03), rounding=.02)), runner)]
+            parts += [
+                (upright(box((0.05, 0.03, tall), at=(x, 0, tall / 2))), frame)
+                for x in np.linspace(-width / 2 + 0.13, width / 2 - 0.13, 3)
+            ]
+            parts.append((upright(box((width, 0.05, 0.09), at=(0, 0, tall))), frame))
+        else:
+            parts += [
+                (upright(box((width, 0.04, 0.09), at=(0, 0, z))), seat) for z in np.linspace(tall * 0.4, tall - 0.04, 3)
+            ]
+    if back == "round":
+        parts += [
+            (upright(s), frame) for s in pair(box((0.04, 0.04, tall * 0.5), at=(width * 0.25, -0.02, tall * 0.25)))
+        ]
+    w, x = width * 0.34, width * 0.22
+    parts += [
+        (box((w, depth + 0.02, t + 0.03), at=(x, 0, height)), runner),
+        (upright(box((w, 0.09, tall * 0.92), at=(x, 0, tall * 0.48 + 0.03), rounding=0.02)), runner),
+    ]
     if base == "swivel":
         spokes = int(rng.integers(4, 6))
         for a in 2 * np.pi * np.arange(spokes) / spokes + np.pi / 2:
-            end = np.array([.28 * np.cos(a), .28 * np.sin(a), .05])
-            parts += [(tube([(0, 0, .1), end], .03, sections=6), frame), (ellipsoid(.045, at=end, subdivisions=1), (30, 30, 32))]
-        parts.append((cylinder(.035, height - .08, at=(0, 0, height / 2 + .04), sections=10), frame))
+            end = np.array([0.28 * np.cos(a), 0.28 * np.sin(a), 0.05])
+            parts += [
+                (tube([(0, 0, 0.1), end], 0.03, sections=6), frame),
+                (ellipsoid(0.045, at=end, subdivisions=1), (30, 30, 32)),
+            ]
+        parts.append((cylinder(0.035, height - 0.08, at=(0, 0, height / 2 + 0.04), sections=10), frame))
     elif base == "sled":
-        bend = [(-depth / 2 + .04, height), (-depth / 2 - .02, .03), (depth / 2, .03), (depth / 2 - .03, height)]
-        parts += [(s, frame) for s in pair(tube([(width / 2 - .03, y, z) for y, z in bend], .025, sections=6))]
-    else: parts += [(s, frame) for s in legs(width - .07, depth - .07, height, .05, "square" if base == "legs" else "splayed")]
-    if rng.random() < .4:
-        arm = tube([(width / 2 + .02, depth * .3, height), (width / 2 + .02, depth * .3, height + .22), (width / 2 + .02, -depth / 2, height + .24)], .028, sections=6)
+        bend = [(-depth / 2 + 0.04, height), (-depth / 2 - 0.02, 0.03), (depth / 2, 0.03), (depth / 2 - 0.03, height)]
+        parts += [(s, frame) for s in pair(tube([(width / 2 - 0.03, y, z) for y, z in bend], 0.025, sections=6))]
+    else:
+        parts += [
+            (s, frame)
+            for s in legs(width - 0.07, depth - 0.07, height, 0.05, "square" if base == "legs" else "splayed")
+        ]
+    if rng.random() < 0.4:
+        arm = tube(
+            [
+                (width / 2 + 0.02, depth * 0.3, height),
+                (width / 2 + 0.02, depth * 0.3, height + 0.22),
+                (width / 2 + 0.02, -depth / 2, height + 0.24),
+            ],
+            0.028,
+            sections=6,
+        )
         parts += [(s, frame) for s in pair(arm)]
     return parts
 
@@ -303,24 +510,37 @@ def chair(rng: np.random.Generator) -> Parts:
 @family("03337140")
 def file_cabinet(rng: np.random.Generator) -> Parts:
     "A metal column of two to five drawers, one of them pulled out."
-    width, depth, n = rng.uniform(.42, .6), rng.uniform(.5, .7), int(rng.integers(2, 6))
-    tall = rng.uniform(.28, .36)
+    width, depth, n = rng.uniform(0.42, 0.6), rng.uniform(0.5, 0.7), int(rng.integers(2, 6))
+    tall = rng.uniform(0.28, 0.36)
     height = n * tall
     body = colour(rng, rng.choice(["metal", "metal", "plastic", "paint"]))
     face, side = contrast(rng, body, "metal"), contrast(rng, body)
-    parts = [(box((width, depth, height), at=(0, 0, height / 2)), body), (box((width * .25, depth, height * .96), at=(width * .385, -.02, height / 2)), side),
-             (box((width + .02, depth + .02, .07), at=(0, 0, -.02)), (35, 35, 38)), (box((width + .02, depth + .02, .04), at=(0, 0, height + .01)), contrast(rng, body, "wood"))]
+    parts = [
+        (box((width, depth, height), at=(0, 0, height / 2)), body),
+        (box((width * 0.25, depth, height * 0.96), at=(width * 0.385, -0.02, height / 2)), side),
+        (box((width + 0.02, depth + 0.02, 0.07), at=(0, 0, -0.02)), (35, 35, 38)),
+        (box((width + 0.02, depth + 0.02, 0.04), at=(0, 0, height + 0.01)), contrast(rng, body, "wood")),
+    ]
     opened = int(rng.integers(max(n - 2, 0), n))
     for i in range(n):
-        z, out = tall * (i + .5), rng.uniform(.25, .4) if i == opened else .0
+        z, out = tall * (i + 0.5), rng.uniform(0.25, 0.4) if i == opened else 0.0
         y = depth / 2 + out
-        parts.append((box((width - .05, .05, tall - .04), at=(0, y, z)), face))
-        parts.append((box((width * .3, .05, tall * .28), at=(width * .22, y + .015, z + tall * .18)), (245, 243, 230)))
-        parts.append((box((width * .5, .06, tall * .13), at=(0, y + .03, z - tall * .16)), (40, 42, 46)))
+        parts.append((box((width - 0.05, 0.05, tall - 0.04), at=(0, y, z)), face))
+        parts.append(
+            (box((width * 0.3, 0.05, tall * 0.28), at=(width * 0.22, y + 0.015, z + tall * 0.18)), (245, 243, 230))
+        )
+        parts.append((box((width * 0.5, 0.06, tall * 0.13), at=(0, y + 0.03, z - tall * 0.16)), (40, 42, 46)))
         if out:
-            parts.append((box((width - .12, out + .05, tall * .55), at=(0, y - out / 2 - .02, z - tall * .15)), body))
-            for k, yy in enumerate(np.linspace(y - out + .06, y - .06, 5)):
-                parts.append((box((width - .16, .025, tall * .5), at=(0, yy, z + tall * .12)), [(240, 220, 150), (250, 250, 245), (235, 190, 110)][k % 3]))
+            parts.append(
+                (box((width - 0.12, out + 0.05, tall * 0.55), at=(0, y - out / 2 - 0.02, z - tall * 0.15)), body)
+            )
+            for k, yy in enumerate(np.linspace(y - out + 0.06, y - 0.06, 5)):
+                parts.append(
+                    (
+                        box((width - 0.16, 0.025, tall * 0.5), at=(0, yy, z + tall * 0.12)),
+                        [(240, 220, 150), (250, 250, 245), (235, 190, 110)][k % 3],
+                    )
+                )
     return parts
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell033
@@ -328,160 +548,378 @@ def file_cabinet(rng: np.random.Generator) -> Parts:
 def lamp(rng: np.random.Generator) -> Parts:
     "Table, floor, desk or arc lamp; the foot has a coloured switch plate in front, towards +x."
     kind = rng.choice(["table", "table", "floor", "desk", "arc"])
-    stand, base = colour(rng, rng.choice(["wood", "metal", "gold", "dark", "paint"])), colour(rng, rng.choice(["wood", "metal", "dark", "paint"]))
+    stand, base = (
+        colour(rng, rng.choice(["wood", "metal", "gold", "dark", "paint"])),
+        colour(rng, rng.choice(["wood", "metal", "dark", "paint"])),
+    )
     light, shade = colour(rng, "light"), colour(rng, rng.choice(["fabric", "paint"]))
-    other, foot = contrast(rng, shade), rng.uniform(.26, .36)
-    parts = [(cylinder(foot, .08, at=(0, 0, .04), top_radius=foot * .9), base), (box((foot * .9, foot * .6, .06), at=(foot * .45, foot * .55, .08)), other)]
+    other, foot = contrast(rng, shade), rng.uniform(0.26, 0.36)
+    parts = [
+        (cylinder(foot, 0.08, at=(0, 0, 0.04), top_radius=foot * 0.9), base),
+        (box((foot * 0.9, foot * 0.6, 0.06), at=(foot * 0.45, foot * 0.55, 0.08)), other),
+    ]
     if kind in ("table", "floor"):
-        height = rng.uniform(.8, 1.1) if kind == "table" else rng.uniform(1.5, 2.)
-        r, tall, top = rng.uniform(.36, .5), rng.uniform(.4, .6), rng.uniform(.4, .85)
-        belly = [(0, 0), *((rng.uniform(.1, .28), z * height) for z in (.08, .3, .5)), (.06, .75 * height), (.06, height), (0, height)]
-        parts.append((revolve(belly, sections=16) if kind == "table" else cylinder(.05, height, at=(0, 0, height / 2), sections=10), stand))
-        whole = cylinder(r, tall, at=(0, 0, height + tall * .3), top_radius=r * top, sections=28)
-        back, front = split(whole, "y", -r * .1)
-        left, right = split(front, "x", r * .15)
-        return parts + [(back, shade), (left, light), (right, other), (cylinder(.03, .12, at=(0, 0, height + tall * .86), sections=8), stand)]
+        height = rng.uniform(0.8, 1.1) if kind == "table" else rng.uniform(1.5, 2.0)
+        r, tall, top = rng.uniform(0.36, 0.5), rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.85)
+        belly = [
+            (0, 0),
+            *((rng.uniform(0.1, 0.28), z * height) for z in (0.08, 0.3, 0.5)),
+            (0.06, 0.75 * height),
+            (0.06, height),
+            (0, height),
+        ]
+        parts.append(
+            (
+                revolve(belly, sections=16)
+                if kind == "table"
+                else cylinder(0.05, height, at=(0, 0, height / 2), sections=10),
+                stand,
+            )
+        )
+        whole = cylinder(r, tall, at=(0, 0, height + tall * 0.3), top_radius=r * top, sections=28)
+        back, front = split(whole, "y", -r * 0.1)
+        left, right = split(front, "x", r * 0.15)
+        return parts + [
+            (back, shade),
+            (left, light),
+            (right, other),
+            (cylinder(0.03, 0.12, at=(0, 0, height + tall * 0.86), sections=8), stand),
+        ]
     if kind == "desk":
-        lower, upper, elbow, rise = rng.uniform(.65, .85), rng.uniform(.55, .75), np.radians(rng.uniform(25, 45)), np.radians(rng.uniform(15, 50))
-        knee = np.array([0, -lower * np.sin(elbow), .05 + lower * np.cos(elbow)])
-        path, tilt, size = [(0, 0, .05), knee, knee + [0, upper * np.cos(rise), upper * np.sin(rise)]], rng.uniform(55, 80), rng.uniform(.22, .3)
-        parts += [(tube(path[:2], .045, sections=8), stand), (tube(path[1:], .045, sections=8), stand), (ellipsoid(.08, at=knee, subdivisions=1), other)]
+        lower, upper, elbow, rise = (
+            rng.uniform(0.65, 0.85),
+            rng.uniform(0.55, 0.75),
+            np.radians(rng.uniform(25, 45)),
+            np.radians(rng.uniform(15, 50)),
+        )
+        knee = np.array([0, -lower * np.sin(elbow), 0.05 + lower * np.cos(elbow)])
+        path, tilt, size = (
+            [(0, 0, 0.05), knee, knee + [0, upper * np.cos(rise), upper * np.sin(rise)]],
+            rng.uniform(55, 80),
+            rng.uniform(0.22, 0.3),
+        )
+        parts += [
+            (tube(path[:2], 0.045, sections=8), stand),
+            (tube(path[1:], 0.045, sections=8), stand),
+            (ellipsoid(0.08, at=knee, subdivisions=1), other),
+        ]
     else:
-        height, reach, t = rng.uniform(1.8, 2.3), rng.uniform(.6, .9), np.linspace(0, 2.2, 14)
-        path, tilt, size = np.stack([0 * t, reach * (1 - np.cos(t)) / (1 - np.cos(2.2)), height * np.sin(t) ** .9], 1), rng.uniform(50, 75), rng.uniform(.26, .34)
-        parts.append((tube(path, .05, sections=8), stand))
-    bulge = rng.uniform(.6, 1)  # how far the shade's side bulges between bell and cone
-    bell = [(0, -1), (1, -1), (.9 * bulge, -.4), (.5 * bulge, .1), (.15, .3), (0, .3)]
+        height, reach, t = rng.uniform(1.8, 2.3), rng.uniform(0.6, 0.9), np.linspace(0, 2.2, 14)
+        path, tilt, size = (
+            np.stack([0 * t, reach * (1 - np.cos(t)) / (1 - np.cos(2.2)), height * np.sin(t) ** 0.9], 1),
+            rng.uniform(50, 75),
+            rng.uniform(0.26, 0.34),
+        )
+        parts.append((tube(path, 0.05, sections=8), stand))
+    bulge = rng.uniform(0.6, 1)  # how far the shade's side bulges between bell and cone
+    bell = [(0, -1), (1, -1), (0.9 * bulge, -0.4), (0.5 * bulge, 0.1), (0.15, 0.3), (0, 0.3)]
     left, right = split(revolve(np.multiply(bell, size), sections=24), "x")
-    bulb = ellipsoid((size * .8, size * .8, size * .35), at=(0, 0, -size))
-    return parts + [(place(part, at=path[-1], turn=(tilt, 0, 0)), c) for part, c in ((left, shade), (right, other), (bulb, light))]
+    bulb = ellipsoid((size * 0.8, size * 0.8, size * 0.35), at=(0, 0, -size))
+    return parts + [
+        (place(part, at=path[-1], turn=(tilt, 0, 0)), c) for part, c in ((left, shade), (right, other), (bulb, light))
+    ]
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell036
 @family("03710193")
 def mailbox(rng: np.random.Generator) -> Parts:
     "Arched box on a post, street collection box or round pillar box."
     kind = rng.choice(["rural", "rural", "street", "pillar"])
-    body, post = colour(rng, rng.choice(["paint", "paint", "metal", "white"])), colour(rng, rng.choice(["wood", "white", "dark"]))
+    body, post = (
+        colour(rng, rng.choice(["paint", "paint", "metal", "white"])),
+        colour(rng, rng.choice(["wood", "white", "dark"])),
+    )
     flag, door, dark = contrast(rng, body), contrast(rng, body, rng.choice(["metal", "paint", "white"])), (28, 28, 30)
-    arch = lambda w, h, n=11: [(-w / 2, 0), (w / 2, 0)] + [(w / 2 * np.cos(t), h - w / 2 + w / 2 * np.sin(t)) for t in np.linspace(0, np.pi, n)]
+    arch = lambda w, h, n=11: (
+        [(-w / 2, 0), (w / 2, 0)]
+        + [(w / 2 * np.cos(t), h - w / 2 + w / 2 * np.sin(t)) for t in np.linspace(0, np.pi, n)]
+    )
     if kind == "rural":
-        w, h, length, z = rng.uniform(.42, .55), rng.uniform(.5, .65), rng.uniform(.8, 1.1), rng.uniform(.7, 1.1)
-        parts = [(extrude(arch(w, h), length, at=(0, 0, z), axis="y"), body), (extrude(arch(w * 1.08, h * 1.06), .08, at=(0, length / 2, z - .02), axis="y"), door)]
-        parts.append((box((.12, .08, .06), at=(0, length / 2 + .06, z + h * .75)), dark))
-        parts += [(box((.05, .07, .5), at=(w / 2 + .05, .1, z + h * .75)), flag), (box((.06, .32, .2), at=(w / 2 + .05, .22, z + h * .75 + .25)), flag)]
-        parts += [(box((w + .06, length * .9, .07), at=(0, 0, z - .02)), post), (box((.16, .16, z), at=(0, -.05, z / 2)), post)]
-        if rng.random() < .5: parts.append((place(box((.09, .09, .6)), at=(0, .18, z - .24), turn=(-40, 0, 0)), post))
-        return parts + [(box((.4, .4, .06), at=(0, -.05, .03)), dark)]
+        w, h, length, z = rng.uniform(0.42, 0.55), rng.uniform(0.5, 0.65), rng.uniform(0.8, 1.1), rng.uniform(0.7, 1.1)
+        parts = [
+            (extrude(arch(w, h), length, at=(0, 0, z), axis="y"), body),
+            (extrude(arch(w * 1.08, h * 1.06), 0.08, at=(0, length / 2, z - 0.02), axis="y"), door),
+        ]
+        parts.append((box((0.12, 0.08, 0.06), at=(0, length / 2 + 0.06, z + h * 0.75)), dark))
+        parts += [
+            (box((0.05, 0.07, 0.5), at=(w / 2 + 0.05, 0.1, z + h * 0.75)), flag),
+            (box((0.06, 0.32, 0.2), at=(w / 2 + 0.05, 0.22, z + h * 0.75 + 0.25)), flag),
+        ]
+        parts += [
+            (box((w + 0.06, length * 0.9, 0.07), at=(0, 0, z - 0.02)), post),
+            (box((0.16, 0.16, z), at=(0, -0.05, z / 2)), post),
+        ]
+        if rng.random() < 0.5:
+            parts.append((place(box((0.09, 0.09, 0.6)), at=(0, 0.18, z - 0.24), turn=(-40, 0, 0)), post))
+        return parts + [(box((0.4, 0.4, 0.06), at=(0, -0.05, 0.03)), dark)]
     if kind == "street":
-        w, h, depth, z = rng.uniform(.6, .75), rng.uniform(1.1, 1.4), rng.uniform(.55, .7), .18
-        side = [(depth / 2, 0), *((depth / 2 * np.cos(t), h - .3 + .3 * np.sin(t)) for t in np.linspace(0, np.pi, 11)), (-depth / 2, 0)]
+        w, h, depth, z = rng.uniform(0.6, 0.75), rng.uniform(1.1, 1.4), rng.uniform(0.55, 0.7), 0.18
+        side = [
+            (depth / 2, 0),
+            *((depth / 2 * np.cos(t), h - 0.3 + 0.3 * np.sin(t)) for t in np.linspace(0, np.pi, 11)),
+            (-depth / 2, 0),
+        ]
         parts = [(extrude(side, w, at=(0, 0, z), axis="x"), body)]
-        parts += [(box((w * .8, .06, .12), at=(0, depth / 2, z + h - .38)), dark), (box((w * .8, .1, .04), at=(0, depth / 2 + .02, z + h - .3)), door)]
-        parts += [(box((w * .7, .04, h * .35), at=(0, depth / 2, z + h * .38)), (245, 245, 240)), (box((.04, depth * .7, h * .5), at=(w / 2, 0, z + h * .4)), flag)]
-        return parts + [(s, dark) for s in legs(w - .1, depth - .1, z + .03, .1)]
-    r, h = rng.uniform(.28, .34), rng.uniform(1.2, 1.5)
-    left, right = split(revolve([(0, h), (r * 1.15, h), (r * 1.15, h + .1), (r * .6, h + .22), (0, h + .25)]), "x")
-    parts = [(cylinder(r, h, at=(0, 0, h / 2)), body), (cylinder(r * 1.1, .14, at=(0, 0, .07)), dark), (left, body), (right, flag)]
-    parts += [(box((r * 1.2, .2, .09), at=(0, r - .06, h * .84)), dark), (box((r * 1.1, .3, h * .3), at=(0, r - .13, h * .55)), (245, 245, 240))]
-    return parts + [(box((.2, r * 1., h * .5), at=(r - .06, 0, h * .5)), flag)]
+        parts += [
+            (box((w * 0.8, 0.06, 0.12), at=(0, depth / 2, z + h - 0.38)), dark),
+            (box((w * 0.8, 0.1, 0.04), at=(0, depth / 2 + 0.02, z + h - 0.3)), door),
+        ]
+        parts += [
+            (box((w * 0.7, 0.04, h * 0.35), at=(0, depth / 2, z + h * 0.38)), (245, 245, 240)),
+            (box((0.04, depth * 0.7, h * 0.5), at=(w / 2, 0, z + h * 0.4)), flag),
+        ]
+        return parts + [(s, dark) for s in legs(w - 0.1, depth - 0.1, z + 0.03, 0.1)]
+    r, h = rng.uniform(0.28, 0.34), rng.uniform(1.2, 1.5)
+    left, right = split(revolve([(0, h), (r * 1.15, h), (r * 1.15, h + 0.1), (r * 0.6, h + 0.22), (0, h + 0.25)]), "x")
+    parts = [
+        (cylinder(r, h, at=(0, 0, h / 2)), body),
+        (cylinder(r * 1.1, 0.14, at=(0, 0, 0.07)), dark),
+        (left, body),
+        (right, flag),
+    ]
+    parts += [
+        (box((r * 1.2, 0.2, 0.09), at=(0, r - 0.06, h * 0.84)), dark),
+        (box((r * 1.1, 0.3, h * 0.3), at=(0, r - 0.13, h * 0.55)), (245, 245, 240)),
+    ]
+    return parts + [(box((0.2, r * 1.0, h * 0.5), at=(r - 0.06, 0, h * 0.5)), flag)]
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell039
 def keys(width: float, depth: float, at: Vector) -> Parts:
     "A keyboard: a white strip, and black keys in twos and threes towards the back."
     pitch, x0, y, z = width / 14, at[0] + width / 2, at[1], at[2]
     black = [i for i in range(1, 14) if i % 7 not in (0, 3)]
-    return [(box((width, depth, .06), at=at), (245, 243, 235)), *((box((pitch * .6, depth * .6, .06), at=(x0 - pitch * i, y - depth * .2, z + .03)), (20, 20, 22)) for i in black)]
+    return [
+        (box((width, depth, 0.06), at=at), (245, 243, 235)),
+        *(
+            (box((pitch * 0.6, depth * 0.6, 0.06), at=(x0 - pitch * i, y - depth * 0.2, z + 0.03)), (20, 20, 22))
+            for i in black
+        ),
+    ]
 
 
 @family("03928116")
 def piano(rng: np.random.Generator) -> Parts:
     "Grand or upright, black, white or wooden, with or without a stool."
     wood = colour(rng, rng.choice(["dark", "dark", "wood", "leather", "white"]))
-    accent, brass, seat = contrast(rng, wood, "paint"), colour(rng, "gold"), colour(rng, rng.choice(["leather", "dark", "paint"]))
-    paper, width, z = (245, 245, 240), rng.uniform(1.4, 1.55), .65
-    if rng.random() < .5:
+    accent, brass, seat = (
+        contrast(rng, wood, "paint"),
+        colour(rng, "gold"),
+        colour(rng, rng.choice(["leather", "dark", "paint"])),
+    )
+    paper, width, z = (245, 245, 240), rng.uniform(1.4, 1.55), 0.65
+    if rng.random() < 0.5:
         length, tilt = rng.uniform(1.2, 1.7), rng.uniform(25, 45)
-        bow = [(.2, -1.05), (-.05, -.92), (-.2, -.62), (-.42, -.42), (-.5, -.25)]  # the treble side, in widths and lengths
-        wing = [(width / 2, .15), (width / 2, -length), *((x * width, y * length) for x, y in bow), (-width / 2, .15)]
-        lid = place(extrude([(x - width / 2, y) for x, y in wing], .04), at=(width / 2, 0, z + .2), turn=(0, tilt, 0))
-        prop = [(-width * .3, -length * .3, z), (-width * .27, -length * .3, z + .2 + .75 * width * np.sin(np.radians(tilt)))]
-        parts = [(extrude(wing, .26, at=(0, 0, z)), wood), (extrude([(x * .9, y * .9 - .08) for x, y in wing], .03, at=(0, 0, z + .13)), brass), (lid, wood)]
-        parts += [(tube(prop, .025, sections=6), brass), (box((width, .36, .12), at=(0, .28, z - .07)), wood), *keys(width - .16, .26, (0, .32, z + .01))]
-        parts += [(box((width * .45, .04, .3), at=(0, .1, z + .28)), wood), (box((width * .3, .03, .26), at=(.05, .13, z + .28)), paper)]
-        feet = [(width * .42, .2), (-width * .42, .2), (width * .25, -length * .8)]
-        parts += [(cylinder(.05, z - .1, at=(x, y, (z - .1) / 2), top_radius=.08, sections=8), wood) for x, y in feet]
+        bow = [
+            (0.2, -1.05),
+            (-0.05, -0.92),
+            (-0.2, -0.62),
+            (-0.42, -0.42),
+            (-0.5, -0.25),
+        ]  # the treble side, in widths and lengths
+        wing = [(width / 2, 0.15), (width / 2, -length), *((x * width, y * length) for x, y in bow), (-width / 2, 0.15)]
+        lid = place(extrude([(x - width / 2, y) for x, y in wing], 0.04), at=(width / 2, 0, z + 0.2), turn=(0, tilt, 0))
+        prop = [
+            (-width * 0.3, -length * 0.3, z),
+            (-width * 0.27, -length * 0.3, z + 0.2 + 0.75 * width * np.sin(np.radians(tilt))),
+        ]
+        parts = [
+            (extrude(wing, 0.26, at=(0, 0, z)), wood),
+            (extrude([(x * 0.9, y * 0.9 - 0.08) for x, y in wing], 0.03, at=(0, 0, z + 0.13)), brass),
+            (lid, wood),
+        ]
+        parts += [
+            (tube(prop, 0.025, sections=6), brass),
+            (box((width, 0.36, 0.12), at=(0, 0.28, z - 0.07)), wood),
+            *keys(width - 0.16, 0.26, (0, 0.32, z + 0.01)),
+        ]
+        parts += [
+            (box((width * 0.45, 0.04, 0.3), at=(0, 0.1, z + 0.28)), wood),
+            (box((width * 0.3, 0.03, 0.26), at=(0.05, 0.13, z + 0.28)), paper),
+        ]
+        feet = [(width * 0.42, 0.2), (-width * 0.42, 0.2), (width * 0.25, -length * 0.8)]
+        parts += [
+            (cylinder(0.05, z - 0.1, at=(x, y, (z - 0.1) / 2), top_radius=0.08, sections=8), wood) for x, y in feet
+        ]
     else:
-        height, depth = rng.uniform(1.1, 1.35), rng.uniform(.35, .45)
-        panel = brass if rng.random() < .3 else contrast(rng, wood, "wood")
-        parts = [(box((width, depth, height), at=(0, -depth / 2, height / 2)), wood), (box((width + .06, depth + .06, .05), at=(0, -depth / 2, height)), wood)]
-        parts += [(box((width, .34, .14), at=(0, .16, z - .1)), wood), *keys(width - .14, .26, (0, .18, z))]
-        parts += [(s, wood) for end in (box((.07, .34, .26), at=(width / 2 - .035, .16, z - .06)), box((.09, .09, z), at=(width / 2 - .05, .28, z / 2))) for s in pair(end)]
-        parts += [(box((width * .84, .03, height * .2), at=(0, 0, height * .8)), panel), (box((width * .3, .04, .28), at=(width * .08, .04, z + .26)), paper)]
-        parts.append((box((width * .26, depth * .7, .16), at=(width * .34, -depth / 2, height + .1)), accent))  # a box of sheet music
-    parts += [(box((.05, .12, .03), at=(x, .05, .08)), brass) for x in (-.12, 0, .12)]
-    if rng.random() < .6: parts += [(box((.6, .32, .1), at=(0, .75, .42), rounding=.03), seat), *((s, wood) for s in moved(legs(.48, .22, .4, .06), (0, .75, 0)))]
-    return parts + [(box((.035, .5, .2), at=(width / 2 + .01, .05, z)), accent)]
+        height, depth = rng.uniform(1.1, 1.35), rng.uniform(0.35, 0.45)
+        panel = brass if rng.random() < 0.3 else contrast(rng, wood, "wood")
+        parts = [
+            (box((width, depth, height), at=(0, -depth / 2, height / 2)), wood),
+            (box((width + 0.06, depth + 0.06, 0.05), at=(0, -depth / 2, height)), wood),
+        ]
+        parts += [(box((width, 0.34, 0.14), at=(0, 0.16, z - 0.1)), wood), *keys(width - 0.14, 0.26, (0, 0.18, z))]
+        parts += [
+            (s, wood)
+            for end in (
+                box((0.07, 0.34, 0.26), at=(width / 2 - 0.035, 0.16, z - 0.06)),
+                box((0.09, 0.09, z), at=(width / 2 - 0.05, 0.28, z / 2)),
+            )
+            for s in pair(end)
+        ]
+        parts += [
+            (box((width * 0.84, 0.03, height * 0.2), at=(0, 0, height * 0.8)), panel),
+            (box((width * 0.3, 0.04, 0.28), at=(width * 0.08, 0.04, z + 0.26)), paper),
+        ]
+        parts.append(
+            (box((width * 0.26, depth * 0.7, 0.16), at=(width * 0.34, -depth / 2, height + 0.1)), accent)
+        )  # a box of sheet music
+    parts += [(box((0.05, 0.12, 0.03), at=(x, 0.05, 0.08)), brass) for x in (-0.12, 0, 0.12)]
+    if rng.random() < 0.6:
+        parts += [
+            (box((0.6, 0.32, 0.1), at=(0, 0.75, 0.42), rounding=0.03), seat),
+            *((s, wood) for s in moved(legs(0.48, 0.22, 0.4, 0.06), (0, 0.75, 0))),
+        ]
+    return parts + [(box((0.035, 0.5, 0.2), at=(width / 2 + 0.01, 0.05, z)), accent)]
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell042
 @family("04256520")
 def sofa(rng: np.random.Generator) -> Parts:
     "Two or three seats, with a chaise or without; cushions, arms and feet of several kinds."
-    n, depth, seat_h, tall = int(rng.integers(2, 4)), rng.uniform(.8, .95), rng.uniform(.36, .46), rng.uniform(.7, .95)
-    w, arm, foot = rng.uniform(.55, .75), rng.uniform(.14, .28), rng.uniform(.06, .16)
+    n, depth, seat_h, tall = (
+        int(rng.integers(2, 4)),
+        rng.uniform(0.8, 0.95),
+        rng.uniform(0.36, 0.46),
+        rng.uniform(0.7, 0.95),
+    )
+    w, arm, foot = rng.uniform(0.55, 0.75), rng.uniform(0.14, 0.28), rng.uniform(0.06, 0.16)
     fabric = colour(rng, rng.choice(["fabric", "fabric", "leather", "plastic"]))
-    throw, cushions, feet = contrast(rng, fabric), contrast(rng, fabric, "fabric"), colour(rng, rng.choice(["wood", "dark", "metal"]))
-    tone, width, back = rng.uniform(.75, .95), n * w, .24
+    throw, cushions, feet = (
+        contrast(rng, fabric),
+        contrast(rng, fabric, "fabric"),
+        colour(rng, rng.choice(["wood", "dark", "metal"])),
+    )
+    tone, width, back = rng.uniform(0.75, 0.95), n * w, 0.24
     shade = tuple(int(c * tone) for c in fabric)
-    parts = [(box((width + 2 * arm, depth, seat_h - foot - .12), at=(0, 0, (seat_h + foot - .12) / 2)), shade)]
-    parts.append((box((width + 2 * arm, back, tall - foot), at=(0, -depth / 2 + back / 2, (tall + foot) / 2), rounding=.08), fabric))
-    chaise = rng.random() < .4
-    long = rng.uniform(.5, .7) if chaise else 0
+    parts = [(box((width + 2 * arm, depth, seat_h - foot - 0.12), at=(0, 0, (seat_h + foot - 0.12) / 2)), shade)]
+    parts.append(
+        (
+            box((width + 2 * arm, back, tall - foot), at=(0, -depth / 2 + back / 2, (tall + foot) / 2), rounding=0.08),
+            fabric,
+        )
+    )
+    chaise = rng.random() < 0.4
+    long = rng.uniform(0.5, 0.7) if chaise else 0
     for i in range(n):
         x, last = (i - (n - 1) / 2) * w, i == n - 1
         extra = long if last else 0
-        d = depth - back + .03 + extra
-        parts.append((box((w - .02, d, .17), at=(x, -depth / 2 + back + d / 2, seat_h - .05), rounding=.05), throw if last else fabric))
-        if last and chaise: parts.append((box((w, long + .1, seat_h - foot - .1), at=(x, depth / 2 + long / 2 - .06, (seat_h + foot - .1) / 2)), shade))
-        parts.append((place(box((w - .04, .16, tall - seat_h), rounding=.06), at=(x, -depth / 2 + back + .07, (tall + seat_h) / 2 + .02), turn=(12, 0, 0)), throw if last else fabric))
-    high = seat_h + rng.uniform(.12, .25)
+        d = depth - back + 0.03 + extra
+        parts.append(
+            (
+                box((w - 0.02, d, 0.17), at=(x, -depth / 2 + back + d / 2, seat_h - 0.05), rounding=0.05),
+                throw if last else fabric,
+            )
+        )
+        if last and chaise:
+            parts.append(
+                (
+                    box(
+                        (w, long + 0.1, seat_h - foot - 0.1),
+                        at=(x, depth / 2 + long / 2 - 0.06, (seat_h + foot - 0.1) / 2),
+                    ),
+                    shade,
+                )
+            )
+        parts.append(
+            (
+                place(
+                    box((w - 0.04, 0.16, tall - seat_h), rounding=0.06),
+                    at=(x, -depth / 2 + back + 0.07, (tall + seat_h) / 2 + 0.02),
+                    turn=(12, 0, 0),
+                ),
+                throw if last else fabric,
+            )
+        )
+    high = seat_h + rng.uniform(0.12, 0.25)
     for s in (-1, 1):
         x = s * (width + arm) / 2
-        if rng.random() < .3: parts.append((cylinder(arm * .62, depth, at=(x, 0, high - .02), axis="y", sections=14), fabric))
-        parts.append((box((arm, depth, high - foot), at=(x, 0, (high + foot) / 2), rounding=.05), fabric))
-    if rng.random() < .6: parts.append((place(box((.38, .14, .38), rounding=.06), at=(-width / 2 + .24, -depth / 2 + back + .24, seat_h + .22), turn=(20, 0, 25)), cushions))
-    if chaise: parts.append((box((w - .1, .08, foot + .03), at=((n - 1) / 2 * w, depth / 2 + long - .1, (foot + .03) / 2)), feet))
-    return parts + [(s, feet) for s in legs(width + arm, depth - .16, foot + .03, .08)]
+        if rng.random() < 0.3:
+            parts.append((cylinder(arm * 0.62, depth, at=(x, 0, high - 0.02), axis="y", sections=14), fabric))
+        parts.append((box((arm, depth, high - foot), at=(x, 0, (high + foot) / 2), rounding=0.05), fabric))
+    if rng.random() < 0.6:
+        parts.append(
+            (
+                place(
+                    box((0.38, 0.14, 0.38), rounding=0.06),
+                    at=(-width / 2 + 0.24, -depth / 2 + back + 0.24, seat_h + 0.22),
+                    turn=(20, 0, 25),
+                ),
+                cushions,
+            )
+        )
+    if chaise:
+        parts.append(
+            (box((w - 0.1, 0.08, foot + 0.03), at=((n - 1) / 2 * w, depth / 2 + long - 0.1, (foot + 0.03) / 2)), feet)
+        )
+    return parts + [(s, feet) for s in legs(width + arm, depth - 0.16, foot + 0.03, 0.08)]
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell045
 @family("04379243")
 def table(rng: np.random.Generator) -> Parts:
     "Dining, coffee or round table, or a desk."
     kind = rng.choice(["dining", "coffee", "round", "desk"])
-    width, depth = rng.uniform(1.2, 1.9), rng.uniform(.7, 1.)
-    height = {"coffee": rng.uniform(.38, .5)}.get(kind, rng.uniform(.7, .8))
-    wood, frame = colour(rng, rng.choice(["wood", "wood", "white", "glass", "dark"])), colour(rng, rng.choice(["wood", "metal", "dark", "white"]))
-    cloth, t = contrast(rng, wood), rng.uniform(.05, .09)
-    if kind == "round": width = depth = rng.uniform(.9, 1.3)
-    rounded = kind in ("dining", "coffee") and rng.random() < .35
+    width, depth = rng.uniform(1.2, 1.9), rng.uniform(0.7, 1.0)
+    height = {"coffee": rng.uniform(0.38, 0.5)}.get(kind, rng.uniform(0.7, 0.8))
+    wood, frame = (
+        colour(rng, rng.choice(["wood", "wood", "white", "glass", "dark"])),
+        colour(rng, rng.choice(["wood", "metal", "dark", "white"])),
+    )
+    cloth, t = contrast(rng, wood), rng.uniform(0.05, 0.09)
+    if kind == "round":
+        width = depth = rng.uniform(0.9, 1.3)
+    rounded = kind in ("dining", "coffee") and rng.random() < 0.35
     oval = rounded or kind == "round"
-    parts = [(extrude(outline(width, depth, 3.5 if rounded else 2), t, at=(0, 0, height)) if oval else box((width, depth, t), at=(0, 0, height)), wood)]
-    if kind == "round" and rng.random() < .6:
-        left, right = split(revolve([(0, 0), (.35 * width, 0), (.3 * width, .05), (.08, .14), (.06, height * .6), (.12, height), (0, height)], sections=16), "x")
+    parts = [
+        (
+            extrude(outline(width, depth, 3.5 if rounded else 2), t, at=(0, 0, height))
+            if oval
+            else box((width, depth, t), at=(0, 0, height)),
+            wood,
+        )
+    ]
+    if kind == "round" and rng.random() < 0.6:
+        left, right = split(
+            revolve(
+                [
+                    (0, 0),
+                    (0.35 * width, 0),
+                    (0.3 * width, 0.05),
+                    (0.08, 0.14),
+                    (0.06, height * 0.6),
+                    (0.12, height),
+                    (0, height),
+                ],
+                sections=16,
+            ),
+            "x",
+        )
         parts += [(left, frame), (right, cloth)]
     else:
-        inset = .36 if kind == "round" else .3 if rounded else .1
-        feet = legs(width - inset, depth - inset, height, rng.uniform(.06, .1), rng.choice(["square", "round", "splayed"]))
-        parts += [(s, frame) for s in feet[:2]] + [(s, cloth) for s in feet[2:]]   # seen from below, too, it has two sides
-        if kind in ("dining", "desk"): parts.append((box((width - .2, depth - .2, .1), at=(0, 0, height - .06)), frame))
-        if kind == "coffee": parts.append((box((width * .8, depth * .75, .04), at=(0, 0, height * .35)), frame))
-    w, drop, x = width * rng.uniform(.26, .36), height * rng.uniform(.3, .45), width * .24
-    y = np.sqrt((width / 2) ** 2 - x ** 2) if kind == "round" else depth / 2  # where the edge is at x
-    parts += [(box((w, 2 * y, t + .03), at=(x, .02, height)), cloth), (box((w, .04, drop), at=(x, y + .02, height - drop / 2 + t / 2)), cloth)]
+        inset = 0.36 if kind == "round" else 0.3 if rounded else 0.1
+        feet = legs(
+            width - inset, depth - inset, height, rng.uniform(0.06, 0.1), rng.choice(["square", "round", "splayed"])
+        )
+        parts += [(s, frame) for s in feet[:2]] + [
+            (s, cloth) for s in feet[2:]
+        ]  # seen from below, too, it has two sides
+        if kind in ("dining", "desk"):
+            parts.append((box((width - 0.2, depth - 0.2, 0.1), at=(0, 0, height - 0.06)), frame))
+        if kind == "coffee":
+            parts.append((box((width * 0.8, depth * 0.75, 0.04), at=(0, 0, height * 0.35)), frame))
+    w, drop, x = width * rng.uniform(0.26, 0.36), height * rng.uniform(0.3, 0.45), width * 0.24
+    y = np.sqrt((width / 2) ** 2 - x**2) if kind == "round" else depth / 2  # where the edge is at x
+    parts += [
+        (box((w, 2 * y, t + 0.03), at=(x, 0.02, height)), cloth),
+        (box((w, 0.04, drop), at=(x, y + 0.02, height - drop / 2 + t / 2)), cloth),
+    ]
     if kind == "desk":
         side, n = contrast(rng, wood, "wood"), int(rng.integers(2, 4))
-        parts.append((box((w + .08, depth - .12, height * .75), at=(width / 2 - w / 2 - .08, -.02, height * .62)), side))
-        zs = height * (.3 + .66 / n * (np.arange(n) + .5))
-        parts += [(box((w * .9, .05, height * .7 / n - .03), at=(width / 2 - w / 2 - .08, depth / 2 - .07, z)), cloth) for z in zs]
+        parts.append(
+            (box((w + 0.08, depth - 0.12, height * 0.75), at=(width / 2 - w / 2 - 0.08, -0.02, height * 0.62)), side)
+        )
+        zs = height * (0.3 + 0.66 / n * (np.arange(n) + 0.5))
+        parts += [
+            (box((w * 0.9, 0.05, height * 0.7 / n - 0.03), at=(width / 2 - w / 2 - 0.08, depth / 2 - 0.07, z)), cloth)
+            for z in zs
+        ]
     return parts
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell048
@@ -489,81 +927,147 @@ def table(rng: np.random.Generator) -> Parts:
 def tower(rng: np.random.Generator) -> Parts:
     "Six kinds of tall buildings."
     kind = rng.choice(["skyscraper", "clock", "lighthouse", "keep", "iron", "pagoda"])
-    height, r = rng.uniform(2.6, 4), rng.uniform(.42, .55)
-    wall, trim = colour(rng, rng.choice(["brick", "white", "metal", "clay"])), colour(rng, rng.choice(["dark", "paint", "leaf"]))
+    height, r = rng.uniform(2.6, 4), rng.uniform(0.42, 0.55)
+    wall, trim = (
+        colour(rng, rng.choice(["brick", "white", "metal", "clay"])),
+        colour(rng, rng.choice(["dark", "paint", "leaf"])),
+    )
     banner, roof = contrast(rng, wall), contrast(rng, wall)
-    square = lambda w, h, z, top=1.: extrude([(-w, -w), (w, -w), (w, w), (-w, w)], h, at=(0, 0, z + h / 2), taper=top)
-    parts, front, top, side = [], r, .65 * height, r * 1.35  # the banner is at y = front and reaches up to top, the annex is at x = side
+    square = lambda w, h, z, top=1.0: extrude([(-w, -w), (w, -w), (w, w), (-w, w)], h, at=(0, 0, z + h / 2), taper=top)
+    parts, front, top, side = (
+        [],
+        r,
+        0.65 * height,
+        r * 1.35,
+    )  # the banner is at y = front and reaches up to top, the annex is at x = side
     if kind == "skyscraper":
-        z, w, n = 0., r, int(rng.integers(1, 4))
+        z, w, n = 0.0, r, int(rng.integers(1, 4))
         glass = colour(rng, "screen")
         for i in range(n):
             h = height / n
             parts.append((square(w, h, z), wall))
             floors = max(int(10 / n), 3)
-            parts += [(square(w * 1.03, h / floors * .45, z + h / floors * (k + .4)), glass) for k in range(floors)]
-            z, w = z + h, w * rng.uniform(.65, .85)
-        parts.append((cylinder(.05, height * .2, at=(0, 0, height * 1.1), top_radius=.01, sections=6), trim))
+            parts += [(square(w * 1.03, h / floors * 0.45, z + h / floors * (k + 0.4)), glass) for k in range(floors)]
+            z, w = z + h, w * rng.uniform(0.65, 0.85)
+        parts.append((cylinder(0.05, height * 0.2, at=(0, 0, height * 1.1), top_radius=0.01, sections=6), trim))
         front = r * 1.04
     elif kind == "clock":
-        parts += [(square(r, height * .72, 0), wall), (square(r * 1.15, height * .2, height * .7), wall)]
-        parts += [(square(r * 1.25, .08, height * .9), trim), (square(r * 1.2, height * .3, height * .92, .02), roof)]
-        face, y, z = (245, 242, 225), r * 1.15, height * .8
-        hands = [box((.05, .06, r * .6), at=(0, y + .04, z + r * .25)), box((r * .5, .06, .05), at=(r * .2, y + .04, z))]
-        parts += [(cylinder(r * .85, .08, at=(0, y, z), axis="y"), face), *((hand, (20, 20, 22)) for hand in hands)]
-        top = .6 * height
+        parts += [(square(r, height * 0.72, 0), wall), (square(r * 1.15, height * 0.2, height * 0.7), wall)]
+        parts += [
+            (square(r * 1.25, 0.08, height * 0.9), trim),
+            (square(r * 1.2, height * 0.3, height * 0.92, 0.02), roof),
+        ]
+        face, y, z = (245, 242, 225), r * 1.15, height * 0.8
+        hands = [
+            box((0.05, 0.06, r * 0.6), at=(0, y + 0.04, z + r * 0.25)),
+            box((r * 0.5, 0.06, 0.05), at=(r * 0.2, y + 0.04, z)),
+        ]
+        parts += [(cylinder(r * 0.85, 0.08, at=(0, y, z), axis="y"), face), *((hand, (20, 20, 22)) for hand in hands)]
+        top = 0.6 * height
     elif kind == "lighthouse":
         n = int(rng.integers(3, 6))
-        band, radii = .8 * height / n, r * np.linspace(1, .68, n + 1)
-        parts += [(cylinder(radii[i], band, at=(0, 0, band * (i + .5)), top_radius=radii[i + 1]), wall if i % 2 else roof) for i in range(n)]
-        parts += [(cylinder(r * .85, .08, at=(0, 0, height * .82)), trim), (cylinder(r * .45, height * .1, at=(0, 0, height * .87), sections=12), (255, 235, 140))]
-        parts.append((cylinder(r * .6, height * .1, at=(0, 0, height * .97), top_radius=0), roof))
+        band, radii = 0.8 * height / n, r * np.linspace(1, 0.68, n + 1)
+        parts += [
+            (cylinder(radii[i], band, at=(0, 0, band * (i + 0.5)), top_radius=radii[i + 1]), wall if i % 2 else roof)
+            for i in range(n)
+        ]
+        parts += [
+            (cylinder(r * 0.85, 0.08, at=(0, 0, height * 0.82)), trim),
+            (cylinder(r * 0.45, height * 0.1, at=(0, 0, height * 0.87), sections=12), (255, 235, 140)),
+        ]
+        parts.append((cylinder(r * 0.6, height * 0.1, at=(0, 0, height * 0.97), top_radius=0), roof))
     elif kind == "keep":
-        gaps = [place(box((3 * r, r * .3, height * .16)), at=(0, 0, height * .87), turn=(0, 0, angle)) for angle in (0, 45, 90, 135)]
-        crown = cut(cylinder(r * 1.2, height * .16, at=(0, 0, height * .8), sections=20), cylinder(r, height, at=(0, 0, height * 1.25 + .1)), *gaps)
-        parts += [(cylinder(r * 1.1, height * .75, at=(0, 0, height * .375), top_radius=r, sections=20), wall), (crown, wall)]
-        parts += [(box((r * .2, .1, height * .1), at=(x, r * 1., z * height)), (25, 25, 28)) for x, z in ((-r * .5, .6), (-r * .5, .35))]
-        if rng.random() < .5: parts.append((cylinder(r * .95, height * .35, at=(0, 0, height * .95), top_radius=0), roof))
+        gaps = [
+            place(box((3 * r, r * 0.3, height * 0.16)), at=(0, 0, height * 0.87), turn=(0, 0, angle))
+            for angle in (0, 45, 90, 135)
+        ]
+        crown = cut(
+            cylinder(r * 1.2, height * 0.16, at=(0, 0, height * 0.8), sections=20),
+            cylinder(r, height, at=(0, 0, height * 1.25 + 0.1)),
+            *gaps,
+        )
+        parts += [
+            (cylinder(r * 1.1, height * 0.75, at=(0, 0, height * 0.375), top_radius=r, sections=20), wall),
+            (crown, wall),
+        ]
+        parts += [
+            (box((r * 0.2, 0.1, height * 0.1), at=(x, r * 1.0, z * height)), (25, 25, 28))
+            for x, z in ((-r * 0.5, 0.6), (-r * 0.5, 0.35))
+        ]
+        if rng.random() < 0.5:
+            parts.append((cylinder(r * 0.95, height * 0.35, at=(0, 0, height * 0.95), top_radius=0), roof))
     elif kind == "iron":
-        half = lambda z: r * (.12 + .88 * (1 - z / height) ** 1.8)  # half the width at height z
+        half = lambda z: r * (0.12 + 0.88 * (1 - z / height) ** 1.8)  # half the width at height z
         zs, corners = np.linspace(0, height, 9), [(1, 1), (-1, 1), (-1, -1), (1, -1)]
         for i, (a, b) in enumerate(corners):
             c, d = corners[(i + 1) % 4]
-            parts.append((tube([(a * half(z), b * half(z), z) for z in zs], [.13 - .07 * z / height for z in zs], sections=6), wall))
-            for low, high in zip(zs[:-2], zs[1:]):                   # a brace zigzags up each side
-                parts.append((tube([(a * half(low), b * half(low), low), (c * half(high), d * half(high), high)], .035, sections=4), wall))
+            parts.append(
+                (
+                    tube(
+                        [(a * half(z), b * half(z), z) for z in zs], [0.13 - 0.07 * z / height for z in zs], sections=6
+                    ),
+                    wall,
+                )
+            )
+            for low, high in zip(zs[:-2], zs[1:]):  # a brace zigzags up each side
+                parts.append(
+                    (
+                        tube(
+                            [(a * half(low), b * half(low), low), (c * half(high), d * half(high), high)],
+                            0.035,
+                            sections=4,
+                        ),
+                        wall,
+                    )
+                )
                 a, b, c, d = c, d, a, b
-        parts += [(box((2.6 * half(z), 2.6 * half(z), .1), at=(0, 0, z)), roof) for z in (.28 * height, .55 * height)]
-        parts.append((cylinder(.04, height * .15, at=(0, 0, height * 1.05), sections=6), roof))
-        top, front = .6 * height, r * .55
+        parts += [
+            (box((2.6 * half(z), 2.6 * half(z), 0.1), at=(0, 0, z)), roof) for z in (0.28 * height, 0.55 * height)
+        ]
+        parts.append((cylinder(0.04, height * 0.15, at=(0, 0, height * 1.05), sections=6), roof))
+        top, front = 0.6 * height, r * 0.55
     else:
         n = int(rng.integers(3, 6))
         for i in range(n):
-            z, w, h = i * height / n, r * (1 - .45 * i / n), height / n
-            parts += [(square(w * .8, h * .7, z), wall), (square(w * 1.5, h * .32, z + h * .62, .45), roof)]
-        parts.append((cylinder(.06, height * .2, at=(0, 0, height * 1.05), top_radius=.01, sections=6), trim))
-        front, top, side = r * 1.5, height * .3, r * 2
-    annex = height * rng.uniform(.16, .28)
-    parts += [(box((r * 1.2, r * 1.5, annex), at=(side, 0, annex / 2)), wall), (box((r * 1.3, r * 1.6, annex * .4), at=(side, 0, annex)), roof)]
-    parts += [(box((side + 2 * r, r + 1.3 * front, .14), at=(side / 2, .15 * front, -.06)), trim), (box((r * .8, .12, top * .8), at=(0, front, top * .6)), banner)]
-    return parts + [(box((r * .6, .3, height * .14), at=(0, front, height * .07)), (60, 40, 30))]
+            z, w, h = i * height / n, r * (1 - 0.45 * i / n), height / n
+            parts += [(square(w * 0.8, h * 0.7, z), wall), (square(w * 1.5, h * 0.32, z + h * 0.62, 0.45), roof)]
+        parts.append((cylinder(0.06, height * 0.2, at=(0, 0, height * 1.05), top_radius=0.01, sections=6), trim))
+        front, top, side = r * 1.5, height * 0.3, r * 2
+    annex = height * rng.uniform(0.16, 0.28)
+    parts += [
+        (box((r * 1.2, r * 1.5, annex), at=(side, 0, annex / 2)), wall),
+        (box((r * 1.3, r * 1.6, annex * 0.4), at=(side, 0, annex)), roof),
+    ]
+    parts += [
+        (box((side + 2 * r, r + 1.3 * front, 0.14), at=(side / 2, 0.15 * front, -0.06)), trim),
+        (box((r * 0.8, 0.12, top * 0.8), at=(0, front, top * 0.6)), banner),
+    ]
+    return parts + [(box((r * 0.6, 0.3, height * 0.14), at=(0, front, height * 0.07)), (60, 40, 30))]
 
 # %% ../../nbs/objects/02_furniture.ipynb #cell051
 def cushion(width: float, depth: float, thickness: float, power: float, pinch: float, n: int = 16) -> Solid:
     "A stuffed bag: two bulging sheets sewn together along a superellipse, with pointed corners if `pinch` > 0."
     rings = np.linspace(0, 1, n // 2 + 1)[1:]
     edge = outline(1, 1, power, corners=2 * n)
-    edge *= 1 + pinch * (np.abs(np.sin(2 * np.arctan2(edge[:, 1], edge[:, 0])))[:, None] ** 4 - .5)
-    top = [np.c_[edge * s * [width, depth], np.full(2 * n, thickness / 2 * (1 - s ** 2) ** .75)] for s in rings]
+    edge *= 1 + pinch * (np.abs(np.sin(2 * np.arctan2(edge[:, 1], edge[:, 0])))[:, None] ** 4 - 0.5)
+    top = [np.c_[edge * s * [width, depth], np.full(2 * n, thickness / 2 * (1 - s**2) ** 0.75)] for s in rings]
     k = 2 * n
-    vertices = np.concatenate([*top, *[t * [1, 1, -1] for t in top[:-1]], [[0, 0, thickness / 2], [0, 0, -thickness / 2]]])
+    vertices = np.concatenate(
+        [*top, *[t * [1, 1, -1] for t in top[:-1]], [[0, 0, thickness / 2], [0, 0, -thickness / 2]]]
+    )
     m = len(rings)
     ids = np.arange(m * k).reshape(m, k)
     lower = np.concatenate([np.arange((m - 1) * k).reshape(m - 1, k) + m * k, ids[-1:]])
     faces = []
     for grid, centre, flip in ((ids, len(vertices) - 2, 1), (lower, len(vertices) - 1, -1)):
         a, b, c, d = grid[:-1], np.roll(grid[:-1], -1, 1), grid[1:], np.roll(grid[1:], -1, 1)
-        f = np.concatenate([np.stack([np.full(k, centre), grid[0], np.roll(grid[0], -1)], -1), np.stack([a, c, d], -1).reshape(-1, 3), np.stack([a, d, b], -1).reshape(-1, 3)])
+        f = np.concatenate(
+            [
+                np.stack([np.full(k, centre), grid[0], np.roll(grid[0], -1)], -1),
+                np.stack([a, c, d], -1).reshape(-1, 3),
+                np.stack([a, d, b], -1).reshape(-1, 3),
+            ]
+        )
         faces.append(f[:, ::flip])
     return Solid(vertices, np.concatenate(faces), process=False)
 
@@ -572,17 +1076,23 @@ def cushion(width: float, depth: float, thickness: float, power: float, pinch: f
 def pillow(rng: np.random.Generator) -> Parts:
     "Square, oblong, round or a bolster."
     kind = rng.choice(["square", "oblong", "round", "bolster"])
-    width, depth = {"square": (1, rng.uniform(.9, 1)), "oblong": (1.3, rng.uniform(.7, .9)), "round": (1, 1), "bolster": (1.3, rng.uniform(.5, .6))}[kind]
-    thick = rng.uniform(.25, .4) if kind != "bolster" else depth * .75
+    width, depth = {
+        "square": (1, rng.uniform(0.9, 1)),
+        "oblong": (1.3, rng.uniform(0.7, 0.9)),
+        "round": (1, 1),
+        "bolster": (1.3, rng.uniform(0.5, 0.6)),
+    }[kind]
+    thick = rng.uniform(0.25, 0.4) if kind != "bolster" else depth * 0.75
     soft = kind in ("round", "bolster")
-    power, pinch = (2 if kind == "round" else 3, 0) if soft else (rng.uniform(5, 9), rng.uniform(.12, .25))
+    power, pinch = (2 if kind == "round" else 3, 0) if soft else (rng.uniform(5, 9), rng.uniform(0.12, 0.25))
     body = cushion(width, depth, thick, power, pinch)
     main = colour(rng, rng.choice(["fabric", "white", "light", "paint"]))
     stripe, under, patch = contrast(rng, main), contrast(rng, main, "fabric"), contrast(rng, main)
-    low, high = split(body, "z", -.02)
-    rest, right = split(high, "x", width * .2)
-    back, front = split(rest, "y", depth * .18)
+    low, high = split(body, "z", -0.02)
+    rest, right = split(high, "x", width * 0.2)
+    back, front = split(rest, "y", depth * 0.18)
     parts = [(low, under), (right, stripe), (back, main), (front, patch)]
     seam = body.vertices[np.isclose(body.vertices[:, 2], 0)]
-    if rng.random() < .6: parts.append((tube(seam, .025, closed=True, sections=5), contrast(rng, under, "fabric")))
+    if rng.random() < 0.6:
+        parts.append((tube(seam, 0.025, closed=True, sections=5), contrast(rng, under, "fabric")))
     return parts

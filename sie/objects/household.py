@@ -4,15 +4,18 @@
 
 # %% ../../nbs/objects/05_household.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Sequence
 
 import manifold3d as m3
 import numpy as np
 
 from sie.objects.solids import (
+    Colour,
+    Parts,
+    Solid,
     _from_manifold,
     box,
-    Colour,
     colour,
     common,
     cut,
@@ -21,10 +24,8 @@ from sie.objects.solids import (
     extrude,
     family,
     hull,
-    Parts,
     place,
     revolve,
-    Solid,
     tube,
 )
 
@@ -38,8 +39,8 @@ Outline = Sequence[tuple[float, float]]
 
 def hollow(
     outline: Outline,  # outside, from the axis at the bottom to the rim
-    wall: float,       # thickness of the wall
-) -> Outline:          # the same, and back down the inside to the axis: a closed profile for `revolve`
+    wall: float,  # thickness of the wall
+) -> Outline:  # the same, and back down the inside to the axis: a closed profile for `revolve`
     "The profile of an open vessel."
     outside = np.asarray(outline, float)
     along = np.gradient(outside, axis=0)
@@ -50,21 +51,23 @@ def hollow(
 
 
 def sector(
-    profile: Outline,        # as given to `revolve`
-    centre: float = 90,      # azimuth of its middle in degrees: 0 is +x, 90 the front
-    width: float = 360,      # degrees around
-    low: float = -np.inf,    # from this height
-    high: float = np.inf,    # to this height
-    lift: float = .015,      # how far it stands out of the solid
+    profile: Outline,  # as given to `revolve`
+    centre: float = 90,  # azimuth of its middle in degrees: 0 is +x, 90 the front
+    width: float = 360,  # degrees around
+    low: float = -np.inf,  # from this height
+    high: float = np.inf,  # to this height
+    lift: float = 0.015,  # how far it stands out of the solid
 ) -> Solid:
     "A piece of a solid of revolution, grown by `lift` so that it covers it."
     section = m3.CrossSection([np.asarray(profile, float)]).offset(lift, m3.JoinType.Miter, 2)
     low, high = np.clip((low, high), -99, 99)
     section ^= m3.CrossSection([[(0, low), (99, low), (99, high), (0, high)]])
-    return place(_from_manifold(section.revolve(max(3, round(width / 12)), width), "sector"), turn=(0, 0, centre - width / 2))
+    return place(
+        _from_manifold(section.revolve(max(3, round(width / 12)), width), "sector"), turn=(0, 0, centre - width / 2)
+    )
 
 
-def skin(solid: Solid, region: Solid, lift: float = .02) -> Solid:
+def skin(solid: Solid, region: Solid, lift: float = 0.02) -> Solid:
     "The part in `region` of a solid grown by the share `lift` from its centre: a patch on it."
     centre = solid.bounds.mean(0)
     return common(place(solid, at=-lift * centre, scale=1 + lift), region)
@@ -72,182 +75,432 @@ def skin(solid: Solid, region: Solid, lift: float = .02) -> Solid:
 
 def distinct(rng: np.random.Generator, material: str, *others: Colour) -> Colour:
     "The one of twelve random colours of a material that stays farthest from all the `others`."
-    return max((colour(rng, material) for _ in range(12)), key=lambda rgb: min(sum((a - b) ** 2 for a, b in zip(rgb, other)) for other in others))
+    return max(
+        (colour(rng, material) for _ in range(12)),
+        key=lambda rgb: min(sum((a - b) ** 2 for a, b in zip(rgb, other)) for other in others),
+    )
 
 
 def dressing(
     rng: np.random.Generator,
-    profile: Outline,                   # of the vessel
-    body: Colour,                       # its colour, from which all differ
-    low: float, high: float,            # heights between which the label is
-    top: float = np.inf,                # height that the stripe reaches
-    corners: int | None = None,         # of the emblem, random if None; 3 points up
-    lift: float = .015,                 # see `sector`
-) -> Parts:                             # label, emblem, stripe, back and left patches
+    profile: Outline,  # of the vessel
+    body: Colour,  # its colour, from which all differ
+    low: float,
+    high: float,  # heights between which the label is
+    top: float = np.inf,  # height that the stripe reaches
+    corners: int | None = None,  # of the emblem, random if None; 3 points up
+    lift: float = 0.015,  # see `sector`
+) -> Parts:  # label, emblem, stripe, back and left patches
     "What tells the sides of a round vessel: see the table at the top."
     label = distinct(rng, ["white", "light", "paint"][rng.integers(3)] if np.mean(body) < 130 else "paint", body)
     stripe = distinct(rng, "paint", body, label)
     emblem = distinct(rng, "paint", label, stripe)
     width, rise, corners = rng.uniform(95, 125), high - low, corners or rng.choice([3, 4, 5, 6, 16])
-    size = min(.36 * rise, .55 * max(r for r, _ in profile))
-    shape = extrude([(size * np.sin(t), size * np.cos(t)) for t in np.linspace(0, 2 * np.pi, corners, endpoint=False)], 9, (0, 4.5, (low + high) / 2), "y")
+    size = min(0.36 * rise, 0.55 * max(r for r, _ in profile))
+    shape = extrude(
+        [(size * np.sin(t), size * np.cos(t)) for t in np.linspace(0, 2 * np.pi, corners, endpoint=False)],
+        9,
+        (0, 4.5, (low + high) / 2),
+        "y",
+    )
     return [
         (sector(profile, 90, width, low, high, lift), label),
-        (common(sector(profile, 90, width, low, high, lift + .012), shape), emblem),
-        (sector(profile, 0, rng.uniform(34, 48), high=top, lift=lift + .005), stripe),
-        (sector(profile, -90, rng.uniform(50, 70), low, low + rise * rng.uniform(.4, .5), lift), emblem),
-        (sector(profile, 180, rng.uniform(40, 55), high - rise * rng.uniform(.35, .45), high, lift), label),
+        (common(sector(profile, 90, width, low, high, lift + 0.012), shape), emblem),
+        (sector(profile, 0, rng.uniform(34, 48), high=top, lift=lift + 0.005), stripe),
+        (sector(profile, -90, rng.uniform(50, 70), low, low + rise * rng.uniform(0.4, 0.5), lift), emblem),
+        (sector(profile, 180, rng.uniform(40, 55), high - rise * rng.uniform(0.35, 0.45), high, lift), label),
     ]
 
 # %% ../../nbs/objects/05_household.ipynb #cell011
 @family("02747177")
 def trash_bin(rng) -> Parts:
-    kind, body, dark = rng.integers(4), colour(rng, ["paint", "plastic", "metal"][rng.integers(3)]), colour(rng, "rubber")
+    kind, body, dark = (
+        rng.integers(4),
+        colour(rng, ["paint", "plastic", "metal"][rng.integers(3)]),
+        colour(rng, "rubber"),
+    )
     lid = distinct(rng, "plastic", body)
     label, stripe = distinct(rng, "white" if np.mean(body) < 150 else "dark", body), distinct(rng, "paint", body, lid)
-    height, width, depth = rng.uniform(1.5, 1.9), rng.uniform(.9, 1.1), rng.uniform(.9, 1.1)
+    height, width, depth = rng.uniform(1.5, 1.9), rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.1)
     if kind in (0, 2):  # square and tapered: wheeled bin, swing top
         taper = rng.uniform(1.15, 1.3)
         corners = [(-width / 2, -depth / 2), (width / 2, -depth / 2), (width / 2, depth / 2), (-width / 2, depth / 2)]
         tub = extrude(corners, height, (0, 0, height / 2), taper=taper)
         w, d = width * taper, depth * taper
         parts = [
-            (tub, body), (skin(tub, box((9, 9, height * .12)), .03), dark),
-            (skin(tub, box((width * .7, 2, height * .4), (0, 1, height * .6))), label),
-            (skin(tub, extrude([(-.2, -.15), (.2, -.15), (0, .2)], 2, (0, 1, height * .62), "y"), .03), stripe),
-            (skin(tub, box((2, depth * .5, height), (1, 0, height * .55)), .03), stripe),
-            (skin(tub, box((width * .5, 2, height * .25), (0, -1, height * .3))), stripe),
+            (tub, body),
+            (skin(tub, box((9, 9, height * 0.12)), 0.03), dark),
+            (skin(tub, box((width * 0.7, 2, height * 0.4), (0, 1, height * 0.6))), label),
+            (skin(tub, extrude([(-0.2, -0.15), (0.2, -0.15), (0, 0.2)], 2, (0, 1, height * 0.62), "y"), 0.03), stripe),
+            (skin(tub, box((2, depth * 0.5, height), (1, 0, height * 0.55)), 0.03), stripe),
+            (skin(tub, box((width * 0.5, 2, height * 0.25), (0, -1, height * 0.3))), stripe),
         ]
         if kind == 0:
-            parts += [(box((w * 1.08, d * 1.15, .09), (0, .02, height + .04), .04), lid), (box((w * .8, d * .8, .1), (0, 0, height + .1), .05), lid)]
-            parts += [(cylinder(.22, .14, (side * (width * .5 + .05), -depth * .55, .2), "x"), dark) for side in (-1, 1)]
-            parts += [(tube([(-w * .4, -d * .4, height), (-w * .4, -d * .68, height), (w * .4, -d * .68, height), (w * .4, -d * .4, height)], .05), dark)]
+            parts += [
+                (box((w * 1.08, d * 1.15, 0.09), (0, 0.02, height + 0.04), 0.04), lid),
+                (box((w * 0.8, d * 0.8, 0.1), (0, 0, height + 0.1), 0.05), lid),
+            ]
+            parts += [
+                (cylinder(0.22, 0.14, (side * (width * 0.5 + 0.05), -depth * 0.55, 0.2), "x"), dark) for side in (-1, 1)
+            ]
+            parts += [
+                (
+                    tube(
+                        [
+                            (-w * 0.4, -d * 0.4, height),
+                            (-w * 0.4, -d * 0.68, height),
+                            (w * 0.4, -d * 0.68, height),
+                            (w * 0.4, -d * 0.4, height),
+                        ],
+                        0.05,
+                    ),
+                    dark,
+                )
+            ]
         else:
-            roof = extrude([(-d * .53, 0), (d * .53, 0), (d * .3, .4), (-d * .3, .4)], w * 1.06, (0, 0, height), "x")
-            flap = extrude([(d * .54, .06), (d * .56, .08), (d * .34, .37), (d * .31, .36)], w * .8, (0, 0, height), "x")
+            roof = extrude(
+                [(-d * 0.53, 0), (d * 0.53, 0), (d * 0.3, 0.4), (-d * 0.3, 0.4)], w * 1.06, (0, 0, height), "x"
+            )
+            flap = extrude(
+                [(d * 0.54, 0.06), (d * 0.56, 0.08), (d * 0.34, 0.37), (d * 0.31, 0.36)], w * 0.8, (0, 0, height), "x"
+            )
             parts += [(roof, lid), (flap, dark)]
         return parts
-    radius = rng.uniform(.5, .62)
+    radius = rng.uniform(0.5, 0.62)
     if kind == 1:  # pedal bin
-        profile = [(0, 0), (radius, 0), (radius, height * .85), (0, height * .85)]
-        dome = [(0, height * .86), (radius * 1.05, height * .86), (radius * 1.05, height * .92)] + [(radius * np.cos(t), height * .92 + .3 * np.sin(t)) for t in np.linspace(.1, np.pi / 2, 5)]
-        parts = [(revolve(profile), body), (revolve(dome), lid), (sector(profile, high=height * .1, lift=.012), dark), (box((.4, .35, .07), (0, radius + .12, .08), .03), dark), (box((.3, .2, .2), (0, -radius, height * .85), .04), dark)]
+        profile = [(0, 0), (radius, 0), (radius, height * 0.85), (0, height * 0.85)]
+        dome = [(0, height * 0.86), (radius * 1.05, height * 0.86), (radius * 1.05, height * 0.92)] + [
+            (radius * np.cos(t), height * 0.92 + 0.3 * np.sin(t)) for t in np.linspace(0.1, np.pi / 2, 5)
+        ]
+        parts = [
+            (revolve(profile), body),
+            (revolve(dome), lid),
+            (sector(profile, high=height * 0.1, lift=0.012), dark),
+            (box((0.4, 0.35, 0.07), (0, radius + 0.12, 0.08), 0.03), dark),
+            (box((0.3, 0.2, 0.2), (0, -radius, height * 0.85), 0.04), dark),
+        ]
     else:  # open, with a liner folded over the rim
-        profile = hollow([(0, 0), (radius * .8, 0), (radius * .9, height * .45), (radius, height * .9)], .05)
+        profile = hollow([(0, 0), (radius * 0.8, 0), (radius * 0.9, height * 0.45), (radius, height * 0.9)], 0.05)
         liner = colour(rng, ["white", "dark"][rng.integers(2)])
-        parts = [(revolve(profile), body), (sector(profile, high=height * .1, lift=.012), dark), (cylinder(radius * .9, .05, (0, 0, height * .74)), liner)]
-        parts += [(place(sector(profile, t, 30, height * (.9 - drop), lift=.03), scale=(1.02, 1.02, 1)), liner) for t, drop in zip(range(0, 360, 30), rng.uniform(.1, .2, 12))]
-        parts += [(place(ellipsoid(.2, subdivisions=0), (radius * .5 * np.cos(t), radius * .5 * np.sin(t), height * .88), rng.uniform(0, 90, 3), (1, .7, .9)), colour(rng, "white")) for t in (.3, 1.7, 3, 4.4)]
-    return parts + dressing(rng, profile, body, height * .16, height * .66, height * .7, corners=3)
+        parts = [
+            (revolve(profile), body),
+            (sector(profile, high=height * 0.1, lift=0.012), dark),
+            (cylinder(radius * 0.9, 0.05, (0, 0, height * 0.74)), liner),
+        ]
+        parts += [
+            (place(sector(profile, t, 30, height * (0.9 - drop), lift=0.03), scale=(1.02, 1.02, 1)), liner)
+            for t, drop in zip(range(0, 360, 30), rng.uniform(0.1, 0.2, 12))
+        ]
+        parts += [
+            (
+                place(
+                    ellipsoid(0.2, subdivisions=0),
+                    (radius * 0.5 * np.cos(t), radius * 0.5 * np.sin(t), height * 0.88),
+                    rng.uniform(0, 90, 3),
+                    (1, 0.7, 0.9),
+                ),
+                colour(rng, "white"),
+            )
+            for t in (0.3, 1.7, 3, 4.4)
+        ]
+    return parts + dressing(rng, profile, body, height * 0.16, height * 0.66, height * 0.7, corners=3)
 
 # %% ../../nbs/objects/05_household.ipynb #cell014
 @family("02773838")
 def bag(rng) -> Parts:
     kind, body = rng.integers(4), colour(rng, ["leather", "fabric", "paint"][rng.integers(3)])
-    front, strap, metal = distinct(rng, "fabric", body), colour(rng, ["leather", "dark"][rng.integers(2)]), colour(rng, "gold")
+    front, strap, metal = (
+        distinct(rng, "fabric", body),
+        colour(rng, ["leather", "dark"][rng.integers(2)]),
+        colour(rng, "gold"),
+    )
     gusset = distinct(rng, "paint", body, front)
     arch = lambda w, h, y, z, r: tube([(w * np.cos(t), y, z + h * np.sin(t)) for t in np.linspace(0, np.pi, 13)], r)
     if kind == 0:  # handbag
-        w, d, h = rng.uniform(1.1, 1.5), rng.uniform(.35, .55), rng.uniform(.75, 1)
-        bulk = extrude([(-d / 2, 0), (d / 2, 0), (d * .3, h), (-d * .3, h)], w, axis="x")
-        flap = extrude([(-d * .36, h * .9), (-d * .33, h * 1.06), (d * .36, h * 1.06), (d * .62, h * .42), (d * .5, h * .42), (d * .34, h * .9)], w * .96, axis="x")
-        parts = [(bulk, body), (flap, front), (box((w * .16, .06, h * .2), (0, d * .62, h * .45), .02), metal), (arch(w * .38, h * rng.uniform(.5, .9), 0, h, .045), strap)]
+        w, d, h = rng.uniform(1.1, 1.5), rng.uniform(0.35, 0.55), rng.uniform(0.75, 1)
+        bulk = extrude([(-d / 2, 0), (d / 2, 0), (d * 0.3, h), (-d * 0.3, h)], w, axis="x")
+        flap = extrude(
+            [
+                (-d * 0.36, h * 0.9),
+                (-d * 0.33, h * 1.06),
+                (d * 0.36, h * 1.06),
+                (d * 0.62, h * 0.42),
+                (d * 0.5, h * 0.42),
+                (d * 0.34, h * 0.9),
+            ],
+            w * 0.96,
+            axis="x",
+        )
+        parts = [
+            (bulk, body),
+            (flap, front),
+            (box((w * 0.16, 0.06, h * 0.2), (0, d * 0.62, h * 0.45), 0.02), metal),
+            (arch(w * 0.38, h * rng.uniform(0.5, 0.9), 0, h, 0.045), strap),
+        ]
     elif kind == 1:  # shopping bag
-        w, d, h = rng.uniform(.9, 1.2), rng.uniform(.35, .5), rng.uniform(1.1, 1.4)
-        bulk = cut(box((w, d, h), (0, 0, h / 2)), box((w * .92, d * .85, h), (0, 0, h / 2 + .08)))
-        print_ = extrude([(.3 * w * np.cos(t), .3 * w * np.sin(t)) for t in np.linspace(0, 2 * np.pi, rng.integers(4, 9), endpoint=False)], .04, (0, d / 2, h * .55), "y")
-        parts = [(bulk, body), (box((w * .8, .03, h * .62), (0, d / 2, h * .5)), front), (place(print_, (0, .01, 0)), gusset)] + [(arch(w * .22, h * .4, y * d * .46, h * .95, .04), strap) for y in (-1, 1)]
+        w, d, h = rng.uniform(0.9, 1.2), rng.uniform(0.35, 0.5), rng.uniform(1.1, 1.4)
+        bulk = cut(box((w, d, h), (0, 0, h / 2)), box((w * 0.92, d * 0.85, h), (0, 0, h / 2 + 0.08)))
+        print_ = extrude(
+            [
+                (0.3 * w * np.cos(t), 0.3 * w * np.sin(t))
+                for t in np.linspace(0, 2 * np.pi, rng.integers(4, 9), endpoint=False)
+            ],
+            0.04,
+            (0, d / 2, h * 0.55),
+            "y",
+        )
+        parts = [
+            (bulk, body),
+            (box((w * 0.8, 0.03, h * 0.62), (0, d / 2, h * 0.5)), front),
+            (place(print_, (0, 0.01, 0)), gusset),
+        ] + [(arch(w * 0.22, h * 0.4, y * d * 0.46, h * 0.95, 0.04), strap) for y in (-1, 1)]
     elif kind == 2:  # backpack
-        w, d, h = rng.uniform(.9, 1.1), rng.uniform(.5, .6), rng.uniform(1.2, 1.4)
-        bulk = hull([box((w, d, h * .7), (0, 0, h * .35), .12), box((w * .75, d * .7, h * .3), (0, -.04, h * .85), .14)])
-        pocket = box((w * .76, d * .5, h * .42), (0, d * .45, h * .28), .1)
-        straps = [tube([(x * w * .28, -d * .42, h * .9), (x * w * .3, -d * .8, h * .75), (x * w * .32, -d * .82, h * .35), (x * w * .36, -d * .42, h * .12)], .06) for x in (-1, 1)]
-        parts = [(bulk, body), (pocket, front), (skin(bulk, box((9, 1, .07), (0, .55, h * .62)), .03), metal), (arch(w * .14, .2, -d * .1, h * .95, .04), strap)] + [(s, strap) for s in straps]
+        w, d, h = rng.uniform(0.9, 1.1), rng.uniform(0.5, 0.6), rng.uniform(1.2, 1.4)
+        bulk = hull(
+            [
+                box((w, d, h * 0.7), (0, 0, h * 0.35), 0.12),
+                box((w * 0.75, d * 0.7, h * 0.3), (0, -0.04, h * 0.85), 0.14),
+            ]
+        )
+        pocket = box((w * 0.76, d * 0.5, h * 0.42), (0, d * 0.45, h * 0.28), 0.1)
+        straps = [
+            tube(
+                [
+                    (x * w * 0.28, -d * 0.42, h * 0.9),
+                    (x * w * 0.3, -d * 0.8, h * 0.75),
+                    (x * w * 0.32, -d * 0.82, h * 0.35),
+                    (x * w * 0.36, -d * 0.42, h * 0.12),
+                ],
+                0.06,
+            )
+            for x in (-1, 1)
+        ]
+        parts = [
+            (bulk, body),
+            (pocket, front),
+            (skin(bulk, box((9, 1, 0.07), (0, 0.55, h * 0.62)), 0.03), metal),
+            (arch(w * 0.14, 0.2, -d * 0.1, h * 0.95, 0.04), strap),
+        ] + [(s, strap) for s in straps]
     else:  # duffel
-        w, d, h = rng.uniform(1.4, 1.7), .62, .62
-        bulk = cylinder(.36, w, (0, 0, .34), "x")
-        parts = [(bulk, body), (box((w * .5, .14, .34), (0, .33, .3), .05), front), (box((w * .8, .05, .04), (0, 0, .7)), metal)]
-        loop = lambda y: [(w * .2, y * .37, .2), *[(w * .2 * np.cos(t), y * (.37 - .2 * np.sin(t)), .5 + .4 * np.sin(t)) for t in np.linspace(0, np.pi, 9)], (-w * .2, y * .37, .2)]
-        parts += [(tube(loop(y), .04), strap) for y in (-1, 1)]
+        w, d, h = rng.uniform(1.4, 1.7), 0.62, 0.62
+        bulk = cylinder(0.36, w, (0, 0, 0.34), "x")
+        parts = [
+            (bulk, body),
+            (box((w * 0.5, 0.14, 0.34), (0, 0.33, 0.3), 0.05), front),
+            (box((w * 0.8, 0.05, 0.04), (0, 0, 0.7)), metal),
+        ]
+        loop = lambda y: [
+            (w * 0.2, y * 0.37, 0.2),
+            *[
+                (w * 0.2 * np.cos(t), y * (0.37 - 0.2 * np.sin(t)), 0.5 + 0.4 * np.sin(t))
+                for t in np.linspace(0, np.pi, 9)
+            ],
+            (-w * 0.2, y * 0.37, 0.2),
+        ]
+        parts += [(tube(loop(y), 0.04), strap) for y in (-1, 1)]
     b = bulk.bounds
-    side = (b[1, 0] - b[0, 0]) * .09
-    return parts + [(skin(bulk, box((2 * side, 9, 9), (b[1, 0], 0, 0)), .025), gusset), (skin(bulk, box((9, 9, h * .24), (0, 0, 0)), .02), strap),
-                    (skin(bulk, box((w * .4, 1, h * .3), (0, -.5, h * .4)), .03), front)]
+    side = (b[1, 0] - b[0, 0]) * 0.09
+    return parts + [
+        (skin(bulk, box((2 * side, 9, 9), (b[1, 0], 0, 0)), 0.025), gusset),
+        (skin(bulk, box((9, 9, h * 0.24), (0, 0, 0)), 0.02), strap),
+        (skin(bulk, box((w * 0.4, 1, h * 0.3), (0, -0.5, h * 0.4)), 0.03), front),
+    ]
 
 # %% ../../nbs/objects/05_household.ipynb #cell017
 @family("02801938")
 def basket(rng) -> Parts:
-    body, cloth = colour(rng, ["wood", "wood", "wood", "white", "paint"][rng.integers(5)]), colour(rng, ["fabric", "paint"][rng.integers(2)])
-    dark = tuple(int(.6 * c) for c in body)
-    bow, square, bands = distinct(rng, "paint", body, cloth), rng.random() < .4, rng.integers(5, 8)
-    height, foot, lean = rng.uniform(.8, 1.2), rng.uniform(.65, .8), rng.uniform(1.05, 1.35)
+    body, cloth = (
+        colour(rng, ["wood", "wood", "wood", "white", "paint"][rng.integers(5)]),
+        colour(rng, ["fabric", "paint"][rng.integers(2)]),
+    )
+    dark = tuple(int(0.6 * c) for c in body)
+    bow, square, bands = distinct(rng, "paint", body, cloth), rng.random() < 0.4, rng.integers(5, 8)
+    height, foot, lean = rng.uniform(0.8, 1.2), rng.uniform(0.65, 0.8), rng.uniform(1.05, 1.35)
     stretch, step, n = np.array((rng.uniform(1.1, 1.5), 1, 1)), height / bands, 4 if square else 24
     radius = lambda z: foot * (1 + (lean - 1) * z / height) * (1.25 if square else 1)
     turned = lambda profile: place(revolve(profile, sections=n), turn=(0, 0, 45 if square else 0), scale=stretch)
+
     def ring(z, thick, bulge):  # one band of the weave
         r = radius(z)
-        return turned([(r - .1, z - thick), (r, z - thick), (r + bulge, z), (r, z + thick), (r - .1, z + thick), (r - .1, z - thick)])
+        return turned(
+            [
+                (r - 0.1, z - thick),
+                (r, z - thick),
+                (r + bulge, z),
+                (r, z + thick),
+                (r - 0.1, z + thick),
+                (r - 0.1, z - thick),
+            ]
+        )
+
     def stake(t):  # an upright on the outside
-        out = (.71 / max(abs(np.cos(t)), abs(np.sin(t))) if square else 1) * stretch * (np.cos(t), np.sin(t), 0)
-        return tube([out * (radius(z) + .03) + (0, 0, z) for z in (0, height)], .045, sections=5)
-    parts = [(turned(hollow([(0, 0), (radius(0), 0), (radius(height), height)], .08)), dark), (ring(height, .07, .1), body)]
-    parts += [(turned(hollow([(0, .1), (radius(0) - .06, .1), (radius(height) - .06, height - .03)], .05)), cloth)]
-    parts += [(ring((i + .5) * step, step * .36, .04), bow if i == 1 else body) for i in range(bands)] + [(stake(t), dark) for t in np.linspace(.1, 2 * np.pi + .1, 18, endpoint=False)]
-    full, inner = (turned([(0, -.02), (radius(0), -.02), (radius(height), height + .07), (0, height + .07)]),
-                   turned([(0, .2), (radius(0) - .2, .2), (radius(height) - .17, 2 * height), (0, 2 * height)]))
-    over = lambda size, at: cut(skin(full, box(size, at), .12), inner)  # a cloth over the wall, inside and outside
-    w = radius(height) * stretch[0] * (.72 if square else 1)
-    parts += [(over((w, 9, height * .62), (0, 4.5, height * .8)), cloth), (over((9, w * .38, height * 2), (4.5, 0, height * .9)), bow),
-              (over((w * .6, 9, height * .4), (0, -4.5, height * .35)), bow), (over((9, w * .5, height * .4), (-4.5, 0, height * .85)), cloth)]
-    if rng.random() < .6: return parts + [(tube([(w * np.cos(t), 0, height + w * .9 * np.sin(t)) for t in np.linspace(0, np.pi, 17)], .08), body)]
-    return parts + [(tube([(x * w, .3 * np.cos(t), height + .28 * np.sin(t)) for t in np.linspace(0, np.pi, 9)], .07), body) for x in (-1, 1)]
+        out = (0.71 / max(abs(np.cos(t)), abs(np.sin(t))) if square else 1) * stretch * (np.cos(t), np.sin(t), 0)
+        return tube([out * (radius(z) + 0.03) + (0, 0, z) for z in (0, height)], 0.045, sections=5)
+
+    parts = [
+        (turned(hollow([(0, 0), (radius(0), 0), (radius(height), height)], 0.08)), dark),
+        (ring(height, 0.07, 0.1), body),
+    ]
+    parts += [
+        (turned(hollow([(0, 0.1), (radius(0) - 0.06, 0.1), (radius(height) - 0.06, height - 0.03)], 0.05)), cloth)
+    ]
+    parts += [(ring((i + 0.5) * step, step * 0.36, 0.04), bow if i == 1 else body) for i in range(bands)] + [
+        (stake(t), dark) for t in np.linspace(0.1, 2 * np.pi + 0.1, 18, endpoint=False)
+    ]
+    full, inner = (
+        turned([(0, -0.02), (radius(0), -0.02), (radius(height), height + 0.07), (0, height + 0.07)]),
+        turned([(0, 0.2), (radius(0) - 0.2, 0.2), (radius(height) - 0.17, 2 * height), (0, 2 * height)]),
+    )
+    over = lambda size, at: cut(skin(full, box(size, at), 0.12), inner)  # a cloth over the wall, inside and outside
+    w = radius(height) * stretch[0] * (0.72 if square else 1)
+    parts += [
+        (over((w, 9, height * 0.62), (0, 4.5, height * 0.8)), cloth),
+        (over((9, w * 0.38, height * 2), (4.5, 0, height * 0.9)), bow),
+        (over((w * 0.6, 9, height * 0.4), (0, -4.5, height * 0.35)), bow),
+        (over((9, w * 0.5, height * 0.4), (-4.5, 0, height * 0.85)), cloth),
+    ]
+    if rng.random() < 0.6:
+        return parts + [
+            (tube([(w * np.cos(t), 0, height + w * 0.9 * np.sin(t)) for t in np.linspace(0, np.pi, 17)], 0.08), body)
+        ]
+    return parts + [
+        (tube([(x * w, 0.3 * np.cos(t), height + 0.28 * np.sin(t)) for t in np.linspace(0, np.pi, 9)], 0.07), body)
+        for x in (-1, 1)
+    ]
 
 # %% ../../nbs/objects/05_household.ipynb #cell020
 @family("02876657")
 def bottle(rng) -> Parts:
     glass, cap = colour(rng, ["glass", "leaf", "plastic", "leather"][rng.integers(4)]), colour(rng, "paint")
-    radius, height, shoulder = rng.uniform(.3, .46), 2, rng.uniform(.95, 1.35)
-    neck, slope, waist = radius * rng.uniform(.3, .42), rng.uniform(.15, .45), rng.uniform(.85, 1) if rng.random() < .4 else 1
-    curve = [(neck + (radius - neck) * (1 + np.cos(t)) / 2, shoulder + slope * t / np.pi) for t in np.linspace(0, np.pi, 7)]
-    profile = [(0, 0), (radius * .9, 0), (radius, .07), (radius, .25), (radius * waist, shoulder * .5), *curve, (neck, height), (0, height)]
-    cap_low = height - rng.uniform(.14, .3)
-    parts = [(revolve(profile), glass), (sector(profile, high=.16), tuple(int(.45 * c) for c in glass)), (cylinder(neck * 1.2, height - cap_low + .04, (0, 0, (height + cap_low) / 2 + .02)), cap)]
-    return parts + dressing(rng, profile, glass, shoulder * rng.uniform(.22, .3), shoulder * rng.uniform(.9, 1), cap_low)
+    radius, height, shoulder = rng.uniform(0.3, 0.46), 2, rng.uniform(0.95, 1.35)
+    neck, slope, waist = (
+        radius * rng.uniform(0.3, 0.42),
+        rng.uniform(0.15, 0.45),
+        rng.uniform(0.85, 1) if rng.random() < 0.4 else 1,
+    )
+    curve = [
+        (neck + (radius - neck) * (1 + np.cos(t)) / 2, shoulder + slope * t / np.pi) for t in np.linspace(0, np.pi, 7)
+    ]
+    profile = [
+        (0, 0),
+        (radius * 0.9, 0),
+        (radius, 0.07),
+        (radius, 0.25),
+        (radius * waist, shoulder * 0.5),
+        *curve,
+        (neck, height),
+        (0, height),
+    ]
+    cap_low = height - rng.uniform(0.14, 0.3)
+    parts = [
+        (revolve(profile), glass),
+        (sector(profile, high=0.16), tuple(int(0.45 * c) for c in glass)),
+        (cylinder(neck * 1.2, height - cap_low + 0.04, (0, 0, (height + cap_low) / 2 + 0.02)), cap),
+    ]
+    return parts + dressing(
+        rng, profile, glass, shoulder * rng.uniform(0.22, 0.3), shoulder * rng.uniform(0.9, 1), cap_low
+    )
 
 # %% ../../nbs/objects/05_household.ipynb #cell023
 @family("02880940")
 def bowl(rng) -> Parts:
-    body, inside = colour(rng, ["white", "clay", "paint", "wood"][rng.integers(4)]), colour(rng, ["white", "plastic"][rng.integers(2)])
-    depth, foot, bulge = rng.uniform(.45, .8), rng.uniform(.3, .45), rng.uniform(.8, 1.3)
-    curve = [(foot + (1 - foot) * np.sin(t) ** bulge, .1 + depth * (1 - np.cos(t))) for t in np.linspace(.1, np.pi / 2, 8)]
-    outside, rim = [(0, 0), (foot, 0), (foot, .08), *curve], .1 + depth
-    profile = hollow(outside, .07)
-    lining = hollow(outside, .05)[:len(outside) - 1:-1] + hollow(outside, .1)[len(outside):]
+    body, inside = (
+        colour(rng, ["white", "clay", "paint", "wood"][rng.integers(4)]),
+        colour(rng, ["white", "plastic"][rng.integers(2)]),
+    )
+    depth, foot, bulge = rng.uniform(0.45, 0.8), rng.uniform(0.3, 0.45), rng.uniform(0.8, 1.3)
+    curve = [
+        (foot + (1 - foot) * np.sin(t) ** bulge, 0.1 + depth * (1 - np.cos(t))) for t in np.linspace(0.1, np.pi / 2, 8)
+    ]
+    outside, rim = [(0, 0), (foot, 0), (foot, 0.08), *curve], 0.1 + depth
+    profile = hollow(outside, 0.07)
+    lining = hollow(outside, 0.05)[: len(outside) - 1 : -1] + hollow(outside, 0.1)[len(outside) :]
     front = distinct(rng, "paint", body, inside)
     stripe = distinct(rng, "paint", body, inside, front)
-    parts = [(revolve(profile), body), (revolve(lining), inside), (sector(profile, high=.1, lift=.045), stripe),
-             (sector(profile, 90, rng.uniform(80, 110), .1 + depth * rng.uniform(.25, .4), lift=.035), front), (sector(profile, 0, rng.uniform(26, 36), .05, lift=.04), stripe),
-             (sector(profile, -90, 50, rim - depth * .35, lift=.035), stripe), (sector(profile, 180, 36, rim - depth * .6, rim - depth * .2, lift=.035), front)]
-    parts.append((sector(profile, low=rim - .06, lift=.014), distinct(rng, "paint", body)))
-    if rng.random() < .35: parts.append((tube([(.98, .25 * np.cos(t), rim - .12) + np.array([.3 * np.sin(t), 0, 0]) for t in np.linspace(-.1, np.pi + .1, 9)], .06), body))
-    if rng.random() < .35: parts.append((hull([(x, y, z) for x, y, z in [(-.3, .9, rim), (.3, .9, rim), (0, 1.25, rim + .06), (0, 1.22, rim), (-.2, .85, rim - .2), (.2, .85, rim - .2)]]), front))
+    parts = [
+        (revolve(profile), body),
+        (revolve(lining), inside),
+        (sector(profile, high=0.1, lift=0.045), stripe),
+        (sector(profile, 90, rng.uniform(80, 110), 0.1 + depth * rng.uniform(0.25, 0.4), lift=0.035), front),
+        (sector(profile, 0, rng.uniform(26, 36), 0.05, lift=0.04), stripe),
+        (sector(profile, -90, 50, rim - depth * 0.35, lift=0.035), stripe),
+        (sector(profile, 180, 36, rim - depth * 0.6, rim - depth * 0.2, lift=0.035), front),
+    ]
+    parts.append((sector(profile, low=rim - 0.06, lift=0.014), distinct(rng, "paint", body)))
+    if rng.random() < 0.35:
+        parts.append(
+            (
+                tube(
+                    [
+                        (0.98, 0.25 * np.cos(t), rim - 0.12) + np.array([0.3 * np.sin(t), 0, 0])
+                        for t in np.linspace(-0.1, np.pi + 0.1, 9)
+                    ],
+                    0.06,
+                ),
+                body,
+            )
+        )
+    if rng.random() < 0.35:
+        parts.append(
+            (
+                hull(
+                    [
+                        (x, y, z)
+                        for x, y, z in [
+                            (-0.3, 0.9, rim),
+                            (0.3, 0.9, rim),
+                            (0, 1.25, rim + 0.06),
+                            (0, 1.22, rim),
+                            (-0.2, 0.85, rim - 0.2),
+                            (0.2, 0.85, rim - 0.2),
+                        ]
+                    ]
+                ),
+                front,
+            )
+        )
     return parts
 
 # %% ../../nbs/objects/05_household.ipynb #cell026
 @family("02946921")
 def can(rng) -> Parts:
     metal, body, kind = colour(rng, "metal"), colour(rng, "paint"), rng.integers(3)
-    r, h = [(.4, rng.uniform(1.3, 1.6)), (.5, rng.uniform(1, 1.35)), (.7, rng.uniform(.45, .65))][kind]
-    if kind == 0: profile = [(0, 0), (r * .78, 0), (r, h * .07), (r, h * .88), (r * .82, h * .97), (r * .82, h), (0, h)]
-    else: profile = [(0, 0), (r, 0), (r, h), (0, h)]
+    r, h = [(0.4, rng.uniform(1.3, 1.6)), (0.5, rng.uniform(1, 1.35)), (0.7, rng.uniform(0.45, 0.65))][kind]
+    if kind == 0:
+        profile = [(0, 0), (r * 0.78, 0), (r, h * 0.07), (r, h * 0.88), (r * 0.82, h * 0.97), (r * 0.82, h), (0, h)]
+    else:
+        profile = [(0, 0), (r, 0), (r, h), (0, h)]
     top = profile[-2][0]
-    lip = [(0, h - .05), (top + .03, h - .05), (top + .03, h + .02), (top - .02, h + .02), (top - .05, h - .01), (0, h - .01)]
-    dark = tuple(int(.45 * c) for c in metal)
-    pull = tube([(.3 * top * np.cos(t), .38 * top + .34 * top * np.sin(t), h + .035) for t in np.linspace(0, 2 * np.pi, 14, endpoint=False)], .035, closed=True, sections=6)
-    parts = [(revolve(profile), body), (revolve(lip), metal), (sector(profile, high=h * .06, lift=.01), metal), (pull, dark), (cylinder(.35 * top, .02, (0, .42 * top, h)), dark),
-             (cylinder(.12 * top, .08, (0, 0, h + .01)), dark), (box((.45 * top, 1.2 * top, .03), (.6 * top, 0, h - .005)), body)]
-    if kind: parts += [(sector(profile, low=z - .02, high=z + .02, lift=.012), metal) for z in (h * .12, h * .88)]
-    return parts + dressing(rng, profile, body, h * .16, h * .82, h * .9)
+    lip = [
+        (0, h - 0.05),
+        (top + 0.03, h - 0.05),
+        (top + 0.03, h + 0.02),
+        (top - 0.02, h + 0.02),
+        (top - 0.05, h - 0.01),
+        (0, h - 0.01),
+    ]
+    dark = tuple(int(0.45 * c) for c in metal)
+    pull = tube(
+        [
+            (0.3 * top * np.cos(t), 0.38 * top + 0.34 * top * np.sin(t), h + 0.035)
+            for t in np.linspace(0, 2 * np.pi, 14, endpoint=False)
+        ],
+        0.035,
+        closed=True,
+        sections=6,
+    )
+    parts = [
+        (revolve(profile), body),
+        (revolve(lip), metal),
+        (sector(profile, high=h * 0.06, lift=0.01), metal),
+        (pull, dark),
+        (cylinder(0.35 * top, 0.02, (0, 0.42 * top, h)), dark),
+        (cylinder(0.12 * top, 0.08, (0, 0, h + 0.01)), dark),
+        (box((0.45 * top, 1.2 * top, 0.03), (0.6 * top, 0, h - 0.005)), body),
+    ]
+    if kind:
+        parts += [(sector(profile, low=z - 0.02, high=z + 0.02, lift=0.012), metal) for z in (h * 0.12, h * 0.88)]
+    return parts + dressing(rng, profile, body, h * 0.16, h * 0.82, h * 0.9)
 
 # %% ../../nbs/objects/05_household.ipynb #cell029
 @family("02954340")
@@ -255,116 +508,278 @@ def cap(rng) -> Parts:
     body, visor = colour(rng, ["fabric", "paint", "dark"][rng.integers(3)]), colour(rng, "fabric")
     front, side = distinct(rng, ["white", "paint"][rng.integers(2)], body), distinct(rng, "paint", body)
     side = distinct(rng, "paint", body, front)
-    tall, long, reach = rng.uniform(.7, .95), rng.uniform(1.08, 1.2), rng.uniform(.55, .85)
+    tall, long, reach = rng.uniform(0.7, 0.95), rng.uniform(1.08, 1.2), rng.uniform(0.55, 0.85)
     arc = np.linspace(0, np.pi / 2, 8)
     dome = lambda r, h: [(r * np.cos(t), h * np.sin(t)) for t in arc]
-    profile = dome(1, tall) + dome(.92, tall - .08)[::-1]
+    profile = dome(1, tall) + dome(0.92, tall - 0.08)[::-1]
     shape = lambda solid: place(solid, scale=(1, long, 1))
     shell = revolve(profile + [profile[0]], sections=32)
-    droop = rng.uniform(.08, .3)
-    outline = [(np.cos(t), np.sin(t)) for t in np.linspace(.2, np.pi - .2, 13)]
+    droop = rng.uniform(0.08, 0.3)
+    outline = [(np.cos(t), np.sin(t)) for t in np.linspace(0.2, np.pi - 0.2, 13)]
     brim = []
-    for z in (0, .06):
-        brim += [(.97 * x, .75 * long * y, z - droop * x * x * .3) for x, y in outline] + [(.8 * x, long * y + reach * y ** 1.5, z - droop * x * x - .05) for x, y in outline]
-    body_parts = [(shape(shell), body), (shape(sector(profile, 90, 110, .02)), front), (shape(sector(profile, 90, 50, tall * .2, tall * .65, .03)), visor), (shape(sector(profile, 0, 55, .02)), side),
-                  (shape(sector(profile, -90, 50, .02, tall * .3, .02)), visor), (ellipsoid((.1, .1, .07), (0, 0, tall)), visor), (hull(brim), visor)]
+    for z in (0, 0.06):
+        brim += [(0.97 * x, 0.75 * long * y, z - droop * x * x * 0.3) for x, y in outline] + [
+            (0.8 * x, long * y + reach * y**1.5, z - droop * x * x - 0.05) for x, y in outline
+        ]
+    body_parts = [
+        (shape(shell), body),
+        (shape(sector(profile, 90, 110, 0.02)), front),
+        (shape(sector(profile, 90, 50, tall * 0.2, tall * 0.65, 0.03)), visor),
+        (shape(sector(profile, 0, 55, 0.02)), side),
+        (shape(sector(profile, -90, 50, 0.02, tall * 0.3, 0.02)), visor),
+        (ellipsoid((0.1, 0.1, 0.07), (0, 0, tall)), visor),
+        (hull(brim), visor),
+    ]
     return body_parts
 
 # %% ../../nbs/objects/05_household.ipynb #cell032
 @family("03513137")
 def helmet(rng) -> Parts:
-    kind, body, dark = rng.integers(4), colour(rng, ["paint", "white", "paint", "metal"][rng.integers(4)]), colour(rng, "dark")
+    kind, body, dark = (
+        rng.integers(4),
+        colour(rng, ["paint", "white", "paint", "metal"][rng.integers(4)]),
+        colour(rng, "dark"),
+    )
     crest = distinct(rng, "paint", body)
-    side, wide, long = distinct(rng, "paint", body, crest), rng.uniform(.78, .88), rng.uniform(.95, 1.1)
-    ball = ellipsoid((wide, long, .9), subdivisions=3)
+    side, wide, long = distinct(rng, "paint", body, crest), rng.uniform(0.78, 0.88), rng.uniform(0.95, 1.1)
+    ball = ellipsoid((wide, long, 0.9), subdivisions=3)
     if kind == 0:  # motorcycle
-        full = hull([ball, ellipsoid((wide * .72, .5, .4), (0, long * .62, -.55))])
-        shell = cut(full, box((4, 4, 2), (0, 0, -1.75)), box((9, 2, .52), (0, 1.35, .02)), ellipsoid((wide * .8, long * .8, .7), (0, .05, -.5)))
-        parts = [(shell, body), (place(common(full, box((9, 2, .6), (0, 1.25, .02))), scale=.99), colour(rng, "screen")), (skin(full, box((.5, 1, .22), (0, 1.2, -.5)), .03), dark)]
+        full = hull([ball, ellipsoid((wide * 0.72, 0.5, 0.4), (0, long * 0.62, -0.55))])
+        shell = cut(
+            full,
+            box((4, 4, 2), (0, 0, -1.75)),
+            box((9, 2, 0.52), (0, 1.35, 0.02)),
+            ellipsoid((wide * 0.8, long * 0.8, 0.7), (0, 0.05, -0.5)),
+        )
+        parts = [
+            (shell, body),
+            (place(common(full, box((9, 2, 0.6), (0, 1.25, 0.02))), scale=0.99), colour(rng, "screen")),
+            (skin(full, box((0.5, 1, 0.22), (0, 1.2, -0.5)), 0.03), dark),
+        ]
     elif kind == 1:  # football
-        shell = cut(ball, ellipsoid((wide * .86, long * .86, .78)), box((4, 4, 1), (0, 0, -1.2)), box((1.2 * wide, 2, 1.1), (0, long * .95, -.3)), box((4, 1.2, .6), (0, long * .95, -.55)))
-        cage = [tube([(wide * 1.02 * np.cos(t), .1 + (long * .98) * np.sin(t) ** .7, z) for t in np.linspace(.25, np.pi - .25, 11)], .045) for z in (-.55, -.28)]
-        full, parts = ball, [(shell, body)] + [(bar, crest) for bar in cage] + [(tube([(x, long * 1.05, -.02), (x, long * 1.07, -.58)], .045), crest) for x in (-.18, .18)]
+        shell = cut(
+            ball,
+            ellipsoid((wide * 0.86, long * 0.86, 0.78)),
+            box((4, 4, 1), (0, 0, -1.2)),
+            box((1.2 * wide, 2, 1.1), (0, long * 0.95, -0.3)),
+            box((4, 1.2, 0.6), (0, long * 0.95, -0.55)),
+        )
+        cage = [
+            tube(
+                [
+                    (wide * 1.02 * np.cos(t), 0.1 + (long * 0.98) * np.sin(t) ** 0.7, z)
+                    for t in np.linspace(0.25, np.pi - 0.25, 11)
+                ],
+                0.045,
+            )
+            for z in (-0.55, -0.28)
+        ]
+        full, parts = (
+            ball,
+            [(shell, body)]
+            + [(bar, crest) for bar in cage]
+            + [(tube([(x, long * 1.05, -0.02), (x, long * 1.07, -0.58)], 0.045), crest) for x in (-0.18, 0.18)],
+        )
     elif kind == 2:  # cycling
-        full = hull([ellipsoid((wide, long, .75)), ellipsoid((.35, .35, .35), (0, -long * .95, .15))])
+        full = hull([ellipsoid((wide, long, 0.75)), ellipsoid((0.35, 0.35, 0.35), (0, -long * 0.95, 0.15))])
         full = cut(full, box((4, 4, 2), (0, 0, -1)))
-        vents = [box((.14, long * .55, 2), (x * wide, y * long, .9), .06) for x in (-.55, -.2, .2, .55) for y in (.42, -.35)]
-        shell = cut(full, ellipsoid((wide * .85, long * .85, .6)), *vents)
-        foam = cut(ellipsoid((wide * .92, long * .92, .68)), box((4, 4, 2), (0, 0, -1)), ellipsoid((wide * .83, long * .83, .58)))
+        vents = [
+            box((0.14, long * 0.55, 2), (x * wide, y * long, 0.9), 0.06)
+            for x in (-0.55, -0.2, 0.2, 0.55)
+            for y in (0.42, -0.35)
+        ]
+        shell = cut(full, ellipsoid((wide * 0.85, long * 0.85, 0.6)), *vents)
+        foam = cut(
+            ellipsoid((wide * 0.92, long * 0.92, 0.68)),
+            box((4, 4, 2), (0, 0, -1)),
+            ellipsoid((wide * 0.83, long * 0.83, 0.58)),
+        )
         parts = [(shell, body), (foam, dark)]
-        parts += [(tube([(x * wide * .8, .25, 0), (x * wide * .6, .2, -.5), (0, .25, -.75)], .035), dark) for x in (-1, 1)]
+        parts += [
+            (tube([(x * wide * 0.8, 0.25, 0), (x * wide * 0.6, 0.2, -0.5), (0, 0.25, -0.75)], 0.035), dark)
+            for x in (-1, 1)
+        ]
     else:  # hard hat
         full = cut(ball, box((4, 4, 2), (0, 0, -1.05)))
-        shell = cut(full, ellipsoid((wide * .9, long * .9, .8)))
-        brim = cut(hull([cylinder(1, .06, sections=32), place(cylinder(.8, .06), (0, .4, -.02))]), cylinder(.8, 1))
-        parts = [(shell, body), (place(brim, (0, 0, 0), scale=(wide * 1.15, long * 1.12, 1)), body)] + [(skin(full, box((.12, 9, 9), (x, 0, 4.6)), .06), body) for x in (-.35, .35)]
-        parts.append((skin(full, box((.5, 2, .4), (0, 1, .35)), .075), dark))
-    parts.append((skin(full, box((.3, 4, 4), (0, -.9 if kind != 3 else -.6, 2.2)), .045), crest))
-    parts.append((skin(full, box((2, long * .9, .6), (1, -.25, .3)), .03), side))
-    parts.append((skin(full, box((.6, 1, .3), (0, -1, .12)), .06), dark))
+        shell = cut(full, ellipsoid((wide * 0.9, long * 0.9, 0.8)))
+        brim = cut(
+            hull([cylinder(1, 0.06, sections=32), place(cylinder(0.8, 0.06), (0, 0.4, -0.02))]), cylinder(0.8, 1)
+        )
+        parts = [(shell, body), (place(brim, (0, 0, 0), scale=(wide * 1.15, long * 1.12, 1)), body)] + [
+            (skin(full, box((0.12, 9, 9), (x, 0, 4.6)), 0.06), body) for x in (-0.35, 0.35)
+        ]
+        parts.append((skin(full, box((0.5, 2, 0.4), (0, 1, 0.35)), 0.075), dark))
+    parts.append((skin(full, box((0.3, 4, 4), (0, -0.9 if kind != 3 else -0.6, 2.2)), 0.045), crest))
+    parts.append((skin(full, box((2, long * 0.9, 0.6), (1, -0.25, 0.3)), 0.03), side))
+    parts.append((skin(full, box((0.6, 1, 0.3), (0, -1, 0.12)), 0.06), dark))
     return parts
 
 # %% ../../nbs/objects/05_household.ipynb #cell035
 @family("03593526")
 def jar(rng) -> Parts:
     kind, h = rng.integers(3), rng.uniform(1.1, 1.4)
-    body, lid = colour(rng, [["glass", "light"], ["clay", "white", "paint"], ["clay", "brick", "wood"]][kind][rng.integers(2)]), colour(rng, ["gold", "metal", "wood", "paint"][rng.integers(4)])
+    body, lid = (
+        colour(rng, [["glass", "light"], ["clay", "white", "paint"], ["clay", "brick", "wood"]][kind][rng.integers(2)]),
+        colour(rng, ["gold", "metal", "wood", "paint"][rng.integers(4)]),
+    )
     if kind == 0:
-        r = rng.uniform(.42, .56)
-        mouth = r * rng.uniform(.8, .9)
-        profile = [(0, 0), (r * .9, 0), (r, .1), (r, h * .74), (mouth, h * .86), (mouth, h), (0, h)]
-        extra = [(cylinder(mouth * 1.1, h * .17, (0, 0, h * .97)), lid), (cylinder(mouth * .8, .04, (0, 0, h * 1.06)), tuple(int(.7 * c) for c in lid))]
+        r = rng.uniform(0.42, 0.56)
+        mouth = r * rng.uniform(0.8, 0.9)
+        profile = [(0, 0), (r * 0.9, 0), (r, 0.1), (r, h * 0.74), (mouth, h * 0.86), (mouth, h), (0, h)]
+        extra = [
+            (cylinder(mouth * 1.1, h * 0.17, (0, 0, h * 0.97)), lid),
+            (cylinder(mouth * 0.8, 0.04, (0, 0, h * 1.06)), tuple(int(0.7 * c) for c in lid)),
+        ]
     else:
-        r, foot, mouth = rng.uniform(.5, .65), rng.uniform(.24, .34), rng.uniform(.22, .36)
-        high = rng.uniform(.5, .68)
-        lower = [(foot + (r - foot) * np.sin(t), .06 + (high * h - .06) * t / (np.pi / 2)) for t in np.linspace(0, np.pi / 2, 6)]
-        upper = [(mouth + (r - mouth) * np.cos(t), high * h + (h * .9 - high * h) * np.sin(t)) for t in np.linspace(.2, np.pi / 2, 6)]
+        r, foot, mouth = rng.uniform(0.5, 0.65), rng.uniform(0.24, 0.34), rng.uniform(0.22, 0.36)
+        high = rng.uniform(0.5, 0.68)
+        lower = [
+            (foot + (r - foot) * np.sin(t), 0.06 + (high * h - 0.06) * t / (np.pi / 2))
+            for t in np.linspace(0, np.pi / 2, 6)
+        ]
+        upper = [
+            (mouth + (r - mouth) * np.cos(t), high * h + (h * 0.9 - high * h) * np.sin(t))
+            for t in np.linspace(0.2, np.pi / 2, 6)
+        ]
         profile = [(0, 0), (foot * 1.1, 0), *lower, *upper, (mouth, h), (0, h)]
-        if kind == 1: extra = [(ellipsoid((mouth * 1.35, mouth * 1.35, .16), (0, 0, h)), lid), (ellipsoid(.1, (0, 0, h + .22)), lid)]
+        if kind == 1:
+            extra = [
+                (ellipsoid((mouth * 1.35, mouth * 1.35, 0.16), (0, 0, h)), lid),
+                (ellipsoid(0.1, (0, 0, h + 0.22)), lid),
+            ]
         else:
-            extra = [(revolve([(0, h - .01), (mouth, h - .01), (mouth * 1.35, h + .1), (mouth * 1.35, h + .14), (mouth * .9, h + .12), (mouth * .75, h + .02), (0, h + .02)]), lid)]
-            extra += [(tube([(x * mouth * .9, 0, h * .97), (x * (r + .12), 0, h * .98), (x * (r + .16), 0, h * .85), (x * r * .93, 0, high * h + .1)], .055), lid) for x in (-1, 1)]
-    return [(revolve(profile), body), (sector(profile, high=h * .1), tuple(int(.45 * c) for c in body)), *extra, *dressing(rng, profile, body, h * (.18 if kind == 0 else .3), h * (.7 if kind == 0 else .86), h * (.82 if kind == 0 else .95))]
+            extra = [
+                (
+                    revolve(
+                        [
+                            (0, h - 0.01),
+                            (mouth, h - 0.01),
+                            (mouth * 1.35, h + 0.1),
+                            (mouth * 1.35, h + 0.14),
+                            (mouth * 0.9, h + 0.12),
+                            (mouth * 0.75, h + 0.02),
+                            (0, h + 0.02),
+                        ]
+                    ),
+                    lid,
+                )
+            ]
+            extra += [
+                (
+                    tube(
+                        [
+                            (x * mouth * 0.9, 0, h * 0.97),
+                            (x * (r + 0.12), 0, h * 0.98),
+                            (x * (r + 0.16), 0, h * 0.85),
+                            (x * r * 0.93, 0, high * h + 0.1),
+                        ],
+                        0.055,
+                    ),
+                    lid,
+                )
+                for x in (-1, 1)
+            ]
+    return [
+        (revolve(profile), body),
+        (sector(profile, high=h * 0.1), tuple(int(0.45 * c) for c in body)),
+        *extra,
+        *dressing(
+            rng,
+            profile,
+            body,
+            h * (0.18 if kind == 0 else 0.3),
+            h * (0.7 if kind == 0 else 0.86),
+            h * (0.82 if kind == 0 else 0.95),
+        ),
+    ]
 
 # %% ../../nbs/objects/05_household.ipynb #cell038
 @family("03797390")
 def mug(rng) -> Parts:
-    body, inside = colour(rng, ["white", "paint", "plastic", "clay"][rng.integers(4)]), colour(rng, ["white", "leather", "light"][rng.integers(3)])
-    r, h, flare, belly = rng.uniform(.42, .55), rng.uniform(.95, 1.2), rng.uniform(.85, 1.12), rng.uniform(0, .06)
-    profile = hollow([(0, 0), (r * .9, 0), (r, .06), (r * (1 + flare) / 2 + belly, h * .5), (r * flare, h)], .06)
-    drink = cylinder(r * flare - .03, .04, (0, 0, h * rng.uniform(.72, .88)))
-    out, square = rng.uniform(.34, .46), rng.random() < .4
-    bend = [(0, .82), (.9, .84), (1, .75), (1, .35), (.9, .26), (0, .24)] if square else [(np.sin(t), .53 + .3 * np.cos(t)) for t in np.linspace(0, np.pi, 11)]
+    body, inside = (
+        colour(rng, ["white", "paint", "plastic", "clay"][rng.integers(4)]),
+        colour(rng, ["white", "leather", "light"][rng.integers(3)]),
+    )
+    r, h, flare, belly = rng.uniform(0.42, 0.55), rng.uniform(0.95, 1.2), rng.uniform(0.85, 1.12), rng.uniform(0, 0.06)
+    profile = hollow([(0, 0), (r * 0.9, 0), (r, 0.06), (r * (1 + flare) / 2 + belly, h * 0.5), (r * flare, h)], 0.06)
+    drink = cylinder(r * flare - 0.03, 0.04, (0, 0, h * rng.uniform(0.72, 0.88)))
+    out, square = rng.uniform(0.34, 0.46), rng.random() < 0.4
+    bend = (
+        [(0, 0.82), (0.9, 0.84), (1, 0.75), (1, 0.35), (0.9, 0.26), (0, 0.24)]
+        if square
+        else [(np.sin(t), 0.53 + 0.3 * np.cos(t)) for t in np.linspace(0, np.pi, 11)]
+    )
     grip = distinct(rng, "paint", body)
-    parts = [(revolve(profile, sections=32), body), (drink, inside), (tube([(r * .97 + out * x, 0, h * z) for x, z in bend], .065), grip if rng.random() < .5 else body),
-             (sector(profile, high=h * .09), distinct(rng, "paint", body)), (sector(profile, low=h * .93), distinct(rng, "paint", body))]
-    return parts + dressing(rng, profile, body, h * .16, h * .86, h * .95)
+    parts = [
+        (revolve(profile, sections=32), body),
+        (drink, inside),
+        (tube([(r * 0.97 + out * x, 0, h * z) for x, z in bend], 0.065), grip if rng.random() < 0.5 else body),
+        (sector(profile, high=h * 0.09), distinct(rng, "paint", body)),
+        (sector(profile, low=h * 0.93), distinct(rng, "paint", body)),
+    ]
+    return parts + dressing(rng, profile, body, h * 0.16, h * 0.86, h * 0.95)
 
 # %% ../../nbs/objects/05_household.ipynb #cell041
 @family("03991062")
 def flowerpot(rng) -> Parts:
-    body, leaf, bloom = colour(rng, ["clay", "clay", "paint", "white"][rng.integers(4)]), colour(rng, "leaf"), colour(rng, "paint")
-    h, top, kind = rng.uniform(.6, .9), rng.uniform(.45, .6), rng.integers(4)
-    foot, band, belly = top * rng.uniform(.6, .8), rng.uniform(.12, .24), rng.uniform(0, .12)
-    profile = [(0, 0), (foot, 0), ((foot + top) / 2 + belly, h * .45), (top, h - band), (top * 1.12, h - band), (top * 1.15, h + .04), (top * .95, h + .04), (top * .93, h - .04), (0, h - .04)]
-    parts = [(revolve(profile), body), (cylinder(top * .94, .06, (0, 0, h - .02)), (60, 42, 30))]
-    if rng.random() < .6: parts.append((revolve([(0, -.06), (foot * 1.2, -.06), (foot * 1.4, .05), (foot * 1.3, .06), (foot, 0), (0, 0)]), tuple(int(.6 * c) for c in body)))
+    body, leaf, bloom = (
+        colour(rng, ["clay", "clay", "paint", "white"][rng.integers(4)]),
+        colour(rng, "leaf"),
+        colour(rng, "paint"),
+    )
+    h, top, kind = rng.uniform(0.6, 0.9), rng.uniform(0.45, 0.6), rng.integers(4)
+    foot, band, belly = top * rng.uniform(0.6, 0.8), rng.uniform(0.12, 0.24), rng.uniform(0, 0.12)
+    profile = [
+        (0, 0),
+        (foot, 0),
+        ((foot + top) / 2 + belly, h * 0.45),
+        (top, h - band),
+        (top * 1.12, h - band),
+        (top * 1.15, h + 0.04),
+        (top * 0.95, h + 0.04),
+        (top * 0.93, h - 0.04),
+        (0, h - 0.04),
+    ]
+    parts = [(revolve(profile), body), (cylinder(top * 0.94, 0.06, (0, 0, h - 0.02)), (60, 42, 30))]
+    if rng.random() < 0.6:
+        parts.append(
+            (
+                revolve([(0, -0.06), (foot * 1.2, -0.06), (foot * 1.4, 0.05), (foot * 1.3, 0.06), (foot, 0), (0, 0)]),
+                tuple(int(0.6 * c) for c in body),
+            )
+        )
     if kind == 0:  # bush
         for _ in range(9):
-            x, y, z = rng.normal(0, .2, 3)
-            parts.append((ellipsoid(rng.uniform(.2, .3), (x + .1, y, h + .3 + abs(z)), 1), leaf))
-        parts += [(ellipsoid(.12, (x, .38, h + .35 + z), 1), bloom) for x, z in [(-.15, .1), (.15, .15), (.05, -.1), (.3, -.02)]]
+            x, y, z = rng.normal(0, 0.2, 3)
+            parts.append((ellipsoid(rng.uniform(0.2, 0.3), (x + 0.1, y, h + 0.3 + abs(z)), 1), leaf))
+        parts += [
+            (ellipsoid(0.12, (x, 0.38, h + 0.35 + z), 1), bloom)
+            for x, z in [(-0.15, 0.1), (0.15, 0.15), (0.05, -0.1), (0.3, -0.02)]
+        ]
     elif kind == 1:  # cactus
-        tall = rng.uniform(.7, 1)
-        parts += [(ellipsoid((.22, .22, tall / 2), (0, 0, h + tall * .4)), leaf), (tube([(.1, 0, h + tall * .4), (.42, 0, h + tall * .42), (.46, 0, h + tall * .75)], .1), leaf), (ellipsoid(.13, (0, .1, h + tall * .9), 1), bloom)]
+        tall = rng.uniform(0.7, 1)
+        parts += [
+            (ellipsoid((0.22, 0.22, tall / 2), (0, 0, h + tall * 0.4)), leaf),
+            (tube([(0.1, 0, h + tall * 0.4), (0.42, 0, h + tall * 0.42), (0.46, 0, h + tall * 0.75)], 0.1), leaf),
+            (ellipsoid(0.13, (0, 0.1, h + tall * 0.9), 1), bloom),
+        ]
     elif kind == 2:  # flowers
-        for x, y in rng.uniform(-.25, .25, (5, 2)):
-            tip = np.array([2 * x + .15, 2 * y, h + rng.uniform(.6, .95)])
-            parts += [(tube([(x * .6, y * .6, h - .03), tip], .03, sections=6), leaf), (cylinder(.2, .06, tip), bloom), (ellipsoid((.09, .09, .08), tip + (0, 0, .03), 1), (240, 200, 60))]
+        for x, y in rng.uniform(-0.25, 0.25, (5, 2)):
+            tip = np.array([2 * x + 0.15, 2 * y, h + rng.uniform(0.6, 0.95)])
+            parts += [
+                (tube([(x * 0.6, y * 0.6, h - 0.03), tip], 0.03, sections=6), leaf),
+                (cylinder(0.2, 0.06, tip), bloom),
+                (ellipsoid((0.09, 0.09, 0.08), tip + (0, 0, 0.03), 1), (240, 200, 60)),
+            ]
     else:  # long leaves
         for t in np.linspace(0, 2 * np.pi, 8, endpoint=False) + rng.uniform(0, 1):
-            c, s, up = np.cos(t), np.sin(t), rng.uniform(.6, .9)
-            path = [(.1 * c, .1 * s, h - .03), (.3 * c + .05, .3 * s, h + up * .7), (.6 * c + .12, .6 * s, h + up), (.8 * c + .15, .8 * s, h + up * .8)]
-            parts.append((tube(path, [.05, .09, .08, .01], sections=6), leaf))
-        parts.append((ellipsoid((.1, .1, .2), (.05, .2, h + .5)), bloom))
-    return parts + dressing(rng, profile, body, h * .14, h, lift=.02)
+            c, s, up = np.cos(t), np.sin(t), rng.uniform(0.6, 0.9)
+            path = [
+                (0.1 * c, 0.1 * s, h - 0.03),
+                (0.3 * c + 0.05, 0.3 * s, h + up * 0.7),
+                (0.6 * c + 0.12, 0.6 * s, h + up),
+                (0.8 * c + 0.15, 0.8 * s, h + up * 0.8),
+            ]
+            parts.append((tube(path, [0.05, 0.09, 0.08, 0.01], sections=6), leaf))
+        parts.append((ellipsoid((0.1, 0.1, 0.2), (0.05, 0.2, h + 0.5)), bloom))
+    return parts + dressing(rng, profile, body, h * 0.14, h, lift=0.02)

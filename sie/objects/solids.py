@@ -4,6 +4,7 @@
 
 # %% ../../nbs/objects/01_solids.ipynb #cell003
 from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -23,7 +24,11 @@ __all__ = ['Solid', 'Vector', 'Colour', 'MATERIALS', 'Parts', 'FAMILIES', 'place
 # %% ../../nbs/objects/01_solids.ipynb #cell009
 Solid = trimesh.Trimesh
 Vector = Sequence[float]
-_AXES = {"x": Rotation.from_euler("y", 90, degrees=True), "y": Rotation.from_euler("x", -90, degrees=True), "z": Rotation.identity()}
+_AXES = {
+    "x": Rotation.from_euler("y", 90, degrees=True),
+    "y": Rotation.from_euler("x", -90, degrees=True),
+    "z": Rotation.identity(),
+}
 
 
 def _to_manifold(solid: Solid) -> m3.Manifold:
@@ -32,22 +37,26 @@ def _to_manifold(solid: Solid) -> m3.Manifold:
 
 def _from_manifold(body: m3.Manifold, what: str) -> Solid:
     mesh = body.to_mesh()
-    if not len(mesh.tri_verts): raise ValueError(f"{what} leaves nothing: check that the solids are closed and overlap as meant")
+    if not len(mesh.tri_verts):
+        raise ValueError(f"{what} leaves nothing: check that the solids are closed and overlap as meant")
     return trimesh.Trimesh(np.asarray(mesh.vert_properties[:, :3], float), mesh.tri_verts, process=False)
 
 
 def place(
-    solid: Solid,               # the solid, unchanged
-    at: Vector = (0, 0, 0),     # where its origin goes
-    turn: Vector = (0, 0, 0),   # rotation before moving, extrinsic xyz angles in degrees
+    solid: Solid,  # the solid, unchanged
+    at: Vector = (0, 0, 0),  # where its origin goes
+    turn: Vector = (0, 0, 0),  # rotation before moving, extrinsic xyz angles in degrees
     scale: Vector | float = 1,  # scale before turning, per axis or the same for all
-) -> Solid:                     # a transformed copy, colours kept
+) -> Solid:  # a transformed copy, colours kept
     "Scale, then turn, then move a solid."
     vertices = np.asarray(solid.vertices) * scale
-    if any(turn): vertices = Rotation.from_euler("xyz", turn, degrees=True).apply(vertices)
+    if any(turn):
+        vertices = Rotation.from_euler("xyz", turn, degrees=True).apply(vertices)
     out = trimesh.Trimesh(vertices + at, solid.faces, process=False)
-    if solid.visual.defined: out.visual = solid.visual.copy()
-    if np.prod(np.broadcast_to(scale, 3)) < 0: out.invert()
+    if solid.visual.defined:
+        out.visual = solid.visual.copy()
+    if np.prod(np.broadcast_to(scale, 3)) < 0:
+        out.invert()
     return out
 
 
@@ -57,32 +66,39 @@ def mirror(solid: Solid, axis: str = "x") -> Solid:
 
 # %% ../../nbs/objects/01_solids.ipynb #cell010
 def box(
-    size: Vector,            # edge lengths along x, y, z
+    size: Vector,  # edge lengths along x, y, z
     at: Vector = (0, 0, 0),  # centre
-    rounding: float = 0,     # radius of the rounded edges, at most half the shortest edge
+    rounding: float = 0,  # radius of the rounded edges, at most half the shortest edge
 ) -> Solid:
     "A box, its edges rounded if asked for."
-    if not rounding: return place(_cube(), at, scale=size)
+    if not rounding:
+        return place(_cube(), at, scale=size)
     ball = trimesh.creation.icosphere(1, radius=rounding).vertices
     corners = np.stack(np.meshgrid(*[(-1, 1)] * 3), -1).reshape(-1, 1, 3) * (np.asarray(size, float) / 2 - rounding)
     return place(hull((corners + ball).reshape(-1, 3)), at)
 
 
 @cache
-def _cube() -> Solid: return trimesh.creation.box()
+def _cube() -> Solid:
+    return trimesh.creation.box()
 
 
 def cylinder(
-    radius: float,                   # radius, at the lower end if the two differ
-    height: float,                   # length along the axis
-    at: Vector = (0, 0, 0),          # centre of the axis
-    axis: str = "z",                 # "x", "y" or "z": the direction from the lower to the upper end
-    top_radius: float | None = None, # radius at the upper end; 0 makes a cone
-    sections: int = 24,              # sides
+    radius: float,  # radius, at the lower end if the two differ
+    height: float,  # length along the axis
+    at: Vector = (0, 0, 0),  # centre of the axis
+    axis: str = "z",  # "x", "y" or "z": the direction from the lower to the upper end
+    top_radius: float | None = None,  # radius at the upper end; 0 makes a cone
+    sections: int = 24,  # sides
 ) -> Solid:
     "A cylinder, a frustum or a cone."
     top = radius if top_radius is None else top_radius
-    return place(revolve([(0, -height / 2), (radius, -height / 2), (top, height / 2), (0, height / 2)], axis=axis, sections=sections), at)
+    return place(
+        revolve(
+            [(0, -height / 2), (radius, -height / 2), (top, height / 2), (0, height / 2)], axis=axis, sections=sections
+        ),
+        at,
+    )
 
 
 def ellipsoid(radii: Vector | float, at: Vector = (0, 0, 0), subdivisions: int = 2) -> Solid:
@@ -91,50 +107,59 @@ def ellipsoid(radii: Vector | float, at: Vector = (0, 0, 0), subdivisions: int =
 
 
 def revolve(
-    profile: Sequence[tuple[float, float]],  # (radius, height) points, from bottom to top of the outline; starts and ends on the axis for a closed solid
-    at: Vector = (0, 0, 0),                  # where the origin goes
-    axis: str = "z",                         # axis of revolution
-    sections: int = 24,                      # sides
+    profile: Sequence[
+        tuple[float, float]
+    ],  # (radius, height) points, from bottom to top of the outline; starts and ends on the axis for a closed solid
+    at: Vector = (0, 0, 0),  # where the origin goes
+    axis: str = "z",  # axis of revolution
+    sections: int = 24,  # sides
 ) -> Solid:
     "A solid of revolution. A vessel's outline goes up outside and comes back down inside."
     points = [p for i, p in enumerate(profile) if i == 0 or not np.allclose(p, profile[i - 1])]
     solid = trimesh.creation.revolve(points, sections=sections)
     solid.update_faces(solid.nondegenerate_faces())
     solid = trimesh.Trimesh(solid.vertices, solid.faces)
-    if solid.volume < 0: solid.invert()
+    if solid.volume < 0:
+        solid.invert()
     solid.vertices = _AXES[axis].apply(solid.vertices)
     return place(solid, at)
 
 # %% ../../nbs/objects/01_solids.ipynb #cell011
 def extrude(
     outline: Sequence[tuple[float, float]],  # corners of a simple polygon
-    height: float,                           # thickness, centred on the polygon's plane
-    at: Vector = (0, 0, 0),                  # where the polygon's origin goes
-    axis: str = "z",                         # normal of the plane: outline is (x, y) for "z", (x, z) for "y", (y, z) for "x"
-    taper: Vector | float = 1,               # scale of the outline at the far end along the axis
+    height: float,  # thickness, centred on the polygon's plane
+    at: Vector = (0, 0, 0),  # where the polygon's origin goes
+    axis: str = "z",  # normal of the plane: outline is (x, y) for "z", (x, z) for "y", (y, z) for "x"
+    taper: Vector | float = 1,  # scale of the outline at the far end along the axis
 ) -> Solid:
     "A prism over a polygon."
     corners = np.asarray(outline, float)
     area = np.sum(corners[:, 0] * np.roll(corners[:, 1], -1) - corners[:, 1] * np.roll(corners[:, 0], -1))
-    if area < 0: corners = corners[::-1]
+    if area < 0:
+        corners = corners[::-1]
     body = m3.CrossSection([corners]).extrude(height, 0, 0, tuple(np.broadcast_to(taper, 2)))
     solid = place(_from_manifold(body, "extrude"), (0, 0, -height / 2))
     order = {"z": (0, 1, 2), "y": (0, 2, 1), "x": (2, 0, 1)}[axis]
     solid.vertices = solid.vertices[:, order]
-    if axis == "y": solid.invert()
+    if axis == "y":
+        solid.invert()
     return place(solid, at)
 
 
 def tube(
-    path: Sequence[Vector],             # points of the centre line
-    radius: float | Sequence[float],    # radius of the round cross-section, one or one for each point
-    closed: bool = False,               # join the last point to the first, as in a ring
-    sections: int = 10,                 # sides
+    path: Sequence[Vector],  # points of the centre line
+    radius: float | Sequence[float],  # radius of the round cross-section, one or one for each point
+    closed: bool = False,  # join the last point to the first, as in a ring
+    sections: int = 10,  # sides
 ) -> Solid:
     "A round bar along a path: handles, legs, wires, hoops."
     path = np.asarray(path, float)
     radii = np.broadcast_to(radius, len(path))
-    ahead, behind = (np.roll(path, -1, 0), np.roll(path, 1, 0)) if closed else (np.r_[path[1:], path[-1:]], np.r_[path[:1], path[:-1]])
+    ahead, behind = (
+        (np.roll(path, -1, 0), np.roll(path, 1, 0))
+        if closed
+        else (np.r_[path[1:], path[-1:]], np.r_[path[:1], path[:-1]])
+    )
     tangents = ahead - behind
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     normal = np.eye(3)[np.argmin(np.abs(tangents[0]))]
@@ -142,7 +167,9 @@ def tube(
     for point, tangent, r in zip(path, tangents, radii):  # carry the frame along without twist
         normal = normal - tangent * (normal @ tangent)
         normal /= np.linalg.norm(normal)
-        rings.append(point + r * (np.outer(np.cos(angles), normal) + np.outer(np.sin(angles), np.cross(tangent, normal))))
+        rings.append(
+            point + r * (np.outer(np.cos(angles), normal) + np.outer(np.sin(angles), np.cross(tangent, normal)))
+        )
     n, k = len(path), sections
     i, j = np.meshgrid(np.arange(n if closed else n - 1), np.arange(k), indexing="ij")
     shift = 0
@@ -155,16 +182,21 @@ def tube(
     vertices = np.concatenate(rings)
     if not closed:
         ends = np.arange(k)
-        faces += [np.stack([np.full(k, n * k), (ends + 1) % k, ends], -1), np.stack([np.full(k, n * k + 1), (n - 1) * k + ends, (n - 1) * k + (ends + 1) % k], -1)]
+        faces += [
+            np.stack([np.full(k, n * k), (ends + 1) % k, ends], -1),
+            np.stack([np.full(k, n * k + 1), (n - 1) * k + ends, (n - 1) * k + (ends + 1) % k], -1),
+        ]
         vertices = np.concatenate([vertices, path[[0, -1]]])
     solid = trimesh.Trimesh(vertices, np.concatenate(faces), process=False)
-    if solid.volume < 0: solid.invert()
+    if solid.volume < 0:
+        solid.invert()
     return solid
 
 
 def hull(points: Sequence[Vector] | Sequence[Solid]) -> Solid:
     "The convex hull of points, or of solids."
-    if isinstance(points[0], trimesh.Trimesh): points = np.concatenate([s.vertices for s in points])
+    if isinstance(points[0], trimesh.Trimesh):
+        points = np.concatenate([s.vertices for s in points])
     points = np.asarray(points, float)
     # Many points in one plane can leave slivers folded onto each other; simplifying takes them away
     return _from_manifold(m3.Manifold.hull_points(points).simplify(1e-5 * np.ptp(points, 0).max()), "hull")
@@ -172,7 +204,9 @@ def hull(points: Sequence[Vector] | Sequence[Solid]) -> Solid:
 
 def cut(solid: Solid, *tools: Solid) -> Solid:
     "What is left of `solid` when the `tools` are taken away. Colours are lost."
-    return _from_manifold(m3.Manifold.batch_boolean([_to_manifold(s) for s in (solid, *tools)], m3.OpType.Subtract), "cut")
+    return _from_manifold(
+        m3.Manifold.batch_boolean([_to_manifold(s) for s in (solid, *tools)], m3.OpType.Subtract), "cut"
+    )
 
 
 def fuse(*solids: Solid) -> Solid:
@@ -186,31 +220,44 @@ def common(*solids: Solid) -> Solid:
 
 
 def split(
-    solid: Solid,         # the solid, unchanged
-    axis: str,            # "x", "y" or "z": normal of the cutting plane
-    at: float = 0,        # where the plane is on that axis
-) -> tuple[Solid, Solid]: # the part below the plane and the part above it, both closed
+    solid: Solid,  # the solid, unchanged
+    axis: str,  # "x", "y" or "z": normal of the cutting plane
+    at: float = 0,  # where the plane is on that axis
+) -> tuple[Solid, Solid]:  # the part below the plane and the part above it, both closed
     "Cut a solid in two by a plane, to paint its parts differently. Colours are lost."
     above, below = _to_manifold(solid).split_by_plane(["xyz".index(axis) == i for i in range(3)], at)
-    return _from_manifold(below, f"split at {axis} = {at}, lower part,"), _from_manifold(above, f"split at {axis} = {at}, upper part,")
+    return _from_manifold(below, f"split at {axis} = {at}, lower part,"), _from_manifold(
+        above, f"split at {axis} = {at}, upper part,"
+    )
 
 # %% ../../nbs/objects/01_solids.ipynb #cell017
 Colour = tuple[int, int, int]
 
 #: Materials as HSV ranges: (hue low, high), (saturation low, high), (value low, high).
 MATERIALS: dict[str, tuple] = {
-    "wood": ((.05, .10), (.4, .7), (.35, .75)), "metal": ((.55, .65), (.0, .1), (.55, .8)), "dark": ((0, 1), (.0, .2), (.06, .18)),
-    "white": ((0, 1), (.0, .06), (.85, .95)), "paint": ((0, 1), (.6, .95), (.5, .9)), "fabric": ((0, 1), (.3, .7), (.35, .8)),
-    "plastic": ((0, 1), (.1, .9), (.3, .9)), "leather": ((.02, .08), (.4, .7), (.2, .45)), "gold": ((.11, .14), (.6, .8), (.7, .9)),
-    "glass": ((.3, .6), (.1, .4), (.5, .8)), "leaf": ((.25, .38), (.5, .8), (.3, .6)), "clay": ((.03, .06), (.5, .7), (.55, .75)),
-    "rubber": ((0, 1), (.0, .1), (.08, .15)), "screen": ((.55, .65), (.3, .7), (.12, .3)), "brick": ((0, .04), (.5, .7), (.4, .6)),
-    "light": ((.12, .16), (.2, .5), (.92, 1.)),
+    "wood": ((0.05, 0.10), (0.4, 0.7), (0.35, 0.75)),
+    "metal": ((0.55, 0.65), (0.0, 0.1), (0.55, 0.8)),
+    "dark": ((0, 1), (0.0, 0.2), (0.06, 0.18)),
+    "white": ((0, 1), (0.0, 0.06), (0.85, 0.95)),
+    "paint": ((0, 1), (0.6, 0.95), (0.5, 0.9)),
+    "fabric": ((0, 1), (0.3, 0.7), (0.35, 0.8)),
+    "plastic": ((0, 1), (0.1, 0.9), (0.3, 0.9)),
+    "leather": ((0.02, 0.08), (0.4, 0.7), (0.2, 0.45)),
+    "gold": ((0.11, 0.14), (0.6, 0.8), (0.7, 0.9)),
+    "glass": ((0.3, 0.6), (0.1, 0.4), (0.5, 0.8)),
+    "leaf": ((0.25, 0.38), (0.5, 0.8), (0.3, 0.6)),
+    "clay": ((0.03, 0.06), (0.5, 0.7), (0.55, 0.75)),
+    "rubber": ((0, 1), (0.0, 0.1), (0.08, 0.15)),
+    "screen": ((0.55, 0.65), (0.3, 0.7), (0.12, 0.3)),
+    "brick": ((0, 0.04), (0.5, 0.7), (0.4, 0.6)),
+    "light": ((0.12, 0.16), (0.2, 0.5), (0.92, 1.0)),
 }
 
 
 def colour(rng: np.random.Generator, material: str) -> Colour:
     "A random sRGB colour of a material in `MATERIALS`."
     import colorsys
+
     return tuple(int(round(255 * c)) for c in colorsys.hsv_to_rgb(*(rng.uniform(*r) for r in MATERIALS[material])))
 
 # %% ../../nbs/objects/01_solids.ipynb #contrast
@@ -222,7 +269,8 @@ def contrast(rng: np.random.Generator, other: Colour, material: str = "paint") -
 def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     "A copy with its bounding box centred on the origin and a bounding-box diagonal of 1 (ShapeNet's normalisation)."
     low, high = mesh.bounds
-    if not np.isfinite(high - low).all() or not np.linalg.norm(high - low) > 0: raise ValueError(f"a mesh with bounds {low} to {high} has no size to scale by")
+    if not np.isfinite(high - low).all() or not np.linalg.norm(high - low) > 0:
+        raise ValueError(f"a mesh with bounds {low} to {high} has no size to scale by")
     out = mesh.copy()
     out.vertices = (mesh.vertices - (low + high) / 2) / np.linalg.norm(high - low)
     return out
@@ -230,12 +278,18 @@ def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
 
 def assemble(
     parts: Sequence[tuple[Solid, Colour]],  # solids with their colours
-) -> trimesh.Trimesh:                       # one mesh with face colours, unit diagonal, centred
+) -> trimesh.Trimesh:  # one mesh with face colours, unit diagonal, centred
     "Join coloured parts to an object."
     solids, rgbs = zip(*parts)
     first, faces = np.cumsum([0, *(len(s.vertices) for s in solids)]), [len(s.faces) for s in solids]
-    return normalise(trimesh.Trimesh(np.concatenate([s.vertices for s in solids]), np.concatenate([s.faces + k for s, k in zip(solids, first)]),
-                                     face_colors=np.repeat(np.uint8([[*rgb, 255] for rgb in rgbs]), faces, axis=0), process=False))
+    return normalise(
+        trimesh.Trimesh(
+            np.concatenate([s.vertices for s in solids]),
+            np.concatenate([s.faces + k for s, k in zip(solids, first)]),
+            face_colors=np.repeat(np.uint8([[*rgb, 255] for rgb in rgbs]), faces, axis=0),
+            process=False,
+        )
+    )
 
 # %% ../../nbs/objects/01_solids.ipynb #cell022
 Parts = list[tuple[Solid, Colour]]
@@ -244,31 +298,40 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Parts]] = {}
 
 def family(synset: str):
     "Register a function `rng -> parts` as the family of a synset. Raises `ValueError` for an unknown or already taken synset."
-    if synset not in CLASS_BY_SYNSET: raise ValueError(f"{synset!r} is not one of ShapeNetCore's 55 synsets")
+    if synset not in CLASS_BY_SYNSET:
+        raise ValueError(f"{synset!r} is not one of ShapeNetCore's 55 synsets")
+
     def register(make):
-        if synset in FAMILIES and FAMILIES[synset].__qualname__ != make.__qualname__: raise ValueError(f"{synset} ({CLASS_BY_SYNSET[synset].name}) has a family already")
+        if synset in FAMILIES and FAMILIES[synset].__qualname__ != make.__qualname__:
+            raise ValueError(f"{synset} ({CLASS_BY_SYNSET[synset].name}) has a family already")
         FAMILIES[synset] = make
         return make
+
     return register
 
 # %% ../../nbs/objects/01_solids.ipynb #picture
 def picture(
-    mesh: trimesh.Trimesh,          # with face colours, in the unit ball around the origin
-    azimuth: float = 60,            # the viewer's direction in degrees: 90 is the front, +y
-    elevation: float = 30,          # and height over the horizon in degrees
-    size: int = 80,                 # side of the image in pixels, which spans one unit
+    mesh: trimesh.Trimesh,  # with face colours, in the unit ball around the origin
+    azimuth: float = 60,  # the viewer's direction in degrees: 90 is the front, +y
+    elevation: float = 30,  # and height over the horizon in degrees
+    size: int = 80,  # side of the image in pixels, which spans one unit
 ) -> Float[np.ndarray, "size size 3"]:  # colours in 0..1 on white
     "A small parallel view of a mesh, without a renderer."
     rng, a, e = np.random.default_rng(0), *np.radians((azimuth, elevation))
-    towards, right = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)]), np.array([-np.sin(a), np.cos(a), 0])
+    towards, right = (
+        np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)]),
+        np.array([-np.sin(a), np.cos(a), 0]),
+    )
     face = np.repeat(np.arange(len(mesh.faces)), np.ceil(6 * size**2 * mesh.area_faces).astype(int))
     u, v = rng.random((2, len(face), 1))
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
     corner = mesh.triangles[face]
     points = corner[:, 0] + u * (corner[:, 1] - corner[:, 0]) + v * (corner[:, 2] - corner[:, 0])
     order = np.argsort(points @ towards)  # of the points in a pixel the last is kept: the nearest
-    column, line = (size * (.5 + points[order] @ np.stack([right, -np.cross(towards, right)], 1))).astype(int).clip(0, size - 1).T
-    shade = .55 + .45 * np.clip(mesh.face_normals @ [.3, .5, .8], -1, 1)
+    column, line = (
+        (size * (0.5 + points[order] @ np.stack([right, -np.cross(towards, right)], 1))).astype(int).clip(0, size - 1).T
+    )
+    shade = 0.55 + 0.45 * np.clip(mesh.face_normals @ [0.3, 0.5, 0.8], -1, 1)
     image = np.ones((size, size, 3))
     image[line, column] = (mesh.visual.face_colors[:, :3] / 255 * shade[:, None]).clip(0, 1)[face[order]]
     return image

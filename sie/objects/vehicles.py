@@ -8,8 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from sie.objects.solids import (
-    box,
     Colour,
+    Parts,
+    Solid,
+    Vector,
+    box,
     colour,
     contrast,
     cut,
@@ -19,12 +22,9 @@ from sie.objects.solids import (
     family,
     hull,
     mirror,
-    Parts,
     place,
     revolve,
-    Solid,
     tube,
-    Vector,
 )
 
 # %% auto #0
@@ -32,7 +32,14 @@ __all__ = ['wheel', 'wing', 'airplane', 'bus', 'car', 'motorbike', 'rocket', 'sk
            'guitar', 'knife', 'pistol', 'rifle']
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell007
-_TYRE, _GLASS, _DARK, _LAMP, _TAIL, _STEEL = (28, 28, 30), (38, 50, 66), (40, 40, 44), (255, 240, 190), (200, 25, 25), (170, 175, 182)
+_TYRE, _GLASS, _DARK, _LAMP, _TAIL, _STEEL = (
+    (28, 28, 30),
+    (38, 50, 66),
+    (40, 40, 44),
+    (255, 240, 190),
+    (200, 25, 25),
+    (170, 175, 182),
+)
 
 
 def _pick(rng: np.random.Generator, *options):
@@ -46,21 +53,31 @@ def _both(solid: Solid) -> list[Solid]:
 
 def wheel(radius: float, width: float, at: Vector, rim: Colour) -> Parts:
     "A tyre and its rim, axle along x."
-    return [(cylinder(radius, width, at, "x", sections=18), _TYRE), (cylinder(.6 * radius, 1.1 * width, at, "x", sections=12), rim)]
+    return [
+        (cylinder(radius, width, at, "x", sections=18), _TYRE),
+        (cylinder(0.6 * radius, 1.1 * width, at, "x", sections=12), rim),
+    ]
 
 
 def wing(
-    span: float,             # from the root, at x = 0, outwards to the tip
-    root: float,             # chord at the root, centred on y = 0
-    tip: float,              # chord at the tip
-    sweep: float,            # how far back the tip's leading edge lies behind the root's
-    thickness: float,        # thickness
+    span: float,  # from the root, at x = 0, outwards to the tip
+    root: float,  # chord at the root, centred on y = 0
+    tip: float,  # chord at the tip
+    sweep: float,  # how far back the tip's leading edge lies behind the root's
+    thickness: float,  # thickness
     at: Vector = (0, 0, 0),  # where the root goes
-    lift: float = 0,         # how far the tip lies above the root
+    lift: float = 0,  # how far the tip lies above the root
 ) -> Solid:
     "The wing on the right-hand side; `mirror` gives the left one."
-    corners = [(0, root / 2, 0), (0, -root / 2, 0), (span, root / 2 - sweep, lift), (span, root / 2 - sweep - tip, lift)]
-    return place(hull([(x, y, z + s * thickness * (.5 if x == 0 else .3)) for x, y, z in corners for s in (-1, 1)]), at)
+    corners = [
+        (0, root / 2, 0),
+        (0, -root / 2, 0),
+        (span, root / 2 - sweep, lift),
+        (span, root / 2 - sweep - tip, lift),
+    ]
+    return place(
+        hull([(x, y, z + s * thickness * (0.5 if x == 0 else 0.3)) for x, y, z in corners for s in (-1, 1)]), at
+    )
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell010
 @family("02691156")
@@ -68,33 +85,68 @@ def airplane(rng) -> Parts:
     style = _pick(rng, "airliner", "airliner", "propeller", "fighter")
     body, u = colour(rng, _pick(rng, "white", "metal", "paint")), rng.uniform
     accent, belly = contrast(rng, body), contrast(rng, body, "plastic")
-    r = {"airliner": u(.1, .14), "propeller": u(.13, .17), "fighter": u(.09, .12)}[style]
-    nose = [(.97 * r, .7), (.8 * r, .85), (.45 * r, .96), (0, 1)] if style != "fighter" else [(.85 * r, .6), (.4 * r, .9), (0, 1.1)]
-    profile = [(0, -1), (.3 * r, -.99), (.75 * r, -.6), (r, -.3), (r, .45), *nose]
+    r = {"airliner": u(0.1, 0.14), "propeller": u(0.13, 0.17), "fighter": u(0.09, 0.12)}[style]
+    nose = (
+        [(0.97 * r, 0.7), (0.8 * r, 0.85), (0.45 * r, 0.96), (0, 1)]
+        if style != "fighter"
+        else [(0.85 * r, 0.6), (0.4 * r, 0.9), (0, 1.1)]
+    )
+    profile = [(0, -1), (0.3 * r, -0.99), (0.75 * r, -0.6), (r, -0.3), (r, 0.45), *nose]
     fuselage = revolve(profile, axis="y", sections=16)
-    under = cut(place(fuselage, scale=(1.03, .99, 1.03)), box((1, 3, 1), (0, 0, .5 - .25 * r)))
+    under = cut(place(fuselage, scale=(1.03, 0.99, 1.03)), box((1, 3, 1), (0, 0, 0.5 - 0.25 * r)))
     parts = [(fuselage, body), (under, belly)]
-    fin = extrude([(-.95, 0), (-.6, 0), (-.85, u(.35, .5)), (-1.05, u(.35, .5))], .03, axis="x")
-    tail = wing(u(.3, .42), .28, .14, .16, .03, (0, -.85, 0 if style != "airliner" else _pick(rng, .05, .34)))
+    fin = extrude([(-0.95, 0), (-0.6, 0), (-0.85, u(0.35, 0.5)), (-1.05, u(0.35, 0.5))], 0.03, axis="x")
+    tail = wing(u(0.3, 0.42), 0.28, 0.14, 0.16, 0.03, (0, -0.85, 0 if style != "airliner" else _pick(rng, 0.05, 0.34)))
     if style == "airliner":
-        main = wing(u(.85, 1.1), u(.42, .55), .14, u(.35, .6), .06, (0, .1, -.4 * r), lift=.12)
-        parts += [(box((2.02 * r * .93, 1.25, .25 * r), (0, 0, .3 * r)), _GLASS), (box((r, .12, .3 * r), (0, .86, .5 * r)), _GLASS)]
-        places = [(x, .15 - .55 * x, -1.1 * r) for x in _pick(rng, (.38,), (.3, .58))] if u() < .75 else [(1.5 * r, -.5, .3 * r)]
+        main = wing(u(0.85, 1.1), u(0.42, 0.55), 0.14, u(0.35, 0.6), 0.06, (0, 0.1, -0.4 * r), lift=0.12)
+        parts += [
+            (box((2.02 * r * 0.93, 1.25, 0.25 * r), (0, 0, 0.3 * r)), _GLASS),
+            (box((r, 0.12, 0.3 * r), (0, 0.86, 0.5 * r)), _GLASS),
+        ]
+        places = (
+            [(x, 0.15 - 0.55 * x, -1.1 * r) for x in _pick(rng, (0.38,), (0.3, 0.58))]
+            if u() < 0.75
+            else [(1.5 * r, -0.5, 0.3 * r)]
+        )
         for at in places:
             for x in (at[0], -at[0]):
-                parts += [(cylinder(.065, .3, (x, *at[1:]), "y", sections=12), _STEEL), (cylinder(.055, .31, (x, at[1] + .01, at[2]), "y", sections=12), _DARK)]
+                parts += [
+                    (cylinder(0.065, 0.3, (x, *at[1:]), "y", sections=12), _STEEL),
+                    (cylinder(0.055, 0.31, (x, at[1] + 0.01, at[2]), "y", sections=12), _DARK),
+                ]
     elif style == "propeller":
-        main = wing(u(.9, 1.1), u(.3, .4), .28, .05, .06, (0, .3, _pick(rng, -.7, .9) * r), lift=.06)
-        if u() < .35: parts += [(place(s, (0, 0, .42)), c) for s, c in zip(_both(main), (accent, body))] + [(box((.03, .05, .6), (x, .3, .15)), _DARK) for x in (-.6, .6)]
-        parts += [(ellipsoid((.7 * r, .25, .8 * r), (0, .15, .7 * r)), _GLASS), (cylinder(.25 * r, .14, (0, 1.03, 0), "y", top_radius=.02, sections=10), belly)]
-        parts += [(place(box((.05, .03, .6)), (0, 1.02, 0), (0, a, 0)), _DARK) for a in _pick(rng, (30, 120), (0, 60, 120))]
-        parts += [p for x in (-.22, .22) for p in [(tube([(.5 * x, .4, -.5 * r), (x, .45, -2 * r)], .02, sections=6), _STEEL), *wheel(.08, .05, (x, .45, -2 * r), body)]]
+        main = wing(u(0.9, 1.1), u(0.3, 0.4), 0.28, 0.05, 0.06, (0, 0.3, _pick(rng, -0.7, 0.9) * r), lift=0.06)
+        if u() < 0.35:
+            parts += [(place(s, (0, 0, 0.42)), c) for s, c in zip(_both(main), (accent, body))] + [
+                (box((0.03, 0.05, 0.6), (x, 0.3, 0.15)), _DARK) for x in (-0.6, 0.6)
+            ]
+        parts += [
+            (ellipsoid((0.7 * r, 0.25, 0.8 * r), (0, 0.15, 0.7 * r)), _GLASS),
+            (cylinder(0.25 * r, 0.14, (0, 1.03, 0), "y", top_radius=0.02, sections=10), belly),
+        ]
+        parts += [
+            (place(box((0.05, 0.03, 0.6)), (0, 1.02, 0), (0, a, 0)), _DARK) for a in _pick(rng, (30, 120), (0, 60, 120))
+        ]
+        parts += [
+            p
+            for x in (-0.22, 0.22)
+            for p in [
+                (tube([(0.5 * x, 0.4, -0.5 * r), (x, 0.45, -2 * r)], 0.02, sections=6), _STEEL),
+                *wheel(0.08, 0.05, (x, 0.45, -2 * r), body),
+            ]
+        ]
     else:
-        main = wing(u(.55, .75), u(.9, 1.1), u(.1, .25), u(.6, .8), .05, (0, -.2, 0))
-        parts += [(ellipsoid((.6 * r, .26, .8 * r), (0, .42, .7 * r)), _GLASS), (box((3.2 * r, .8, r), (0, -.1, -.2 * r), rounding=.04), body)]
-        parts += [(box((3.3 * r, .06, .9 * r), (0, .3, -.2 * r)), _DARK), (cylinder(.7 * r, .1, (0, -1, 0), "y", sections=12), _DARK)]
-        if u() < .5:
-            fin = place(fin, (1.8 * r, .2, 0), (0, 12, 0))
+        main = wing(u(0.55, 0.75), u(0.9, 1.1), u(0.1, 0.25), u(0.6, 0.8), 0.05, (0, -0.2, 0))
+        parts += [
+            (ellipsoid((0.6 * r, 0.26, 0.8 * r), (0, 0.42, 0.7 * r)), _GLASS),
+            (box((3.2 * r, 0.8, r), (0, -0.1, -0.2 * r), rounding=0.04), body),
+        ]
+        parts += [
+            (box((3.3 * r, 0.06, 0.9 * r), (0, 0.3, -0.2 * r)), _DARK),
+            (cylinder(0.7 * r, 0.1, (0, -1, 0), "y", sections=12), _DARK),
+        ]
+        if u() < 0.5:
+            fin = place(fin, (1.8 * r, 0.2, 0), (0, 12, 0))
             parts.append((mirror(fin), body))
     return parts + [(main, accent), (mirror(main), body), (fin, accent), (tail, accent), (mirror(tail), body)]
 
@@ -102,127 +154,413 @@ def airplane(rng) -> Parts:
 @family("02924116")
 def bus(rng) -> Parts:
     style, u = _pick(rng, "city", "city", "coach", "double", "school"), rng.uniform
-    body, length, width = colour(rng, _pick(rng, "paint", "paint", "white")), u(2, 2.8), u(.68, .8)
-    accent, roof, height = contrast(rng, body), contrast(rng, body, "plastic"), {"double": 1.15, "coach": .85}.get(style, .72) * u(.92, 1.08)
-    front = length / 2 - (.35 if style == "school" else 0)
+    body, length, width = colour(rng, _pick(rng, "paint", "paint", "white")), u(2, 2.8), u(0.68, 0.8)
+    accent, roof, height = (
+        contrast(rng, body),
+        contrast(rng, body, "plastic"),
+        {"double": 1.15, "coach": 0.85}.get(style, 0.72) * u(0.92, 1.08),
+    )
+    front = length / 2 - (0.35 if style == "school" else 0)
     middle, long = (front - length / 2) / 2, front + length / 2
-    parts = [(box((width, long, height), (0, middle, height / 2), .06), body), (box((.9 * width, .97 * length, .12), (0, 0, -.02)), _DARK)]
-    parts += [(box((.86 * width, .94 * long, .05), (0, middle, height)), roof), (box((.4 * width, .3 * long, .12), (-.15 * width, middle - .25 * long, height + .03), .02), _STEEL)]
-    if style == "school": parts += [(box((.8 * width, .45, .5 * height), (0, front + .13, .25 * height), .05), body), (box((.6 * width, .05, .25 * height), (0, length / 2, .25 * height)), _DARK)]
-    rows = [(.3 * height, .72 * height)] if style != "double" else [(.28 * height, .48 * height), (.66 * height, .86 * height)]
-    if style == "coach": rows = [(.45 * height, .82 * height)]
+    parts = [
+        (box((width, long, height), (0, middle, height / 2), 0.06), body),
+        (box((0.9 * width, 0.97 * length, 0.12), (0, 0, -0.02)), _DARK),
+    ]
+    parts += [
+        (box((0.86 * width, 0.94 * long, 0.05), (0, middle, height)), roof),
+        (box((0.4 * width, 0.3 * long, 0.12), (-0.15 * width, middle - 0.25 * long, height + 0.03), 0.02), _STEEL),
+    ]
+    if style == "school":
+        parts += [
+            (box((0.8 * width, 0.45, 0.5 * height), (0, front + 0.13, 0.25 * height), 0.05), body),
+            (box((0.6 * width, 0.05, 0.25 * height), (0, length / 2, 0.25 * height)), _DARK),
+        ]
+    rows = (
+        [(0.3 * height, 0.72 * height)]
+        if style != "double"
+        else [(0.28 * height, 0.48 * height), (0.66 * height, 0.86 * height)]
+    )
+    if style == "coach":
+        rows = [(0.45 * height, 0.82 * height)]
     n = int(rng.integers(4, 8))
     for low, high in rows:
-        step = .94 * long / n
-        for i in range(n): parts.append((box((1.03 * width, .84 * step, high - low), (0, middle + (i - (n - 1) / 2) * step, (low + high) / 2)), _GLASS))
-        parts.append((box((.86 * width, .05, 1.15 * (high - low)), (0, front, (low + high) / 2 - .02)), _GLASS))
-        parts.append((box((.6 * width, .06, .7 * (high - low)), (0, -length / 2, (low + high) / 2)), _GLASS))
-    parts.append((box((.06, .93 * long, .9 * rows[0][0]), (width / 2 - .01, middle, .55 * rows[0][0])), accent))
-    for y in _pick(rng, (.42,), (.42, -.05)): parts.append((box((.06, .16, .62 * height if style != "double" else .45 * height), (width / 2 + .005, middle + y * long, .05 + .3 * height)), _pick(rng, _LAMP, roof)))
-    parts += [(box((.14, .05, .09), (x * .34 * width, length / 2 + .005, .1 * height + .03)), _LAMP) for x in (-1, 1)]
-    parts += [(box((.12, .08, .16), (x * .38 * width, -length / 2, .2 * height)), _TAIL) for x in (-1, 1)]
-    parts += [(box((.3 * width, .9 * long, .05), (.27 * width, middle, height + .015)), accent), (box((.96 * width, .05, .96 * height), (0, -length / 2 + .01, .5 * height)), accent)]
-    parts += [(box((.5 * width, .06, .12 * height), (0, front, .93 * height)), _LAMP)] + [(hull([box((.06, .04, .18), (x * .6 * width, front + .12, .7 * height)), box((.04, .04, .04), (x * .46 * width, front - .02, .85 * height))]), _DARK) for x in (-1, 1)]
+        step = 0.94 * long / n
+        for i in range(n):
+            parts.append(
+                (
+                    box(
+                        (1.03 * width, 0.84 * step, high - low),
+                        (0, middle + (i - (n - 1) / 2) * step, (low + high) / 2),
+                    ),
+                    _GLASS,
+                )
+            )
+        parts.append((box((0.86 * width, 0.05, 1.15 * (high - low)), (0, front, (low + high) / 2 - 0.02)), _GLASS))
+        parts.append((box((0.6 * width, 0.06, 0.7 * (high - low)), (0, -length / 2, (low + high) / 2)), _GLASS))
+    parts.append((box((0.06, 0.93 * long, 0.9 * rows[0][0]), (width / 2 - 0.01, middle, 0.55 * rows[0][0])), accent))
+    for y in _pick(rng, (0.42,), (0.42, -0.05)):
+        parts.append(
+            (
+                box(
+                    (0.06, 0.16, 0.62 * height if style != "double" else 0.45 * height),
+                    (width / 2 + 0.005, middle + y * long, 0.05 + 0.3 * height),
+                ),
+                _pick(rng, _LAMP, roof),
+            )
+        )
+    parts += [
+        (box((0.14, 0.05, 0.09), (x * 0.34 * width, length / 2 + 0.005, 0.1 * height + 0.03)), _LAMP) for x in (-1, 1)
+    ]
+    parts += [(box((0.12, 0.08, 0.16), (x * 0.38 * width, -length / 2, 0.2 * height)), _TAIL) for x in (-1, 1)]
+    parts += [
+        (box((0.3 * width, 0.9 * long, 0.05), (0.27 * width, middle, height + 0.015)), accent),
+        (box((0.96 * width, 0.05, 0.96 * height), (0, -length / 2 + 0.01, 0.5 * height)), accent),
+    ]
+    parts += [(box((0.5 * width, 0.06, 0.12 * height), (0, front, 0.93 * height)), _LAMP)] + [
+        (
+            hull(
+                [
+                    box((0.06, 0.04, 0.18), (x * 0.6 * width, front + 0.12, 0.7 * height)),
+                    box((0.04, 0.04, 0.04), (x * 0.46 * width, front - 0.02, 0.85 * height)),
+                ]
+            ),
+            _DARK,
+        )
+        for x in (-1, 1)
+    ]
     rim = _pick(rng, _STEEL, accent)
-    return parts + [p for x in (-1, 1) for y in (-.3, .3) for p in wheel(.16, .12, (x * (width / 2 - .03), y * length, 0), rim)]
+    return parts + [
+        p for x in (-1, 1) for y in (-0.3, 0.3) for p in wheel(0.16, 0.12, (x * (width / 2 - 0.03), y * length, 0), rim)
+    ]
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell016
 @family("02958343")
 def car(rng) -> Parts:
     style, u = _pick(rng, "saloon", "hatchback", "estate", "sports", "pickup", "van"), rng.uniform
-    body, L, W = colour(rng, _pick(rng, "paint", "paint", "metal", "white", "dark")), u(1.9, 2.3), u(.8, .95)
+    body, L, W = colour(rng, _pick(rng, "paint", "paint", "metal", "white", "dark")), u(1.9, 2.3), u(0.8, 0.95)
     accent, bonnet, low = contrast(rng, body), contrast(rng, body, "plastic"), style == "sports"
-    belt, top = u(.36, .42) - .07 * low, u(.7, .78) - .14 * low + .15 * (style == "van") + .06 * (style == "estate")
-    rear, roof_rear, roof_front, front = {"saloon": (-.75, -.45, .1, .42), "hatchback": (-.98, -.75, .05, .42), "estate": (-1, -.9, .1, .45),
-                                          "sports": (-.8, -.35, .02, .42), "pickup": (-.25, -.15, .12, .42), "van": (-1, -.96, .4, .68)}[style]
-    half, r = L / 2, .17 + .03 * (style in ("estate", "pickup"))
-    profile = [(-half, .1), (half, .1), (half, .7 * belt), (.95 * half, .85 * belt), (front * half, belt), (-.9 * half, belt), (-half, .85 * belt)]
-    axles = [(x * W / 2, y * half, .1) for x in (-1, 1) for y in (-.6, .62)]
-    shell = cut(extrude(profile, W, axis="x"), *[cylinder(1.2 * r, .36, at, "x", sections=16) for at in axles])
+    belt, top = (
+        u(0.36, 0.42) - 0.07 * low,
+        u(0.7, 0.78) - 0.14 * low + 0.15 * (style == "van") + 0.06 * (style == "estate"),
+    )
+    rear, roof_rear, roof_front, front = {
+        "saloon": (-0.75, -0.45, 0.1, 0.42),
+        "hatchback": (-0.98, -0.75, 0.05, 0.42),
+        "estate": (-1, -0.9, 0.1, 0.45),
+        "sports": (-0.8, -0.35, 0.02, 0.42),
+        "pickup": (-0.25, -0.15, 0.12, 0.42),
+        "van": (-1, -0.96, 0.4, 0.68),
+    }[style]
+    half, r = L / 2, 0.17 + 0.03 * (style in ("estate", "pickup"))
+    profile = [
+        (-half, 0.1),
+        (half, 0.1),
+        (half, 0.7 * belt),
+        (0.95 * half, 0.85 * belt),
+        (front * half, belt),
+        (-0.9 * half, belt),
+        (-half, 0.85 * belt),
+    ]
+    axles = [(x * W / 2, y * half, 0.1) for x in (-1, 1) for y in (-0.6, 0.62)]
+    shell = cut(extrude(profile, W, axis="x"), *[cylinder(1.2 * r, 0.36, at, "x", sections=16) for at in axles])
     ring = lambda a, b, z, w: [(x * w / 2, y * half, z) for x in (-1, 1) for y in (a, b)]
-    cabin = hull(ring(rear, front, belt - .02, .94 * W) + ring(roof_rear, roof_front, top, .74 * W))
-    parts = [(shell, body), (cabin, _GLASS), (hull(ring(roof_rear - .02, roof_front + .02, top - .02, .77 * W) + ring(roof_rear + .03, roof_front - .03, top + .03, .7 * W)), body)]
-    pillar = roof_rear + .5 * (roof_front - roof_rear)
-    parts.append((hull(ring(pillar - .05, pillar + .03, belt - .02, .96 * W) + ring(pillar - .05, pillar + .03, top, .76 * W)), body))
-    parts.append((extrude([(-.4 * half, .12), (.38 * half, .12), (.38 * half, belt - .03), (-.4 * half, belt - .03)], .08, (W / 2 - .02, 0, 0), "x"), accent))
-    parts.append((extrude([(.46 * half, belt - .06), (.95 * half, .8 * belt), (.95 * half, .88 * belt), (.46 * half, belt + .015)], .8 * W, axis="x"), bonnet))
-    parts.append((hull([(x, y * half, z) for x in (.12 * W, .32 * W) for y in (roof_rear + .03, roof_front - .03) for z in (top, top + .045)]), accent))
-    parts += [(box((.9 * W, .96 * L, .06), (0, 0, .1)), _DARK), (box((.5 * W, .05, .1), (0, half, .26)), _DARK)]
-    parts += [(box((.2 * W, .06, .1), (x * .36 * W, half - .01, .3)), _LAMP) for x in (-1, 1)] + [(box((.18 * W, .05, .09), (x * .38 * W, -half, .27)), _TAIL) for x in (-1, 1)]
-    if style == "pickup": parts.append((box((.8 * W, .6 * half, .03), (0, -.6 * half, belt)), _DARK))
-    if low: parts += [(box((.9 * W, .14, .03), (0, -.92 * half, belt + .14)), accent)] + [(box((.04, .1, .16), (x * .3 * W, -.92 * half, belt + .07)), _DARK) for x in (-1, 1)]
-    if style == "estate": parts += [(box((.04, .9 * (roof_front - roof_rear) * half, .04), (x * .3 * W, (roof_front + roof_rear) / 2 * half, top + .06)), _DARK) for x in (-1, 1)]
-    if style == "saloon" and u() < .3: parts.append((box((.25, .12, .1), (0, -.2 * half, top + .06)), _LAMP))
+    cabin = hull(ring(rear, front, belt - 0.02, 0.94 * W) + ring(roof_rear, roof_front, top, 0.74 * W))
+    parts = [
+        (shell, body),
+        (cabin, _GLASS),
+        (
+            hull(
+                ring(roof_rear - 0.02, roof_front + 0.02, top - 0.02, 0.77 * W)
+                + ring(roof_rear + 0.03, roof_front - 0.03, top + 0.03, 0.7 * W)
+            ),
+            body,
+        ),
+    ]
+    pillar = roof_rear + 0.5 * (roof_front - roof_rear)
+    parts.append(
+        (
+            hull(
+                ring(pillar - 0.05, pillar + 0.03, belt - 0.02, 0.96 * W)
+                + ring(pillar - 0.05, pillar + 0.03, top, 0.76 * W)
+            ),
+            body,
+        )
+    )
+    parts.append(
+        (
+            extrude(
+                [(-0.4 * half, 0.12), (0.38 * half, 0.12), (0.38 * half, belt - 0.03), (-0.4 * half, belt - 0.03)],
+                0.08,
+                (W / 2 - 0.02, 0, 0),
+                "x",
+            ),
+            accent,
+        )
+    )
+    parts.append(
+        (
+            extrude(
+                [
+                    (0.46 * half, belt - 0.06),
+                    (0.95 * half, 0.8 * belt),
+                    (0.95 * half, 0.88 * belt),
+                    (0.46 * half, belt + 0.015),
+                ],
+                0.8 * W,
+                axis="x",
+            ),
+            bonnet,
+        )
+    )
+    parts.append(
+        (
+            hull(
+                [
+                    (x, y * half, z)
+                    for x in (0.12 * W, 0.32 * W)
+                    for y in (roof_rear + 0.03, roof_front - 0.03)
+                    for z in (top, top + 0.045)
+                ]
+            ),
+            accent,
+        )
+    )
+    parts += [(box((0.9 * W, 0.96 * L, 0.06), (0, 0, 0.1)), _DARK), (box((0.5 * W, 0.05, 0.1), (0, half, 0.26)), _DARK)]
+    parts += [(box((0.2 * W, 0.06, 0.1), (x * 0.36 * W, half - 0.01, 0.3)), _LAMP) for x in (-1, 1)] + [
+        (box((0.18 * W, 0.05, 0.09), (x * 0.38 * W, -half, 0.27)), _TAIL) for x in (-1, 1)
+    ]
+    if style == "pickup":
+        parts.append((box((0.8 * W, 0.6 * half, 0.03), (0, -0.6 * half, belt)), _DARK))
+    if low:
+        parts += [(box((0.9 * W, 0.14, 0.03), (0, -0.92 * half, belt + 0.14)), accent)] + [
+            (box((0.04, 0.1, 0.16), (x * 0.3 * W, -0.92 * half, belt + 0.07)), _DARK) for x in (-1, 1)
+        ]
+    if style == "estate":
+        parts += [
+            (
+                box(
+                    (0.04, 0.9 * (roof_front - roof_rear) * half, 0.04),
+                    (x * 0.3 * W, (roof_front + roof_rear) / 2 * half, top + 0.06),
+                ),
+                _DARK,
+            )
+            for x in (-1, 1)
+        ]
+    if style == "saloon" and u() < 0.3:
+        parts.append((box((0.25, 0.12, 0.1), (0, -0.2 * half, top + 0.06)), _LAMP))
     rim = _pick(rng, _STEEL, (225, 225, 225), bonnet)
-    return parts + [p for x, y, z in axles for p in wheel(r, .16, (x * .88, y, z), rim)]
+    return parts + [p for x, y, z in axles for p in wheel(r, 0.16, (x * 0.88, y, z), rim)]
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell019
 @family("03790512")
 def motorbike(rng) -> Parts:
     style, u = _pick(rng, "cruiser", "sport", "scooter", "trail"), rng.uniform
     body, seat = colour(rng, "paint"), _pick(rng, _DARK, colour(rng, "leather"))
-    accent, base, r = contrast(rng, body), u(.68, .76), {"scooter": .22, "trail": .34}.get(style, u(.28, .33))
-    head, bars = np.array((0, base - {"cruiser": .42, "sport": .25}.get(style, .3), {"trail": .85, "scooter": .8}.get(style, .74))), {"cruiser": .3, "trail": .18}.get(style, .1)
+    accent, base, r = contrast(rng, body), u(0.68, 0.76), {"scooter": 0.22, "trail": 0.34}.get(style, u(0.28, 0.33))
+    head, bars = (
+        np.array(
+            (
+                0,
+                base - {"cruiser": 0.42, "sport": 0.25}.get(style, 0.3),
+                {"trail": 0.85, "scooter": 0.8}.get(style, 0.74),
+            )
+        ),
+        {"cruiser": 0.3, "trail": 0.18}.get(style, 0.1),
+    )
     circle, parts = 2 * np.pi * np.arange(18) / 18, []
-    for y, fat in ((base, .075), (-base, .1)):
-        parts += [(tube([(0, y + r * np.cos(t), r * np.sin(t)) for t in circle], fat, closed=True, sections=8), _TYRE), (cylinder(.8 * r, .05, (0, y, 0), "x", sections=14), _STEEL)]
-        parts += [(cylinder(.32 * r, .16, (0, y, 0), "x", sections=10), _DARK)]
-    parts += [(tube([(x, base, 0), head + (x, 0, 0)], .035, sections=8), _STEEL) for x in (-.1, .1)]
-    parts += [(tube([head + (-.4, -.16, bars), head + (-.15, 0, .06), head + (.15, 0, .06), head + (.4, -.16, bars)], .04, sections=8), _DARK)]
-    parts += [(cylinder(.14, .14, head + (0, .12, -.02), "y", top_radius=.15, sections=12), _DARK), (cylinder(.12, .16, head + (0, .13, -.02), "y", sections=12), _LAMP)]
-    parts += [(box((.2, .5, .05), (0, base, r + .1), .02), body), (box((.12, .06, .1), (0, -base - .12, .5)), _TAIL)]
+    for y, fat in ((base, 0.075), (-base, 0.1)):
+        parts += [
+            (tube([(0, y + r * np.cos(t), r * np.sin(t)) for t in circle], fat, closed=True, sections=8), _TYRE),
+            (cylinder(0.8 * r, 0.05, (0, y, 0), "x", sections=14), _STEEL),
+        ]
+        parts += [(cylinder(0.32 * r, 0.16, (0, y, 0), "x", sections=10), _DARK)]
+    parts += [(tube([(x, base, 0), head + (x, 0, 0)], 0.035, sections=8), _STEEL) for x in (-0.1, 0.1)]
+    parts += [
+        (
+            tube(
+                [
+                    head + (-0.4, -0.16, bars),
+                    head + (-0.15, 0, 0.06),
+                    head + (0.15, 0, 0.06),
+                    head + (0.4, -0.16, bars),
+                ],
+                0.04,
+                sections=8,
+            ),
+            _DARK,
+        )
+    ]
+    parts += [
+        (cylinder(0.14, 0.14, head + (0, 0.12, -0.02), "y", top_radius=0.15, sections=12), _DARK),
+        (cylinder(0.12, 0.16, head + (0, 0.13, -0.02), "y", sections=12), _LAMP),
+    ]
+    parts += [
+        (box((0.2, 0.5, 0.05), (0, base, r + 0.1), 0.02), body),
+        (box((0.12, 0.06, 0.1), (0, -base - 0.12, 0.5)), _TAIL),
+    ]
     if style == "scooter":
-        parts += [(hull([(x, y, z) for x in (-.26, .26) for y, z in ((base - .32, .72), (base - .2, .1), (base - .12, .12), (base - .26, .74))]), body)]
-        parts += [(box((.42, .6, .08), (0, .12, .06), .03), _DARK), (hull([box((.44, .75, .2), (0, -.6, .2)), box((.3, .6, .1), (0, -.55, .45))]), body), (box((.3, .7, .12), (0, -.52, .54), .05), seat)]
-        parts += [(box((.06, .62, .28), (.22, -.6, .26), .02), accent)]
+        parts += [
+            (
+                hull(
+                    [
+                        (x, y, z)
+                        for x in (-0.26, 0.26)
+                        for y, z in ((base - 0.32, 0.72), (base - 0.2, 0.1), (base - 0.12, 0.12), (base - 0.26, 0.74))
+                    ]
+                ),
+                body,
+            )
+        ]
+        parts += [
+            (box((0.42, 0.6, 0.08), (0, 0.12, 0.06), 0.03), _DARK),
+            (hull([box((0.44, 0.75, 0.2), (0, -0.6, 0.2)), box((0.3, 0.6, 0.1), (0, -0.55, 0.45))]), body),
+            (box((0.3, 0.7, 0.12), (0, -0.52, 0.54), 0.05), seat),
+        ]
+        parts += [(box((0.06, 0.62, 0.28), (0.22, -0.6, 0.26), 0.02), accent)]
     else:
-        drop = .1 if style == "cruiser" else 0
-        parts += [(box((.34, .42, .34), (0, .04, .1), .04), _STEEL), (box((.3, .34, .16), (0, .06, -.12)), _DARK), (tube([(0, base - .4, .6), (0, .2, .55), (0, -base, 0)], .05, sections=8), _DARK)]
-        parts += [(ellipsoid((.2, .36, .17), (0, .12, .52 - drop / 2)), body), (hull([box((.3, .4, .08), (0, -.32, .45 - drop)), box((.24, .2, .08), (0, -.72, .56 - drop))]), seat)]
-        parts += [(box((.07, .5, .26), (.15, -.42, .28), .02), accent), (box((.07, .5, .26), (-.15, -.42, .28), .02), body)]
-        parts += [(tube([(.2, .3, .1), (.24, .2, -.16), (.26, -.3, -.16), (.28, -base - .1, .0 if style != "trail" else .4)], [.04, .045, .06, .085], sections=8), _STEEL)]
+        drop = 0.1 if style == "cruiser" else 0
+        parts += [
+            (box((0.34, 0.42, 0.34), (0, 0.04, 0.1), 0.04), _STEEL),
+            (box((0.3, 0.34, 0.16), (0, 0.06, -0.12)), _DARK),
+            (tube([(0, base - 0.4, 0.6), (0, 0.2, 0.55), (0, -base, 0)], 0.05, sections=8), _DARK),
+        ]
+        parts += [
+            (ellipsoid((0.2, 0.36, 0.17), (0, 0.12, 0.52 - drop / 2)), body),
+            (
+                hull([box((0.3, 0.4, 0.08), (0, -0.32, 0.45 - drop)), box((0.24, 0.2, 0.08), (0, -0.72, 0.56 - drop))]),
+                seat,
+            ),
+        ]
+        parts += [
+            (box((0.07, 0.5, 0.26), (0.15, -0.42, 0.28), 0.02), accent),
+            (box((0.07, 0.5, 0.26), (-0.15, -0.42, 0.28), 0.02), body),
+        ]
+        parts += [
+            (
+                tube(
+                    [
+                        (0.2, 0.3, 0.1),
+                        (0.24, 0.2, -0.16),
+                        (0.26, -0.3, -0.16),
+                        (0.28, -base - 0.1, 0.0 if style != "trail" else 0.4),
+                    ],
+                    [0.04, 0.045, 0.06, 0.085],
+                    sections=8,
+                ),
+                _STEEL,
+            )
+        ]
         if style == "sport":
-            parts += [(hull([box((.3, .1, .2), head + (0, .16, -.05)), box((.4, .2, .3), (0, .35, .3)), box((.3, .5, .12), (0, .1, -.12))]), body)]
-            parts += [(box((.08, .5, .3), (.18, .16, .1), .02), accent), (hull([box((.28, .04, .02), head + (0, .1, .08)), box((.2, .04, .02), head + (0, -.08, .26))]), _GLASS)]
-        if style == "cruiser" and u() < .6: parts += [(box((.2, .45, .32), (x, -base - .02, .25), .04), c) for x, c in ((-.28, seat), (.28, accent))]
+            parts += [
+                (
+                    hull(
+                        [
+                            box((0.3, 0.1, 0.2), head + (0, 0.16, -0.05)),
+                            box((0.4, 0.2, 0.3), (0, 0.35, 0.3)),
+                            box((0.3, 0.5, 0.12), (0, 0.1, -0.12)),
+                        ]
+                    ),
+                    body,
+                )
+            ]
+            parts += [
+                (box((0.08, 0.5, 0.3), (0.18, 0.16, 0.1), 0.02), accent),
+                (
+                    hull(
+                        [
+                            box((0.28, 0.04, 0.02), head + (0, 0.1, 0.08)),
+                            box((0.2, 0.04, 0.02), head + (0, -0.08, 0.26)),
+                        ]
+                    ),
+                    _GLASS,
+                ),
+            ]
+        if style == "cruiser" and u() < 0.6:
+            parts += [
+                (box((0.2, 0.45, 0.32), (x, -base - 0.02, 0.25), 0.04), c) for x, c in ((-0.28, seat), (0.28, accent))
+            ]
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell022
 @family("04099429")
 def rocket(rng) -> Parts:
     style, u = _pick(rng, "toy", "launcher", "missile", "shuttle"), rng.uniform
-    body, r = colour(rng, _pick(rng, "white", "metal", "paint")), u(.16, .24)
+    body, r = colour(rng, _pick(rng, "white", "metal", "paint")), u(0.16, 0.24)
     accent, stripe, nose = contrast(rng, body), contrast(rng, body, "plastic"), contrast(rng, body)
     if style == "toy":
-        outline = [(0, 0), (.6 * r, 0), (1.2 * r, .4), (1.4 * r, .8), (1.1 * r, 1.3)]
-        parts = [(revolve([*outline, (0, 1.3)]), body), (revolve([(0, 1.3), (1.1 * r, 1.3), (.6 * r, 1.6), (0, u(1.7, 1.9))]), nose)]
-        parts += [(hull([cylinder(.5 * r, .1, (0, 1.05 * r, z), "y", sections=14) for z in (.3, .95)]), stripe)]
-        parts += [(cylinder(.5 * r, .14, (0, 1.3 * r, 1), "y", sections=14), _STEEL), (cylinder(.38 * r, .17, (0, 1.3 * r, 1), "y", sections=14), _GLASS)]
-        height, at = .4, 1.1 * r
+        outline = [(0, 0), (0.6 * r, 0), (1.2 * r, 0.4), (1.4 * r, 0.8), (1.1 * r, 1.3)]
+        parts = [
+            (revolve([*outline, (0, 1.3)]), body),
+            (revolve([(0, 1.3), (1.1 * r, 1.3), (0.6 * r, 1.6), (0, u(1.7, 1.9))]), nose),
+        ]
+        parts += [(hull([cylinder(0.5 * r, 0.1, (0, 1.05 * r, z), "y", sections=14) for z in (0.3, 0.95)]), stripe)]
+        parts += [
+            (cylinder(0.5 * r, 0.14, (0, 1.3 * r, 1), "y", sections=14), _STEEL),
+            (cylinder(0.38 * r, 0.17, (0, 1.3 * r, 1), "y", sections=14), _GLASS),
+        ]
+        height, at = 0.4, 1.1 * r
     else:
-        height, at, top = u(1.5, 1.9), .9 * r, u(.3, .5)
-        upper = _pick(rng, .75, 1) * r if style == "launcher" else r
-        parts = [(revolve([(0, 0), (r, 0), (r, .55 * height), (upper, .62 * height), (upper, height), (0, height)]), body)]
-        parts += [(revolve([(0, height), (upper, height), (.75 * upper, height + .4 * top), (.35 * upper, height + .8 * top), (0, height + top)]), nose)]
-        parts += [(cylinder(1.02 * r, .1 * height, (0, 0, .48 * height)), _DARK), (box((.7 * r, .3 * r, .42 * height), (0, .92 * r, .24 * height)), stripe)]
-        parts += [(box((.5 * r, .3 * r, .3 * height), (0, upper - .1 * r, .8 * height)), stripe)]
-    parts.append((revolve([(0, -.14), (.7 * r, -.14), (.45 * r, .02), (0, .02)]), _DARK))
+        height, at, top = u(1.5, 1.9), 0.9 * r, u(0.3, 0.5)
+        upper = _pick(rng, 0.75, 1) * r if style == "launcher" else r
+        parts = [
+            (revolve([(0, 0), (r, 0), (r, 0.55 * height), (upper, 0.62 * height), (upper, height), (0, height)]), body)
+        ]
+        parts += [
+            (
+                revolve(
+                    [
+                        (0, height),
+                        (upper, height),
+                        (0.75 * upper, height + 0.4 * top),
+                        (0.35 * upper, height + 0.8 * top),
+                        (0, height + top),
+                    ]
+                ),
+                nose,
+            )
+        ]
+        parts += [
+            (cylinder(1.02 * r, 0.1 * height, (0, 0, 0.48 * height)), _DARK),
+            (box((0.7 * r, 0.3 * r, 0.42 * height), (0, 0.92 * r, 0.24 * height)), stripe),
+        ]
+        parts += [(box((0.5 * r, 0.3 * r, 0.3 * height), (0, upper - 0.1 * r, 0.8 * height)), stripe)]
+    parts.append((revolve([(0, -0.14), (0.7 * r, -0.14), (0.45 * r, 0.02), (0, 0.02)]), _DARK))
     if style == "launcher":
         for x, rgb in ((1.45 * r, accent), (-1.45 * r, body)):
-            parts += [(cylinder(.45 * r, .6 * height, (x, 0, .28 * height), sections=14), rgb), (cylinder(.45 * r, .25, (x, 0, .58 * height + .12), top_radius=0, sections=14), nose)]
+            parts += [
+                (cylinder(0.45 * r, 0.6 * height, (x, 0, 0.28 * height), sections=14), rgb),
+                (cylinder(0.45 * r, 0.25, (x, 0, 0.58 * height + 0.12), top_radius=0, sections=14), nose),
+            ]
         return parts
     if style == "shuttle":
-        parts += [(hull([ellipsoid((.4 * r, .4 * r, .2), (0, 1.5 * r, z), 1) for z in (.3, .85)] + [ellipsoid(.1 * r, (0, 1.2 * r, 1.25), 1)]), (235, 235, 235))]
-        orbiter = place(wing(.42, .7, .15, .55, .05), (0, 1.2 * r, .4), (90, 0, 0))
-        parts += [(orbiter, accent), (mirror(orbiter), _DARK), (box((.03, .2, .25), (0, 2 * r, .15)), _DARK)]
+        parts += [
+            (
+                hull(
+                    [ellipsoid((0.4 * r, 0.4 * r, 0.2), (0, 1.5 * r, z), 1) for z in (0.3, 0.85)]
+                    + [ellipsoid(0.1 * r, (0, 1.2 * r, 1.25), 1)]
+                ),
+                (235, 235, 235),
+            )
+        ]
+        orbiter = place(wing(0.42, 0.7, 0.15, 0.55, 0.05), (0, 1.2 * r, 0.4), (90, 0, 0))
+        parts += [(orbiter, accent), (mirror(orbiter), _DARK), (box((0.03, 0.2, 0.25), (0, 2 * r, 0.15)), _DARK)]
         for x, rgb in ((1.4 * r, accent), (-1.4 * r, (235, 235, 235))):
-            parts += [(cylinder(.4 * r, .8 * height, (x, -.2 * r, .4 * height), sections=14), rgb), (cylinder(.4 * r, .2, (x, -.2 * r, .8 * height + .1), top_radius=0, sections=14), nose)]
+            parts += [
+                (cylinder(0.4 * r, 0.8 * height, (x, -0.2 * r, 0.4 * height), sections=14), rgb),
+                (cylinder(0.4 * r, 0.2, (x, -0.2 * r, 0.8 * height + 0.1), top_radius=0, sections=14), nose),
+            ]
         return parts
-    n, out, drop = int(rng.integers(3, 5)), u(.22, .36), u(-.2, .1)
+    n, out, drop = int(rng.integers(3, 5)), u(0.22, 0.36), u(-0.2, 0.1)
     for i in range(n):
-        fin = extrude([(0, height * .3), (0, .02), (out + .1, drop), (out + .1, drop + .25)], .05, axis="y")
-        parts.append((place(place(fin, (.7 * at, 0, 0)), turn=(0, 0, 360 / n * i)), accent if i == 0 else nose))
-        if style == "missile" and n == 4: parts.append((place(place(fin, (.7 * at, 0, .62 * height), scale=(.6, 1, .6)), turn=(0, 0, 90 * i)), accent if i == 0 else nose))
+        fin = extrude([(0, height * 0.3), (0, 0.02), (out + 0.1, drop), (out + 0.1, drop + 0.25)], 0.05, axis="y")
+        parts.append((place(place(fin, (0.7 * at, 0, 0)), turn=(0, 0, 360 / n * i)), accent if i == 0 else nose))
+        if style == "missile" and n == 4:
+            parts.append(
+                (
+                    place(place(fin, (0.7 * at, 0, 0.62 * height), scale=(0.6, 1, 0.6)), turn=(0, 0, 90 * i)),
+                    accent if i == 0 else nose,
+                )
+            )
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell025
@@ -230,152 +568,407 @@ def rocket(rng) -> Parts:
 def skateboard(rng) -> Parts:
     style, u = _pick(rng, "street", "street", "longboard", "cruiser"), rng.uniform
     deck, grip = _pick(rng, colour(rng, "wood"), colour(rng, "paint")), colour(rng, _pick(rng, "dark", "plastic"))
-    nose, side, W, L = contrast(rng, grip), contrast(rng, grip), u(.4, .5), {"street": u(1.5, 1.7), "cruiser": u(1.2, 1.4), "longboard": u(1.9, 2.2)}[style]
-    kick, end = (u(.12, .22), u(.28, .36)) if style == "street" else (u(.0, .1), u(.3, .4))
+    nose, side, W, L = (
+        contrast(rng, grip),
+        contrast(rng, grip),
+        u(0.4, 0.5),
+        {"street": u(1.5, 1.7), "cruiser": u(1.2, 1.4), "longboard": u(1.9, 2.2)}[style],
+    )
+    kick, end = (u(0.12, 0.22), u(0.28, 0.36)) if style == "street" else (u(0.0, 0.1), u(0.3, 0.4))
     t = np.linspace(0, np.pi, 9)
 
     def slab(a, b, w, low, high, tip=0, rise=0):  # a deck piece from y = a to b; a tip is rounded and rises
-        flat = [(x * w / 2, a) for x in (-1, 1)] + ([(x * w / 2, b) for x in (-1, 1)] if not tip else list(zip(w / 2 * np.cos(t), b + np.sign(b - a) * (tip * np.sin(t) - tip))))
+        flat = [(x * w / 2, a) for x in (-1, 1)] + (
+            [(x * w / 2, b) for x in (-1, 1)]
+            if not tip
+            else list(zip(w / 2 * np.cos(t), b + np.sign(b - a) * (tip * np.sin(t) - tip)))
+        )
         return hull([(x, y, z + rise * (y - a) / (b - a)) for x, y in flat for z in (low, high)])
 
-    m, tail = L / 2 - end, _pick(rng, 0, .06)
-    parts = [(slab(-m, m, W, 0, .05), deck), (slab(m, L / 2, W, 0, .05, end * .8, kick), deck), (slab(-m, -L / 2, W, 0, .05, end * .6, kick + tail), deck)]
-    parts += [(slab(-m, m, .97 * W, .04, .075), grip), (slab(m - .02, L / 2 - .02, .97 * W, .045, .08, end * .8, kick), nose), (slab(-m, -L / 2 + .02, .97 * W, .04, .075, end * .6, kick + tail), grip)]
-    parts += [(box((.3 * W, 2 * m, .04), (.36 * W, 0, .07)), side), (box((.8 * W, .9 * m, .04), (0, _pick(rng, 0, .2 * m), -.01)), contrast(rng, deck))]
+    m, tail = L / 2 - end, _pick(rng, 0, 0.06)
+    parts = [
+        (slab(-m, m, W, 0, 0.05), deck),
+        (slab(m, L / 2, W, 0, 0.05, end * 0.8, kick), deck),
+        (slab(-m, -L / 2, W, 0, 0.05, end * 0.6, kick + tail), deck),
+    ]
+    parts += [
+        (slab(-m, m, 0.97 * W, 0.04, 0.075), grip),
+        (slab(m - 0.02, L / 2 - 0.02, 0.97 * W, 0.045, 0.08, end * 0.8, kick), nose),
+        (slab(-m, -L / 2 + 0.02, 0.97 * W, 0.04, 0.075, end * 0.6, kick + tail), grip),
+    ]
+    parts += [
+        (box((0.3 * W, 2 * m, 0.04), (0.36 * W, 0, 0.07)), side),
+        (box((0.8 * W, 0.9 * m, 0.04), (0, _pick(rng, 0, 0.2 * m), -0.01)), contrast(rng, deck)),
+    ]
     wheels = colour(rng, _pick(rng, "white", "paint"))
-    for y in (-.75 * m, .75 * m):
-        parts += [(box((.16, .24, .06), (0, y, -.03)), _DARK), (cylinder(.035, .9 * W, (0, y, -.1), "x", sections=8), _STEEL), (hull([box((.1, .18, .02), (0, y, -.05)), box((.2, .06, .02), (0, y, -.1))]), _STEEL)]
-        parts += [p for x in (-.47, .47) for p in [(cylinder(.1, .14, (x * W, y, -.12), "x", sections=14), wheels), (cylinder(.04, .16, (x * W, y, -.12), "x", sections=8), _DARK)]]
+    for y in (-0.75 * m, 0.75 * m):
+        parts += [
+            (box((0.16, 0.24, 0.06), (0, y, -0.03)), _DARK),
+            (cylinder(0.035, 0.9 * W, (0, y, -0.1), "x", sections=8), _STEEL),
+            (hull([box((0.1, 0.18, 0.02), (0, y, -0.05)), box((0.2, 0.06, 0.02), (0, y, -0.1))]), _STEEL),
+        ]
+        parts += [
+            p
+            for x in (-0.47, 0.47)
+            for p in [
+                (cylinder(0.1, 0.14, (x * W, y, -0.12), "x", sections=14), wheels),
+                (cylinder(0.04, 0.16, (x * W, y, -0.12), "x", sections=8), _DARK),
+            ]
+        ]
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell028
 @family("04468005")
 def train(rng) -> Parts:
     style, u = _pick(rng, "steam", "diesel", "express", "tram"), rng.uniform
-    body, W = colour(rng, _pick(rng, "paint", "paint", "metal", "dark")), u(.5, .6)
+    body, W = colour(rng, _pick(rng, "paint", "paint", "metal", "dark")), u(0.5, 0.6)
     accent, second, parts = contrast(rng, body), contrast(rng, body, "plastic"), []
 
     def bogies(y, length):  # a dark frame on two pairs of axles
-        out = [(box((.85 * W, .97 * length, .12), (0, y, .06)), _DARK)]
-        for b in (y - .33 * length, y + .33 * length):
-            out += [(box((.8 * W, .3, .08), (0, b, 0)), _DARK)] + [(cylinder(.1, .94 * W, (0, b + d, -.04), "x", sections=14), (90, 90, 95)) for d in (-.11, .11)]
+        out = [(box((0.85 * W, 0.97 * length, 0.12), (0, y, 0.06)), _DARK)]
+        for b in (y - 0.33 * length, y + 0.33 * length):
+            out += [(box((0.8 * W, 0.3, 0.08), (0, b, 0)), _DARK)] + [
+                (cylinder(0.1, 0.94 * W, (0, b + d, -0.04), "x", sections=14), (90, 90, 95)) for d in (-0.11, 0.11)
+            ]
         return out
 
     def coach(y, length, height, windows):
-        step = .9 * length / max(windows, 1)
-        out = [(box((W, length, height), (0, y, height / 2 + .08), .05), body), (box((.8 * W, .95 * length, .06), (0, y, height + .08), .03), second)]
-        out += [(box((.06, .94 * length, .36 * height), (W / 2 - .01, y, .26 * height + .08)), accent), (box((.26 * W, .9 * length, .06), (.26 * W, y, height + .1)), accent)]
-        out += [(box((1.04 * W, .7 * step, .26 * height), (0, y + (i - (windows - 1) / 2) * step, .66 * height + .08)), _GLASS) for i in range(windows)]
+        step = 0.9 * length / max(windows, 1)
+        out = [
+            (box((W, length, height), (0, y, height / 2 + 0.08), 0.05), body),
+            (box((0.8 * W, 0.95 * length, 0.06), (0, y, height + 0.08), 0.03), second),
+        ]
+        out += [
+            (box((0.06, 0.94 * length, 0.36 * height), (W / 2 - 0.01, y, 0.26 * height + 0.08)), accent),
+            (box((0.26 * W, 0.9 * length, 0.06), (0.26 * W, y, height + 0.1)), accent),
+        ]
+        out += [
+            (
+                box(
+                    (1.04 * W, 0.7 * step, 0.26 * height), (0, y + (i - (windows - 1) / 2) * step, 0.66 * height + 0.08)
+                ),
+                _GLASS,
+            )
+            for i in range(windows)
+        ]
         return out + bogies(y, length)
 
     ring = lambda y, w, low, high: [(x * w * W / 2, y, z) for x in (-1, 1) for z in (low, high)]
     if style == "steam":
-        r, long = u(.2, .25), u(.9, 1.1)
-        nose, z = .4 + long / 2, r + .2
-        parts += [(cylinder(r, long, (0, .35, z), "y"), body), (cylinder(1.06 * r, .2, (0, nose, z), "y"), _DARK), (cylinder(.6 * r, .04, (0, nose + .11, z), "y"), second)]
-        parts += [(cylinder(.07, .3, (0, nose - .1, 2 * r + .28), top_radius=_pick(rng, .07, .13), sections=14), _DARK), (ellipsoid((.11, .11, .12), (0, .25, 2 * r + .2), 1), second)]
-        parts += [(box((W, .5, .7), (0, -.35, .55), .02), body), (box((1.15 * W, .6, .06), (0, -.35, .92), .02), second), (box((.06, .44, .4), (W / 2 - .01, -.35, .4)), accent)]
-        parts += [(box((1.04 * W, .26, .2), (0, -.32, .72)), _GLASS), (box((.85 * W, long + .9, .1), (0, .1, .16)), _DARK), (box((.2, long, .12), (W / 2 - .08, .35, .24)), accent), (box((.3 * W, .56, .06), (.38 * W, -.35, .94)), accent)]
-        parts += [(hull([box((W, .04, .18), (0, nose + .02, .06)), box((.1, .04, .06), (0, nose + .28, 0))]), _TAIL), (cylinder(.07, .1, (0, nose + .12, 2 * r + .16), "y", sections=12), _LAMP)]
-        parts += [(cylinder(.17, .06, (x * .45 * W, y, .08), "x", sections=16), second) for x in (-1, 1) for y in (-.4, -.02, .36)] + [(cylinder(.1, .06, (x * .45 * W, .65, .02), "x", sections=12), second) for x in (-1, 1)]
-        if u() < .5: parts += bogies(-1.1, .85) + [(box((W, .85, .42), (0, -1.1, .3), .02), body), (box((.06, .8, .3), (W / 2 - .01, -1.1, .3)), accent), (ellipsoid((.22, .36, .12), (0, -1.1, .5), 1), (20, 20, 22))]
+        r, long = u(0.2, 0.25), u(0.9, 1.1)
+        nose, z = 0.4 + long / 2, r + 0.2
+        parts += [
+            (cylinder(r, long, (0, 0.35, z), "y"), body),
+            (cylinder(1.06 * r, 0.2, (0, nose, z), "y"), _DARK),
+            (cylinder(0.6 * r, 0.04, (0, nose + 0.11, z), "y"), second),
+        ]
+        parts += [
+            (cylinder(0.07, 0.3, (0, nose - 0.1, 2 * r + 0.28), top_radius=_pick(rng, 0.07, 0.13), sections=14), _DARK),
+            (ellipsoid((0.11, 0.11, 0.12), (0, 0.25, 2 * r + 0.2), 1), second),
+        ]
+        parts += [
+            (box((W, 0.5, 0.7), (0, -0.35, 0.55), 0.02), body),
+            (box((1.15 * W, 0.6, 0.06), (0, -0.35, 0.92), 0.02), second),
+            (box((0.06, 0.44, 0.4), (W / 2 - 0.01, -0.35, 0.4)), accent),
+        ]
+        parts += [
+            (box((1.04 * W, 0.26, 0.2), (0, -0.32, 0.72)), _GLASS),
+            (box((0.85 * W, long + 0.9, 0.1), (0, 0.1, 0.16)), _DARK),
+            (box((0.2, long, 0.12), (W / 2 - 0.08, 0.35, 0.24)), accent),
+            (box((0.3 * W, 0.56, 0.06), (0.38 * W, -0.35, 0.94)), accent),
+        ]
+        parts += [
+            (hull([box((W, 0.04, 0.18), (0, nose + 0.02, 0.06)), box((0.1, 0.04, 0.06), (0, nose + 0.28, 0))]), _TAIL),
+            (cylinder(0.07, 0.1, (0, nose + 0.12, 2 * r + 0.16), "y", sections=12), _LAMP),
+        ]
+        parts += [
+            (cylinder(0.17, 0.06, (x * 0.45 * W, y, 0.08), "x", sections=16), second)
+            for x in (-1, 1)
+            for y in (-0.4, -0.02, 0.36)
+        ] + [(cylinder(0.1, 0.06, (x * 0.45 * W, 0.65, 0.02), "x", sections=12), second) for x in (-1, 1)]
+        if u() < 0.5:
+            parts += bogies(-1.1, 0.85) + [
+                (box((W, 0.85, 0.42), (0, -1.1, 0.3), 0.02), body),
+                (box((0.06, 0.8, 0.3), (W / 2 - 0.01, -1.1, 0.3)), accent),
+                (ellipsoid((0.22, 0.36, 0.12), (0, -1.1, 0.5), 1), (20, 20, 22)),
+            ]
         return parts
     if style == "diesel":  # a narrow hood with a walkway around it, the cab towards the front
-        L, h, cab = u(1.6, 2), u(.42, .5), u(.3, .4)
-        parts += bogies(0, L) + [(box((W, L, .08), (0, 0, .14)), second), (box((.62 * W, .92 * L, h), (0, 0, h / 2 + .16), .03), body), (box((.94 * W, cab, 1.4 * h), (0, .25 * L, .7 * h + .16), .03), body)]
-        parts += [(box((1.02 * W, .4, .06), (0, .25 * L, 1.4 * h + .17), .02), second), (box((.98 * W, .7 * cab, .36 * h), (0, .25 * L, 1.1 * h + .16)), _GLASS), (box((.8 * W, cab + .04, .32 * h), (0, .25 * L, 1.15 * h + .16)), _GLASS)]
-        parts += [(box((.06, .6 * L, .7 * h), (.31 * W, -.18 * L, .5 * h + .16)), accent), (box((.06, cab, .6 * h), (.47 * W, .25 * L, .4 * h + .16)), accent), (box((.2 * W, .58 * L, .05), (.17 * W, -.18 * L, h + .16)), accent)]
-        parts += [(cylinder(.07, .16, (0, -.1 * L, h + .22), sections=12), _DARK), (box((.4 * W, .2, .1), (0, -.34 * L, h + .16)), _DARK), (box((.62 * W, .06, .4 * h), (0, .46 * L, .3 * h + .16)), second), (box((W, .08, .2), (0, L / 2, .04)), _TAIL)]
-        parts += [(tube([(x * .47 * W, y * L, .4), (x * .47 * W, .47 * L * (y > 0), .4)], .02, sections=6), _LAMP) for x in (-1, 1) for y in (-.48, .4)]
-        return parts + [(box((.1, .05, .08), (x * .18 * W, .47 * L, .8 * h + .16)), _LAMP) for x in (-1, 1)]
-    height, z = u(.52, .62), .08
-    count, length, windows = (2, u(1.1, 1.4), 5) if style == "express" else (_pick(rng, 2, 3), .9, 3)
-    for i in range(count): parts += coach(-i * (length + .08), length, height, windows)
+        L, h, cab = u(1.6, 2), u(0.42, 0.5), u(0.3, 0.4)
+        parts += bogies(0, L) + [
+            (box((W, L, 0.08), (0, 0, 0.14)), second),
+            (box((0.62 * W, 0.92 * L, h), (0, 0, h / 2 + 0.16), 0.03), body),
+            (box((0.94 * W, cab, 1.4 * h), (0, 0.25 * L, 0.7 * h + 0.16), 0.03), body),
+        ]
+        parts += [
+            (box((1.02 * W, 0.4, 0.06), (0, 0.25 * L, 1.4 * h + 0.17), 0.02), second),
+            (box((0.98 * W, 0.7 * cab, 0.36 * h), (0, 0.25 * L, 1.1 * h + 0.16)), _GLASS),
+            (box((0.8 * W, cab + 0.04, 0.32 * h), (0, 0.25 * L, 1.15 * h + 0.16)), _GLASS),
+        ]
+        parts += [
+            (box((0.06, 0.6 * L, 0.7 * h), (0.31 * W, -0.18 * L, 0.5 * h + 0.16)), accent),
+            (box((0.06, cab, 0.6 * h), (0.47 * W, 0.25 * L, 0.4 * h + 0.16)), accent),
+            (box((0.2 * W, 0.58 * L, 0.05), (0.17 * W, -0.18 * L, h + 0.16)), accent),
+        ]
+        parts += [
+            (cylinder(0.07, 0.16, (0, -0.1 * L, h + 0.22), sections=12), _DARK),
+            (box((0.4 * W, 0.2, 0.1), (0, -0.34 * L, h + 0.16)), _DARK),
+            (box((0.62 * W, 0.06, 0.4 * h), (0, 0.46 * L, 0.3 * h + 0.16)), second),
+            (box((W, 0.08, 0.2), (0, L / 2, 0.04)), _TAIL),
+        ]
+        parts += [
+            (tube([(x * 0.47 * W, y * L, 0.4), (x * 0.47 * W, 0.47 * L * (y > 0), 0.4)], 0.02, sections=6), _LAMP)
+            for x in (-1, 1)
+            for y in (-0.48, 0.4)
+        ]
+        return parts + [(box((0.1, 0.05, 0.08), (x * 0.18 * W, 0.47 * L, 0.8 * h + 0.16)), _LAMP) for x in (-1, 1)]
+    height, z = u(0.52, 0.62), 0.08
+    count, length, windows = (2, u(1.1, 1.4), 5) if style == "express" else (_pick(rng, 2, 3), 0.9, 3)
+    for i in range(count):
+        parts += coach(-i * (length + 0.08), length, height, windows)
     front, top = length / 2, height + z
-    parts.append((box((.7 * W, (count - 1) * (length + .08), .8 * height), (0, -(count - 1) * (length + .08) / 2, .45 * height + z)), _DARK))
+    parts.append(
+        (
+            box(
+                (0.7 * W, (count - 1) * (length + 0.08), 0.8 * height),
+                (0, -(count - 1) * (length + 0.08) / 2, 0.45 * height + z),
+            ),
+            _DARK,
+        )
+    )
     if style == "express":
-        long = u(.5, .8)
-        parts += [(hull(ring(front - .05, .98, z, .97 * top) + ring(front + .5 * long, .85, z, .66 * top) + ring(front + long, .4, .1, .3 * top)), body)]
-        parts += [(hull(ring(front + .12 * long, .62, .7 * top, .99 * top) + ring(front + .5 * long, .5, .5 * top, .72 * top)), _GLASS), (hull(ring(front, 1.02, .06, .3 * top) + ring(front + long + .02, .44, .06, .2 * top)), second)]
+        long = u(0.5, 0.8)
+        parts += [
+            (
+                hull(
+                    ring(front - 0.05, 0.98, z, 0.97 * top)
+                    + ring(front + 0.5 * long, 0.85, z, 0.66 * top)
+                    + ring(front + long, 0.4, 0.1, 0.3 * top)
+                ),
+                body,
+            )
+        ]
+        parts += [
+            (
+                hull(
+                    ring(front + 0.12 * long, 0.62, 0.7 * top, 0.99 * top)
+                    + ring(front + 0.5 * long, 0.5, 0.5 * top, 0.72 * top)
+                ),
+                _GLASS,
+            ),
+            (hull(ring(front, 1.02, 0.06, 0.3 * top) + ring(front + long + 0.02, 0.44, 0.06, 0.2 * top)), second),
+        ]
     else:
-        slope = u(.1, .25)
-        parts += [(hull(ring(front - .05, .98, z, .98 * top) + ring(front + slope, .94, z, .55 * top) + ring(front + .4 * slope, .9, .9 * top, .96 * top)), second)]
-        parts += [(hull(ring(front + .3 * slope, .8, .58 * top, .92 * top) + ring(front + slope + .02, .8, .58 * top, .64 * top)), _GLASS), (box((.9 * W, .08, .12), (0, front + slope, .11)), _DARK)]
-        parts += [(box((.12, .06, .08), (x * .33 * W, front + slope, .38 * top)), _LAMP) for x in (-1, 1)]
-        parts += [(tube([(x, -.2, top), (x, .1, top + .14), (x, -.15, top + .26)], .02, sections=6), _DARK) for x in (-.12, .12)] + [(box((.4, .05, .03), (0, -.15, top + .27)), _DARK)]
+        slope = u(0.1, 0.25)
+        parts += [
+            (
+                hull(
+                    ring(front - 0.05, 0.98, z, 0.98 * top)
+                    + ring(front + slope, 0.94, z, 0.55 * top)
+                    + ring(front + 0.4 * slope, 0.9, 0.9 * top, 0.96 * top)
+                ),
+                second,
+            )
+        ]
+        parts += [
+            (
+                hull(
+                    ring(front + 0.3 * slope, 0.8, 0.58 * top, 0.92 * top)
+                    + ring(front + slope + 0.02, 0.8, 0.58 * top, 0.64 * top)
+                ),
+                _GLASS,
+            ),
+            (box((0.9 * W, 0.08, 0.12), (0, front + slope, 0.11)), _DARK),
+        ]
+        parts += [(box((0.12, 0.06, 0.08), (x * 0.33 * W, front + slope, 0.38 * top)), _LAMP) for x in (-1, 1)]
+        parts += [
+            (tube([(x, -0.2, top), (x, 0.1, top + 0.14), (x, -0.15, top + 0.26)], 0.02, sections=6), _DARK)
+            for x in (-0.12, 0.12)
+        ] + [(box((0.4, 0.05, 0.03), (0, -0.15, top + 0.27)), _DARK)]
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell031
 @family("04530566")
 def watercraft(rng) -> Parts:
     style, u = _pick(rng, "sail", "sail", "motor", "cargo", "liner", "tug", "rowing"), rng.uniform
-    body, L = colour(rng, _pick(rng, "white", "paint", "paint", "wood")), {"cargo": 2.4, "liner": 2.4, "tug": 1.5}.get(style, 2) * u(.9, 1.1)
-    W, H = L * {"cargo": .2, "liner": .2, "tug": .36, "sail": .27}.get(style, .32) * u(.9, 1.1), L * {"tug": .2, "sail": .13}.get(style, .15)
-    accent, keel, deck, bow = contrast(rng, body), contrast(rng, body, "plastic"), colour(rng, "wood"), u(.04, .1) * L
+    body, L = (
+        colour(rng, _pick(rng, "white", "paint", "paint", "wood")),
+        {"cargo": 2.4, "liner": 2.4, "tug": 1.5}.get(style, 2) * u(0.9, 1.1),
+    )
+    W, H = (
+        L * {"cargo": 0.2, "liner": 0.2, "tug": 0.36, "sail": 0.27}.get(style, 0.32) * u(0.9, 1.1),
+        L * {"tug": 0.2, "sail": 0.13}.get(style, 0.15),
+    )
+    accent, keel, deck, bow = contrast(rng, body), contrast(rng, body, "plastic"), colour(rng, "wood"), u(0.04, 0.1) * L
     trim = contrast(rng, deck, _pick(rng, "white", "paint"))
 
-    def outline(t, w=1.):  # the hull's cut at the height t H, from 0 at the keel to 1 at the deck
-        side = [(-.5 + .06 * (1 - t), .42 + .5 * t), (-.1, .6 + .4 * t), (.2, .4 + .5 * t), (.36, .15 + .42 * t), (.4 + .1 * t, .02)]
+    def outline(t, w=1.0):  # the hull's cut at the height t H, from 0 at the keel to 1 at the deck
+        side = [
+            (-0.5 + 0.06 * (1 - t), 0.42 + 0.5 * t),
+            (-0.1, 0.6 + 0.4 * t),
+            (0.2, 0.4 + 0.5 * t),
+            (0.36, 0.15 + 0.42 * t),
+            (0.4 + 0.1 * t, 0.02),
+        ]
         return [(x * w * s * W / 2, y * L, t * H + t * t * bow * max(y, 0) * 2) for y, s in side for x in (-1, 1)]
 
-    lower, upper = hull(outline(0) + outline(.4)), hull(outline(.4) + outline(1))
-    inner = hull(outline(.45, .82) + [(x, .95 * y, z + .3 * H) for x, y, z in outline(1, .82)])
-    if style == "rowing": upper = cut(upper, inner)
-    band = hull([(max(x, 0), y, z) for t in (.48, .88) for x, y, z in outline(t, 1.05)])
+    lower, upper = hull(outline(0) + outline(0.4)), hull(outline(0.4) + outline(1))
+    inner = hull(outline(0.45, 0.82) + [(x, 0.95 * y, z + 0.3 * H) for x, y, z in outline(1, 0.82)])
+    if style == "rowing":
+        upper = cut(upper, inner)
+    band = hull([(max(x, 0), y, z) for t in (0.48, 0.88) for x, y, z in outline(t, 1.05)])
     parts = [(lower, keel), (upper, body), (band if style != "rowing" else cut(band, inner), accent)]
-    if style != "rowing": parts.append((hull([(x, .97 * y, z + d) for d in (-.1 * H, .05 * H) for x, y, z in outline(1, .9)]), deck))
-    house = lambda w, y, l, low, high, rgb, r=.02: (box((w * W, l * L, (high - low) * H), (0, y * L, (1 + (low + high) / 2) * H), r), rgb)
+    if style != "rowing":
+        parts.append((hull([(x, 0.97 * y, z + d) for d in (-0.1 * H, 0.05 * H) for x, y, z in outline(1, 0.9)]), deck))
+    house = lambda w, y, l, low, high, rgb, r=0.02: (
+        box((w * W, l * L, (high - low) * H), (0, y * L, (1 + (low + high) / 2) * H), r),
+        rgb,
+    )
     if style == "sail":
-        tall, boom = u(.85, 1.1) * L, u(.36, .42) * L
+        tall, boom = u(0.85, 1.1) * L, u(0.36, 0.42) * L
         sail, jib = colour(rng, "white"), contrast(rng, (240, 240, 240))
-        parts += [(cylinder(.02, tall, (0, .08 * L, tall / 2 + .8 * H), sections=8), _STEEL), (tube([(0, .08 * L, 1.6 * H), (.0, .08 * L - boom, 1.6 * H)], .02, sections=8), deck), house(.5, -.05, .3, -.1, .5, trim)]
-        parts += [(extrude([(.07 * L, 1.7 * H), (.07 * L - boom, 1.7 * H), (.07 * L, .78 * tall + H)], .03, axis="x"), sail), (extrude([(.1 * L, 1.3 * H), (.47 * L, 1.4 * H), (.1 * L, .62 * tall + H)], .03, axis="x"), jib)]
+        parts += [
+            (cylinder(0.02, tall, (0, 0.08 * L, tall / 2 + 0.8 * H), sections=8), _STEEL),
+            (tube([(0, 0.08 * L, 1.6 * H), (0.0, 0.08 * L - boom, 1.6 * H)], 0.02, sections=8), deck),
+            house(0.5, -0.05, 0.3, -0.1, 0.5, trim),
+        ]
+        parts += [
+            (
+                extrude([(0.07 * L, 1.7 * H), (0.07 * L - boom, 1.7 * H), (0.07 * L, 0.78 * tall + H)], 0.03, axis="x"),
+                sail,
+            ),
+            (extrude([(0.1 * L, 1.3 * H), (0.47 * L, 1.4 * H), (0.1 * L, 0.62 * tall + H)], 0.03, axis="x"), jib),
+        ]
     elif style == "motor":
-        parts += [(hull([(x * s * W, y * L, (1 + z) * H) for x in (-1, 1) for s, y, z in ((.36, -.25, -.1), (.36, .22, .0), (.3, -.22, .75), (.3, .0, .75))]), _GLASS), house(.66, -.1, .24, .7, .85, trim)]
-        parts += [house(.7, -.4, .08, -.2, .35, trim), (box((.14, .16, 1.3 * H), (0, -.52 * L, .8 * H), .03), _DARK)]
+        parts += [
+            (
+                hull(
+                    [
+                        (x * s * W, y * L, (1 + z) * H)
+                        for x in (-1, 1)
+                        for s, y, z in ((0.36, -0.25, -0.1), (0.36, 0.22, 0.0), (0.3, -0.22, 0.75), (0.3, 0.0, 0.75))
+                    ]
+                ),
+                _GLASS,
+            ),
+            house(0.66, -0.1, 0.24, 0.7, 0.85, trim),
+        ]
+        parts += [
+            house(0.7, -0.4, 0.08, -0.2, 0.35, trim),
+            (box((0.14, 0.16, 1.3 * H), (0, -0.52 * L, 0.8 * H), 0.03), _DARK),
+        ]
     elif style == "cargo":
-        parts += [house(.75, -.38, .12, -.1, 1.3, (235, 235, 235)), house(.78, -.375, .125, .9, 1.1, _GLASS), house(.3, -.46, .06, -.1, 1.6, keel)]
+        parts += [
+            house(0.75, -0.38, 0.12, -0.1, 1.3, (235, 235, 235)),
+            house(0.78, -0.375, 0.125, 0.9, 1.1, _GLASS),
+            house(0.3, -0.46, 0.06, -0.1, 1.6, keel),
+        ]
         n = int(rng.integers(3, 6))
         for i in range(n):
-            for x in (-1, 1): parts.append((box((.4 * W, .5 / n * L, h := u(.3, .9) * H), (x * .21 * W, (-.27 + .57 * (i + .5) / n) * L, H + h / 2)), colour(rng, "paint")))
+            for x in (-1, 1):
+                parts.append(
+                    (
+                        box(
+                            (0.4 * W, 0.5 / n * L, h := u(0.3, 0.9) * H),
+                            (x * 0.21 * W, (-0.27 + 0.57 * (i + 0.5) / n) * L, H + h / 2),
+                        ),
+                        colour(rng, "paint"),
+                    )
+                )
     elif style == "liner":
-        for k in range(n := int(rng.integers(2, 4))): parts += [house(.8 - .1 * k, -.05, .72 - .14 * k, .5 * k - .1, .5 * k + .5, (238, 238, 236)), house(.82 - .1 * k, -.05, .68 - .14 * k, .5 * k + .12, .5 * k + .28, _GLASS, 0)]
-        parts += [(cylinder(.2 * W, .9 * H, (0, y * L, (1.3 + .5 * n) * H), sections=14), trim) for y in _pick(rng, (-.15,), (-.2, 0), (-.22, -.08, .06))]
+        for k in range(n := int(rng.integers(2, 4))):
+            parts += [
+                house(0.8 - 0.1 * k, -0.05, 0.72 - 0.14 * k, 0.5 * k - 0.1, 0.5 * k + 0.5, (238, 238, 236)),
+                house(0.82 - 0.1 * k, -0.05, 0.68 - 0.14 * k, 0.5 * k + 0.12, 0.5 * k + 0.28, _GLASS, 0),
+            ]
+        parts += [
+            (cylinder(0.2 * W, 0.9 * H, (0, y * L, (1.3 + 0.5 * n) * H), sections=14), trim)
+            for y in _pick(rng, (-0.15,), (-0.2, 0), (-0.22, -0.08, 0.06))
+        ]
     elif style == "tug":
-        parts += [house(.62, .05, .36, -.1, .7, trim), house(.5, .1, .22, .6, 1.4, trim), house(.53, .1, .2, .95, 1.25, _GLASS, 0), (cylinder(.1 * L * .7, .8 * H, (0, -.08 * L, 2 * H), sections=14), keel)]
+        parts += [
+            house(0.62, 0.05, 0.36, -0.1, 0.7, trim),
+            house(0.5, 0.1, 0.22, 0.6, 1.4, trim),
+            house(0.53, 0.1, 0.2, 0.95, 1.25, _GLASS, 0),
+            (cylinder(0.1 * L * 0.7, 0.8 * H, (0, -0.08 * L, 2 * H), sections=14), keel),
+        ]
     else:
-        parts += [(box((.8 * W, .1 * L, .05), (0, y * L, .8 * H)), deck) for y in (-.28, .0)]
-        parts += [(tube([(x * .3 * W, -.02 * L, 1.1 * H), (x * 1.1 * W, -.15 * L, .8 * H)], .03, sections=6), c) for x, c in ((1, accent), (-1, deck))]
-        parts += [(box((.15, .05, .05), (x * 1.1 * W, -.15 * L, .8 * H), .02), c) for x, c in ((1, accent), (-1, deck))]
+        parts += [(box((0.8 * W, 0.1 * L, 0.05), (0, y * L, 0.8 * H)), deck) for y in (-0.28, 0.0)]
+        parts += [
+            (tube([(x * 0.3 * W, -0.02 * L, 1.1 * H), (x * 1.1 * W, -0.15 * L, 0.8 * H)], 0.03, sections=6), c)
+            for x, c in ((1, accent), (-1, deck))
+        ]
+        parts += [
+            (box((0.15, 0.05, 0.05), (x * 1.1 * W, -0.15 * L, 0.8 * H), 0.02), c) for x, c in ((1, accent), (-1, deck))
+        ]
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell034
 @family("03325088")
 def faucet(rng) -> Parts:
     style, u = _pick(rng, "arc", "straight", "square"), rng.uniform
-    metal = _pick(rng, colour(rng, "metal"), colour(rng, "metal"), colour(rng, "gold"), colour(rng, "dark"), colour(rng, "white"))
-    hot, cold, foot, r = (200, 35, 30), (40, 80, 190), contrast(rng, metal, "plastic"), u(.06, .085)
-    tall, reach = u(.75, 1.15), u(.5, .75)
+    metal = _pick(
+        rng, colour(rng, "metal"), colour(rng, "metal"), colour(rng, "gold"), colour(rng, "dark"), colour(rng, "white")
+    )
+    hot, cold, foot, r = (200, 35, 30), (40, 80, 190), contrast(rng, metal, "plastic"), u(0.06, 0.085)
+    tall, reach = u(0.75, 1.15), u(0.5, 0.75)
     if style == "arc":
-        a = np.linspace(np.pi, _pick(rng, 0, -.1), 12)
-        path = [(0, 0, 0), *[(0, reach / 2 * (1 + np.cos(t)), tall + reach / 2 * np.sin(t)) for t in a], (0, reach, tall - u(.1, .3))]
-    elif style == "straight": path = [(0, 0, 0), (0, 0, .5 * tall), (0, .1, .6 * tall), (0, reach, .62 * tall + u(0, .2)), (0, reach + .08, .45 * tall)]
-    else: path = [(0, 0, 0), (0, 0, tall), (0, .04, tall + .04), (0, reach, tall + .04), (0, reach + .04, tall), (0, reach + .04, tall - .15)]
-    parts = [(tube(path, [1.5 * r] + [r] * (len(path) - 1)), metal), (cylinder(1.15 * r, .1, np.add(path[-1], (0, 0, -.02)), sections=14), _DARK)]
-    two = u() < .55
-    plate = u(.5, .7) if two else u(.1, .2)
-    parts += [(hull([cylinder(1.9 * r, .1, (x * plate, 0, -.04), sections=16) for x in (-1, 1)]), metal), (hull([cylinder(2.2 * r, .08, (x * plate, 0, -.12), sections=16) for x in (-1, 1)]), foot)]
+        a = np.linspace(np.pi, _pick(rng, 0, -0.1), 12)
+        path = [
+            (0, 0, 0),
+            *[(0, reach / 2 * (1 + np.cos(t)), tall + reach / 2 * np.sin(t)) for t in a],
+            (0, reach, tall - u(0.1, 0.3)),
+        ]
+    elif style == "straight":
+        path = [
+            (0, 0, 0),
+            (0, 0, 0.5 * tall),
+            (0, 0.1, 0.6 * tall),
+            (0, reach, 0.62 * tall + u(0, 0.2)),
+            (0, reach + 0.08, 0.45 * tall),
+        ]
+    else:
+        path = [
+            (0, 0, 0),
+            (0, 0, tall),
+            (0, 0.04, tall + 0.04),
+            (0, reach, tall + 0.04),
+            (0, reach + 0.04, tall),
+            (0, reach + 0.04, tall - 0.15),
+        ]
+    parts = [
+        (tube(path, [1.5 * r] + [r] * (len(path) - 1)), metal),
+        (cylinder(1.15 * r, 0.1, np.add(path[-1], (0, 0, -0.02)), sections=14), _DARK),
+    ]
+    two = u() < 0.55
+    plate = u(0.5, 0.7) if two else u(0.1, 0.2)
+    parts += [
+        (hull([cylinder(1.9 * r, 0.1, (x * plate, 0, -0.04), sections=16) for x in (-1, 1)]), metal),
+        (hull([cylinder(2.2 * r, 0.08, (x * plate, 0, -0.12), sections=16) for x in (-1, 1)]), foot),
+    ]
     if two:
         kind = _pick(rng, "cross", "lever", "knob")
         for x, rgb in ((plate, hot), (-plate, cold)):
-            parts += [(cylinder(.9 * r, .3, (x, 0, .12), top_radius=.7 * r, sections=14), metal)]
-            if kind == "knob": parts += [(cylinder(1.5 * r, .2, (x, 0, .34), top_radius=1.2 * r, sections=8), rgb)]
-            elif kind == "cross": parts += [(tube([(x - .2 * c, -.2 * s, .32), (x + .2 * c, .2 * s, .32)], .045, sections=8), rgb) for c, s in ((1, 0), (0, 1))] + [(ellipsoid(.08, (x, 0, .34), 1), metal)]
-            else: parts += [(ellipsoid((1.2 * r, 1.2 * r, .1), (x, 0, .28), 1), metal), (hull([ellipsoid(.06, (x, 0, .32), 1), ellipsoid(.05, (x * 1.55, .1, .42), 1)]), rgb)]
+            parts += [(cylinder(0.9 * r, 0.3, (x, 0, 0.12), top_radius=0.7 * r, sections=14), metal)]
+            if kind == "knob":
+                parts += [(cylinder(1.5 * r, 0.2, (x, 0, 0.34), top_radius=1.2 * r, sections=8), rgb)]
+            elif kind == "cross":
+                parts += [
+                    (tube([(x - 0.2 * c, -0.2 * s, 0.32), (x + 0.2 * c, 0.2 * s, 0.32)], 0.045, sections=8), rgb)
+                    for c, s in ((1, 0), (0, 1))
+                ] + [(ellipsoid(0.08, (x, 0, 0.34), 1), metal)]
+            else:
+                parts += [
+                    (ellipsoid((1.2 * r, 1.2 * r, 0.1), (x, 0, 0.28), 1), metal),
+                    (hull([ellipsoid(0.06, (x, 0, 0.32), 1), ellipsoid(0.05, (x * 1.55, 0.1, 0.42), 1)]), rgb),
+                ]
     else:
-        z = u(.25, .4) * tall
-        parts += [(cylinder(1.2 * r, .3, (.12, 0, z), "x", sections=14), metal), (hull([ellipsoid(.09, (.3, 0, z), 1), ellipsoid(.06, (.42, u(-.1, .1), z + u(.25, .45)), 1)]), hot)]
-        parts += [(cylinder(1.3 * r, .12, (-.06, 0, z), "x", sections=14), cold)]
+        z = u(0.25, 0.4) * tall
+        parts += [
+            (cylinder(1.2 * r, 0.3, (0.12, 0, z), "x", sections=14), metal),
+            (hull([ellipsoid(0.09, (0.3, 0, z), 1), ellipsoid(0.06, (0.42, u(-0.1, 0.1), z + u(0.25, 0.45)), 1)]), hot),
+        ]
+        parts += [(cylinder(1.3 * r, 0.12, (-0.06, 0, z), "x", sections=14), cold)]
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell037
@@ -383,51 +976,151 @@ def faucet(rng) -> Parts:
 def guitar(rng) -> Parts:
     style, u = _pick(rng, "acoustic", "acoustic", "double cut", "single cut", "arrow"), rng.uniform
     a = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    if style == "arrow": outline = [(-.1, .5), (.1, .5), (.2, .3), (.55, -.5), (.36, -.56), (0, -.12), (-.36, -.56), (-.55, -.5), (-.2, .3)]
+    if style == "arrow":
+        outline = [
+            (-0.1, 0.5),
+            (0.1, 0.5),
+            (0.2, 0.3),
+            (0.55, -0.5),
+            (0.36, -0.56),
+            (0, -0.12),
+            (-0.36, -0.56),
+            (-0.55, -0.5),
+            (-0.2, 0.3),
+        ]
     else:
-        wide, waist = u(.42, .5), u(.1, .15)
-        outline = [((wide - .07 * np.cos(t - np.pi) * -1 * (np.cos(t) > 0) - waist * np.exp(-((np.cos(t) - .15) / .3) ** 2)) * np.sin(t), .55 * np.cos(t)) for t in a]
-    back, top = colour(rng, _pick(rng, "wood", "leather", "dark")), colour(rng, _pick(rng, "wood", "paint", "paint", "white"))
-    guard, neck, electric, thick = contrast(rng, top), colour(rng, "leather"), style != "acoustic", .12 if style != "acoustic" else u(.18, .26)
+        wide, waist = u(0.42, 0.5), u(0.1, 0.15)
+        outline = [
+            (
+                (
+                    wide
+                    - 0.07 * np.cos(t - np.pi) * -1 * (np.cos(t) > 0)
+                    - waist * np.exp(-(((np.cos(t) - 0.15) / 0.3) ** 2))
+                )
+                * np.sin(t),
+                0.55 * np.cos(t),
+            )
+            for t in a
+        ]
+    back, top = (
+        colour(rng, _pick(rng, "wood", "leather", "dark")),
+        colour(rng, _pick(rng, "wood", "paint", "paint", "white")),
+    )
+    guard, neck, electric, thick = (
+        contrast(rng, top),
+        colour(rng, "leather"),
+        style != "acoustic",
+        0.12 if style != "acoustic" else u(0.18, 0.26),
+    )
     slab = extrude(outline, thick, axis="y")
-    face = place(extrude(outline, .05, axis="y"), (0, thick / 2, 0), scale=(.96, 1, .96))
+    face = place(extrude(outline, 0.05, axis="y"), (0, thick / 2, 0), scale=(0.96, 1, 0.96))
     if "cut" in style:
-        bites = [cylinder(.13, 1, (x * .27, 0, .5), "y", sections=16) for x in ((1, -1) if style == "double cut" else (1,))]
+        bites = [
+            cylinder(0.13, 1, (x * 0.27, 0, 0.5), "y", sections=16)
+            for x in ((1, -1) if style == "double cut" else (1,))
+        ]
         slab, face = cut(slab, *bites), cut(face, *bites)
-    long, front = u(.75, 1.05), thick / 2 + .025
-    tip = .45 + long
-    parts = [(slab, back), (face, top), (box((.13, .1, long + .1), (0, front - .01, .4 + long / 2)), neck), (box((.12, .04, long + .25), (0, front + .05, .32 + long / 2)), _DARK)]
-    head = [(-.07, 0), (.07, 0), (.13, .12), (.11, .36), (-.11, .36), (-.13, .12)] if not electric else [(-.07, 0), (.07, 0), (.16, .1), (.1, .42), (-.02, .36), (-.09, .1)]
-    parts += [(extrude(head, .07, (0, front - .02, tip), "y"), guard)] + [(cylinder(.028, .42, (0, front - .02, tip + z), "x", sections=8), _STEEL) for z in (.12, .22, .31)]
-    parts += [(box((.24, .06, .07), (0, front + .01, -.3 if style != "arrow" else -.05)), _DARK), (box((.05, .03, long + .5), (0, front + .07, .2 + long / 2)), (215, 215, 205))]
-    plate = [(.09, .3), (.26, .22), (.2, .05), (.3, -.2), (.2, -.36), (.09, -.2)] if style != "arrow" else [(.07, .25), (.17, .2), (.42, -.38), (.3, -.42), (.07, -.05)]
-    parts.append((extrude(plate, .04, (0, front + .01, 0), "y"), guard))
-    if electric: parts += [(box((.26, .06, .07), (0, front + .015, z)), _pick(rng, _STEEL, (240, 240, 235))) for z in ((.1, .24) if style == "arrow" else (-.12, .08))]
-    else: parts += [(cylinder(.13, .05, (0, front + .005, .08), "y", sections=20), (25, 20, 18))]
+    long, front = u(0.75, 1.05), thick / 2 + 0.025
+    tip = 0.45 + long
+    parts = [
+        (slab, back),
+        (face, top),
+        (box((0.13, 0.1, long + 0.1), (0, front - 0.01, 0.4 + long / 2)), neck),
+        (box((0.12, 0.04, long + 0.25), (0, front + 0.05, 0.32 + long / 2)), _DARK),
+    ]
+    head = (
+        [(-0.07, 0), (0.07, 0), (0.13, 0.12), (0.11, 0.36), (-0.11, 0.36), (-0.13, 0.12)]
+        if not electric
+        else [(-0.07, 0), (0.07, 0), (0.16, 0.1), (0.1, 0.42), (-0.02, 0.36), (-0.09, 0.1)]
+    )
+    parts += [(extrude(head, 0.07, (0, front - 0.02, tip), "y"), guard)] + [
+        (cylinder(0.028, 0.42, (0, front - 0.02, tip + z), "x", sections=8), _STEEL) for z in (0.12, 0.22, 0.31)
+    ]
+    parts += [
+        (box((0.24, 0.06, 0.07), (0, front + 0.01, -0.3 if style != "arrow" else -0.05)), _DARK),
+        (box((0.05, 0.03, long + 0.5), (0, front + 0.07, 0.2 + long / 2)), (215, 215, 205)),
+    ]
+    plate = (
+        [(0.09, 0.3), (0.26, 0.22), (0.2, 0.05), (0.3, -0.2), (0.2, -0.36), (0.09, -0.2)]
+        if style != "arrow"
+        else [(0.07, 0.25), (0.17, 0.2), (0.42, -0.38), (0.3, -0.42), (0.07, -0.05)]
+    )
+    parts.append((extrude(plate, 0.04, (0, front + 0.01, 0), "y"), guard))
+    if electric:
+        parts += [
+            (box((0.26, 0.06, 0.07), (0, front + 0.015, z)), _pick(rng, _STEEL, (240, 240, 235)))
+            for z in ((0.1, 0.24) if style == "arrow" else (-0.12, 0.08))
+        ]
+    else:
+        parts += [(cylinder(0.13, 0.05, (0, front + 0.005, 0.08), "y", sections=20), (25, 20, 18))]
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell040
 @family("03624134")
 def knife(rng) -> Parts:
     style, u = _pick(rng, "chef", "cleaver", "hunting", "table", "bread"), rng.uniform
-    w, n = {"cleaver": .46, "chef": .32, "table": .2}.get(style, .24) * u(.85, 1.15), {"cleaver": .8, "chef": 1.1, "table": .65}.get(style, .95) * u(.9, 1.1)
-    outline = {"chef": [(0, 0), (w, 0), (.95 * w, .3 * n), (.72 * w, .65 * n), (.4 * w, .88 * n), (.05 * w, n)],
-               "cleaver": [(0, 0), (w, 0), (w, n), (.12 * w, n), (0, .9 * n)],
-               "hunting": [(0, 0), (w, 0), (w, .6 * n), (.75 * w, .85 * n), (.3 * w, n), (.26 * w, .75 * n), (0, .6 * n)],
-               "table": [(.15 * w, 0), (.7 * w, 0), (w, .4 * n), (w, .8 * n), (.6 * w, n), (.15 * w, .92 * n), (0, .5 * n)],
-               "bread": [(0, 0), *[(w * (.9 + .1 * (i % 2)), i / 14 * .9 * n) for i in range(15)], (.5 * w, n), (0, .92 * n)]}[style]
-    steel, above = colour(rng, _pick(rng, "metal", "metal", "dark")), colour(rng, _pick(rng, "wood", "dark", "plastic", "paint"))
+    w, n = (
+        {"cleaver": 0.46, "chef": 0.32, "table": 0.2}.get(style, 0.24) * u(0.85, 1.15),
+        {"cleaver": 0.8, "chef": 1.1, "table": 0.65}.get(style, 0.95) * u(0.9, 1.1),
+    )
+    outline = {
+        "chef": [(0, 0), (w, 0), (0.95 * w, 0.3 * n), (0.72 * w, 0.65 * n), (0.4 * w, 0.88 * n), (0.05 * w, n)],
+        "cleaver": [(0, 0), (w, 0), (w, n), (0.12 * w, n), (0, 0.9 * n)],
+        "hunting": [
+            (0, 0),
+            (w, 0),
+            (w, 0.6 * n),
+            (0.75 * w, 0.85 * n),
+            (0.3 * w, n),
+            (0.26 * w, 0.75 * n),
+            (0, 0.6 * n),
+        ],
+        "table": [
+            (0.15 * w, 0),
+            (0.7 * w, 0),
+            (w, 0.4 * n),
+            (w, 0.8 * n),
+            (0.6 * w, n),
+            (0.15 * w, 0.92 * n),
+            (0, 0.5 * n),
+        ],
+        "bread": [
+            (0, 0),
+            *[(w * (0.9 + 0.1 * (i % 2)), i / 14 * 0.9 * n) for i in range(15)],
+            (0.5 * w, n),
+            (0, 0.92 * n),
+        ],
+    }[style]
+    steel, above = (
+        colour(rng, _pick(rng, "metal", "metal", "dark")),
+        colour(rng, _pick(rng, "wood", "dark", "plastic", "paint")),
+    )
     below, bright = contrast(rng, above), (232, 234, 238)
-    thick, h, grip = .05, u(.6, .8), u(.15, .19)
+    thick, h, grip = 0.05, u(0.6, 0.8), u(0.15, 0.19)
     blade = extrude(outline, thick, axis="z")
-    bevel = cut(extrude(outline, 1.3 * thick, axis="z"), box((1.5 * w, 3 * n, 1), (-.05 * w, 0, 0)))
+    bevel = cut(extrude(outline, 1.3 * thick, axis="z"), box((1.5 * w, 3 * n, 1), (-0.05 * w, 0, 0)))
     parts = [(blade, steel), (bevel, bright)]
-    bend, mid = u(0, .06), .5 * grip if style != "hunting" else .5 * w
-    curve = [(mid - grip / 2, 0), (mid + grip / 2, 0), (mid + .4 * grip, -.4 * h), (mid + .5 * grip + bend, -.85 * h), (mid + .3 * grip + bend, -h), (mid - .5 * grip + bend, -.95 * h), (mid - .6 * grip, -.4 * h)]
-    for z, rgb in ((.04, above), (-.04, below)): parts.append((extrude(curve, .08, (0, 0, z), "z"), rgb))
-    parts += [(cylinder(.028, .2, (mid + .2 * bend, -y * h, 0), sections=10), bright) for y in (.25, .5, .75)]
-    parts.append((box((1.15 * grip if style != "hunting" else 1.5 * w, .07, .22), (mid, -.01, 0), .02), _STEEL if style != "hunting" else below))
-    if style == "cleaver": parts.append((cylinder(.06, 1.2 * thick, (.2 * w, .82 * n, 0), sections=14), _DARK))
+    bend, mid = u(0, 0.06), 0.5 * grip if style != "hunting" else 0.5 * w
+    curve = [
+        (mid - grip / 2, 0),
+        (mid + grip / 2, 0),
+        (mid + 0.4 * grip, -0.4 * h),
+        (mid + 0.5 * grip + bend, -0.85 * h),
+        (mid + 0.3 * grip + bend, -h),
+        (mid - 0.5 * grip + bend, -0.95 * h),
+        (mid - 0.6 * grip, -0.4 * h),
+    ]
+    for z, rgb in ((0.04, above), (-0.04, below)):
+        parts.append((extrude(curve, 0.08, (0, 0, z), "z"), rgb))
+    parts += [(cylinder(0.028, 0.2, (mid + 0.2 * bend, -y * h, 0), sections=10), bright) for y in (0.25, 0.5, 0.75)]
+    parts.append(
+        (
+            box((1.15 * grip if style != "hunting" else 1.5 * w, 0.07, 0.22), (mid, -0.01, 0), 0.02),
+            _STEEL if style != "hunting" else below,
+        )
+    )
+    if style == "cleaver":
+        parts.append((cylinder(0.06, 1.2 * thick, (0.2 * w, 0.82 * n, 0), sections=14), _DARK))
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell043
@@ -435,56 +1128,172 @@ def knife(rng) -> Parts:
 def pistol(rng) -> Parts:
     style, u = _pick(rng, "automatic", "automatic", "revolver"), rng.uniform
     frame, slide = colour(rng, _pick(rng, "dark", "metal", "plastic")), colour(rng, _pick(rng, "dark", "metal", "gold"))
-    grips, W, L, lean = colour(rng, _pick(rng, "wood", "dark", "leather", "plastic")), u(.15, .19), u(.95, 1.25), u(.1, .22)
-    accent, deep = contrast(rng, grips), u(.55, .7)
-    hand = [(-.36, .02), (-.02, .02), (-.08 - lean, -deep), (-.44 - lean, -deep + .06)] if style == "automatic" else [(-.4, .06), (-.1, .02), (-.14 - .6 * lean, -.3), (-.2 - lean, -deep), (-.5 - lean, -deep + .08), (-.42 - lean, -.28)]
-    parts = [(extrude(hand, W, axis="x"), frame), (extrude([(y * .86 - .035, z * .86 - .045) for y, z in hand], .06, (W / 2, 0, 0), "x"), accent)]
-    parts += [(extrude([(y * .86 - .035, z * .86 - .045) for y, z in hand], .06, (-W / 2, 0, 0), "x"), grips)]
-    guard = [(0, .04, 0), (0, .02, -.2), (0, .14, -.26), (0, .27, -.2), (0, .3, 0)]
-    parts += [(tube(guard, .03, sections=8), frame), (tube([(0, .1, 0), (0, .16, -.14)], .025, sections=8), _STEEL)]
+    grips, W, L, lean = (
+        colour(rng, _pick(rng, "wood", "dark", "leather", "plastic")),
+        u(0.15, 0.19),
+        u(0.95, 1.25),
+        u(0.1, 0.22),
+    )
+    accent, deep = contrast(rng, grips), u(0.55, 0.7)
+    hand = (
+        [(-0.36, 0.02), (-0.02, 0.02), (-0.08 - lean, -deep), (-0.44 - lean, -deep + 0.06)]
+        if style == "automatic"
+        else [
+            (-0.4, 0.06),
+            (-0.1, 0.02),
+            (-0.14 - 0.6 * lean, -0.3),
+            (-0.2 - lean, -deep),
+            (-0.5 - lean, -deep + 0.08),
+            (-0.42 - lean, -0.28),
+        ]
+    )
+    parts = [
+        (extrude(hand, W, axis="x"), frame),
+        (extrude([(y * 0.86 - 0.035, z * 0.86 - 0.045) for y, z in hand], 0.06, (W / 2, 0, 0), "x"), accent),
+    ]
+    parts += [(extrude([(y * 0.86 - 0.035, z * 0.86 - 0.045) for y, z in hand], 0.06, (-W / 2, 0, 0), "x"), grips)]
+    guard = [(0, 0.04, 0), (0, 0.02, -0.2), (0, 0.14, -0.26), (0, 0.27, -0.2), (0, 0.3, 0)]
+    parts += [
+        (tube(guard, 0.03, sections=8), frame),
+        (tube([(0, 0.1, 0), (0, 0.16, -0.14)], 0.025, sections=8), _STEEL),
+    ]
     if style == "automatic":
-        back, front = -.42, -.42 + L
-        parts += [(extrude([(back, 0), (front - .08, 0), (front - .02, .1), (back, .1)], .9 * W, axis="x"), frame), (box((W, L, .2), (0, (back + front) / 2, .19), .02), slide)]
-        parts += [(box((.05, .52 * L, .14), (W / 2, back + .6 * L, .19)), accent), (box((.05, .12, .15), (-W / 2, back + .1, .19)), _DARK)]
-        parts += [(cylinder(.06, .08, (0, front, .2), "y", sections=12), _DARK), (box((.04, .06, .06), (0, front - .06, .31)), _LAMP), (box((.12, .05, .06), (0, back + .05, .31)), _DARK)]
-        parts += [(box((1.06 * W, .32, .06), (0, -.28 - lean, -deep + .02), .02), _DARK)]
-        if u() < .35: parts += [(cylinder(.08, .45, (0, front + .22, .2), "y", sections=14), _DARK)]
-        elif u() < .4: parts += [(box((.6 * W, .3, .12), (0, front - .25, -.05), .02), _DARK), (cylinder(.04, .03, (0, front - .09, -.05), "y", sections=10), _LAMP)]
+        back, front = -0.42, -0.42 + L
+        parts += [
+            (extrude([(back, 0), (front - 0.08, 0), (front - 0.02, 0.1), (back, 0.1)], 0.9 * W, axis="x"), frame),
+            (box((W, L, 0.2), (0, (back + front) / 2, 0.19), 0.02), slide),
+        ]
+        parts += [
+            (box((0.05, 0.52 * L, 0.14), (W / 2, back + 0.6 * L, 0.19)), accent),
+            (box((0.05, 0.12, 0.15), (-W / 2, back + 0.1, 0.19)), _DARK),
+        ]
+        parts += [
+            (cylinder(0.06, 0.08, (0, front, 0.2), "y", sections=12), _DARK),
+            (box((0.04, 0.06, 0.06), (0, front - 0.06, 0.31)), _LAMP),
+            (box((0.12, 0.05, 0.06), (0, back + 0.05, 0.31)), _DARK),
+        ]
+        parts += [(box((1.06 * W, 0.32, 0.06), (0, -0.28 - lean, -deep + 0.02), 0.02), _DARK)]
+        if u() < 0.35:
+            parts += [(cylinder(0.08, 0.45, (0, front + 0.22, 0.2), "y", sections=14), _DARK)]
+        elif u() < 0.4:
+            parts += [
+                (box((0.6 * W, 0.3, 0.12), (0, front - 0.25, -0.05), 0.02), _DARK),
+                (cylinder(0.04, 0.03, (0, front - 0.09, -0.05), "y", sections=10), _LAMP),
+            ]
     else:
-        long = L - .55
-        parts += [(box((.8 * W, .62, .16), (0, -.1, .06), .03), frame), (box((.5 * W, .62, .07), (0, -.1, .3), .02), frame), (box((.8 * W, .18, .3), (0, -.35, .16), .03), frame)]
-        drum = cylinder(.155, .32, (0, .0, .14), "y", sections=16)
-        parts += [(drum, slide), (cylinder(.16, .06, (0, .1, .14), "y", sections=16), _STEEL), (box((.05, .26, .16), (.15, 0, .14)), accent)]
-        parts += [(cylinder(.07, long, (0, .18 + long / 2, .22), "y", sections=12), slide), (box((.09, long, .12), (0, .18 + long / 2, .14), .02), frame), (box((.04, .1, .1), (0, .12 + long, .3)), _LAMP)]
-        parts += [(cylinder(.05, .02, (0, .19 + long, .22), "y", sections=10), _DARK), (box((.06, .06, .16), (0, -.45, .34), .02), _STEEL), (box((.05, .8 * long, .13), (.06, .18 + long / 2, .2)), accent)]
+        long = L - 0.55
+        parts += [
+            (box((0.8 * W, 0.62, 0.16), (0, -0.1, 0.06), 0.03), frame),
+            (box((0.5 * W, 0.62, 0.07), (0, -0.1, 0.3), 0.02), frame),
+            (box((0.8 * W, 0.18, 0.3), (0, -0.35, 0.16), 0.03), frame),
+        ]
+        drum = cylinder(0.155, 0.32, (0, 0.0, 0.14), "y", sections=16)
+        parts += [
+            (drum, slide),
+            (cylinder(0.16, 0.06, (0, 0.1, 0.14), "y", sections=16), _STEEL),
+            (box((0.05, 0.26, 0.16), (0.15, 0, 0.14)), accent),
+        ]
+        parts += [
+            (cylinder(0.07, long, (0, 0.18 + long / 2, 0.22), "y", sections=12), slide),
+            (box((0.09, long, 0.12), (0, 0.18 + long / 2, 0.14), 0.02), frame),
+            (box((0.04, 0.1, 0.1), (0, 0.12 + long, 0.3)), _LAMP),
+        ]
+        parts += [
+            (cylinder(0.05, 0.02, (0, 0.19 + long, 0.22), "y", sections=10), _DARK),
+            (box((0.06, 0.06, 0.16), (0, -0.45, 0.34), 0.02), _STEEL),
+            (box((0.05, 0.8 * long, 0.13), (0.06, 0.18 + long / 2, 0.2)), accent),
+        ]
     return parts
 
 # %% ../../nbs/objects/03_vehicles.ipynb #cell046
 @family("04090263")
 def rifle(rng) -> Parts:
     style, u = _pick(rng, "hunting", "assault", "sniper", "shotgun"), rng.uniform
-    metal, wood = colour(rng, _pick(rng, "dark", "metal")), colour(rng, _pick(rng, "wood", "wood", "dark", "plastic", "leaf") if style != "hunting" else "wood")
-    accent, W, barrel, long = contrast(rng, wood), u(.12, .16), u(.7, 1) + .2 * (style != "assault"), u(.75, .9)
-    drop = u(.14, .22)
-    if style in ("hunting", "shotgun"): stock = [(.15, .03), (.15, -.1), (-.12, -.13), (-.3, -.2), (-long, -.24 - drop), (-long - .02, .02), (-.3, -.02), (-.15, .06)]
-    else: stock = [(-.2, .08), (-.2, -.06), (-.5, -.1), (-long, -.12 - drop), (-long, .08)]
-    parts = [(extrude(stock, W, axis="x"), wood), (extrude([(.9 * y - .03, .85 * z - .015) for y, z in stock], .05, (W / 2, 0, 0), "x"), accent)]
-    parts += [(box((1.1 * W, .06, .34 if style != "assault" else .26), (0, -long - .01, -.1 - .4 * drop), .02), _DARK)]
-    parts += [(box((.9 * W, .55, .2), (0, .02, .05), .02), metal), (box((.05, .36, .13), (.45 * W, .04, .06)), accent), (cylinder(.045, barrel, (0, .2 + barrel / 2, .09), "y", sections=12), metal)]
-    fore = u(.4, .55) * barrel
-    parts += [(box((.95 * W, fore, .16), (0, .25 + fore / 2, .02), .03), wood), (box((.05, .9 * fore, .1), (.46 * W, .25 + fore / 2, .02)), accent)]
-    parts += [(cylinder(.07, .14, (0, .2 + barrel, .09), "y", sections=12), _DARK), (box((.03, .05, .12), (0, .1 + barrel, .17)), metal)]
-    parts += [(tube([(0, -.14, -.04), (0, -.12, -.18), (0, .06, -.18), (0, .1, -.04)], .02, sections=6), metal)]
+    metal, wood = (
+        colour(rng, _pick(rng, "dark", "metal")),
+        colour(rng, _pick(rng, "wood", "wood", "dark", "plastic", "leaf") if style != "hunting" else "wood"),
+    )
+    accent, W, barrel, long = contrast(rng, wood), u(0.12, 0.16), u(0.7, 1) + 0.2 * (style != "assault"), u(0.75, 0.9)
+    drop = u(0.14, 0.22)
+    if style in ("hunting", "shotgun"):
+        stock = [
+            (0.15, 0.03),
+            (0.15, -0.1),
+            (-0.12, -0.13),
+            (-0.3, -0.2),
+            (-long, -0.24 - drop),
+            (-long - 0.02, 0.02),
+            (-0.3, -0.02),
+            (-0.15, 0.06),
+        ]
+    else:
+        stock = [(-0.2, 0.08), (-0.2, -0.06), (-0.5, -0.1), (-long, -0.12 - drop), (-long, 0.08)]
+    parts = [
+        (extrude(stock, W, axis="x"), wood),
+        (extrude([(0.9 * y - 0.03, 0.85 * z - 0.015) for y, z in stock], 0.05, (W / 2, 0, 0), "x"), accent),
+    ]
+    parts += [
+        (box((1.1 * W, 0.06, 0.34 if style != "assault" else 0.26), (0, -long - 0.01, -0.1 - 0.4 * drop), 0.02), _DARK)
+    ]
+    parts += [
+        (box((0.9 * W, 0.55, 0.2), (0, 0.02, 0.05), 0.02), metal),
+        (box((0.05, 0.36, 0.13), (0.45 * W, 0.04, 0.06)), accent),
+        (cylinder(0.045, barrel, (0, 0.2 + barrel / 2, 0.09), "y", sections=12), metal),
+    ]
+    fore = u(0.4, 0.55) * barrel
+    parts += [
+        (box((0.95 * W, fore, 0.16), (0, 0.25 + fore / 2, 0.02), 0.03), wood),
+        (box((0.05, 0.9 * fore, 0.1), (0.46 * W, 0.25 + fore / 2, 0.02)), accent),
+    ]
+    parts += [
+        (cylinder(0.07, 0.14, (0, 0.2 + barrel, 0.09), "y", sections=12), _DARK),
+        (box((0.03, 0.05, 0.12), (0, 0.1 + barrel, 0.17)), metal),
+    ]
+    parts += [
+        (tube([(0, -0.14, -0.04), (0, -0.12, -0.18), (0, 0.06, -0.18), (0, 0.1, -0.04)], 0.02, sections=6), metal)
+    ]
     if style in ("assault", "sniper"):
-        parts.append((extrude([(-.22, 0), (-.1, 0), (-.2, -.34), (-.34, -.32)], .8 * W, axis="x"), wood))
-        bend = u(0, .16)
-        parts.append((extrude([(.12, 0), (.28, 0), (.3 + .4 * bend, -.2), (.3 + bend, -.42), (.14 + bend, -.46), (.13 + .4 * bend, -.2)], .7 * W, axis="x"), _pick(rng, metal, _DARK)))
-    if style in ("sniper", "hunting") or u() < .4:
-        z, n = .3, u(.4, .55)
-        parts += [(cylinder(.06, n, (0, .02, z), "y", sections=12), _DARK), (cylinder(.06, .14, (0, .02 + n / 2, z), "y", top_radius=.095, sections=12), _DARK), (cylinder(.08, .02, (0, .1 + n / 2, z), "y", sections=12), (90, 130, 190))]
-        parts += [(box((.05, .06, .2), (0, y, .2)), _DARK) for y in (-.1, .14)]
-    elif style == "assault": parts += [(tube([(0, -.1, .12), (0, -.08, .28), (0, .2, .28), (0, .24, .12)], .03, sections=8), metal)]
-    if style == "sniper": parts += [(tube([(0, .75 * barrel, .05), (x, .8 * barrel, -.42)], .025, sections=6), _STEEL) for x in (-.2, .2)]
-    if style == "shotgun": parts += [(cylinder(.04, .85 * barrel, (0, .2 + .42 * barrel, -.0), "y", sections=10), metal), (box((1.2 * W, .36, .16), (0, .35 + fore, 0), .04), accent)]
-    if style == "hunting": parts += [(tube([(.3 * W, -.1, .1), (.3 * W + .16, -.14, .06)], .025, sections=6), _STEEL), (ellipsoid(.045, (.3 * W + .17, -.14, .06), 1), _STEEL)]
+        parts.append((extrude([(-0.22, 0), (-0.1, 0), (-0.2, -0.34), (-0.34, -0.32)], 0.8 * W, axis="x"), wood))
+        bend = u(0, 0.16)
+        parts.append(
+            (
+                extrude(
+                    [
+                        (0.12, 0),
+                        (0.28, 0),
+                        (0.3 + 0.4 * bend, -0.2),
+                        (0.3 + bend, -0.42),
+                        (0.14 + bend, -0.46),
+                        (0.13 + 0.4 * bend, -0.2),
+                    ],
+                    0.7 * W,
+                    axis="x",
+                ),
+                _pick(rng, metal, _DARK),
+            )
+        )
+    if style in ("sniper", "hunting") or u() < 0.4:
+        z, n = 0.3, u(0.4, 0.55)
+        parts += [
+            (cylinder(0.06, n, (0, 0.02, z), "y", sections=12), _DARK),
+            (cylinder(0.06, 0.14, (0, 0.02 + n / 2, z), "y", top_radius=0.095, sections=12), _DARK),
+            (cylinder(0.08, 0.02, (0, 0.1 + n / 2, z), "y", sections=12), (90, 130, 190)),
+        ]
+        parts += [(box((0.05, 0.06, 0.2), (0, y, 0.2)), _DARK) for y in (-0.1, 0.14)]
+    elif style == "assault":
+        parts += [(tube([(0, -0.1, 0.12), (0, -0.08, 0.28), (0, 0.2, 0.28), (0, 0.24, 0.12)], 0.03, sections=8), metal)]
+    if style == "sniper":
+        parts += [
+            (tube([(0, 0.75 * barrel, 0.05), (x, 0.8 * barrel, -0.42)], 0.025, sections=6), _STEEL) for x in (-0.2, 0.2)
+        ]
+    if style == "shotgun":
+        parts += [
+            (cylinder(0.04, 0.85 * barrel, (0, 0.2 + 0.42 * barrel, -0.0), "y", sections=10), metal),
+            (box((1.2 * W, 0.36, 0.16), (0, 0.35 + fore, 0), 0.04), accent),
+        ]
+    if style == "hunting":
+        parts += [
+            (tube([(0.3 * W, -0.1, 0.1), (0.3 * W + 0.16, -0.14, 0.06)], 0.025, sections=6), _STEEL),
+            (ellipsoid(0.045, (0.3 * W + 0.17, -0.14, 0.06), 1), _STEEL),
+        ]
     return parts

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/pipeline/params.ipynb #cell003
 from __future__ import annotations
+
 import argparse
 import json
 import re
@@ -26,24 +27,24 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
 from ruamel.yaml.reader import ReaderError
 
-from ..data.rendering import procedural_objects, ProceduralRenderer, render_dataset
-from ..data.storage import label_classes, split_objects, ViewDataset
 from ..data.layout import import_layout
-from ..method.encoders import ENCODERS, make_encoder
+from ..data.mesh_files import MeshFileRenderer, mesh_objects, usable_models
+from ..data.rendering import ProceduralRenderer, procedural_objects, render_dataset
+from ..data.storage import ViewDataset, label_classes, split_objects
 from ..evaluation.probes import Probe
-from ..data.mesh_files import mesh_objects, MeshFileRenderer, usable_models
-from ..objects.classes import CLASSES
-from ..method.methods import Method, METHODS
-from ..method.pretraining import LARGEST_SEED, LIMITS, pretrain, Settings
-from ..method.system import whole_folder
+from ..method.encoders import ENCODERS, make_encoder
+from ..method.methods import METHODS, Method
+from ..method.pretraining import LARGEST_SEED, LIMITS, Settings, pretrain
 from sie.method.rotations import (
     FORMS,
-    has_translations,
     LATENT_NAMES,
-    sample_latents,
     TRANSLATION_FORMS,
     TRANSLATION_NAMES,
+    has_translations,
+    sample_latents,
 )
+from ..method.system import whole_folder
+from ..objects.classes import CLASSES
 
 # %% auto #0
 __all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'LONGEST_NAME', 'LARGEST_LATENT',
@@ -60,51 +61,69 @@ def _whole(least: int, largest: int) -> Any:
 
 
 def _printable(text: str) -> str:
-    if not text.strip() or not text.isprintable(): raise ValueError(f"{text!r} must be text of one line that is not empty")
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"{text!r} must be text of one line that is not empty")
     return text
 
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
 Seed = _whole(0, LARGEST_SEED)
-Epochs, Batch, Width, Crop = _whole(*LIMITS["epochs"]), _whole(*LIMITS["batch_size"]), _whole(*LIMITS["widths"]), _whole(*LIMITS["crop"])
+Epochs, Batch, Width, Crop = (
+    _whole(*LIMITS["epochs"]),
+    _whole(*LIMITS["batch_size"]),
+    _whole(*LIMITS["widths"]),
+    _whole(*LIMITS["crop"]),
+)
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-LONGEST_NAME = 200     # of a method or a variant, characters: results have it in the names of files
+LONGEST_NAME = 200  # of a method or a variant, characters: results have it in the names of files
 
 
 def _distinct(values: list) -> list:
     twice = [v for v in dict.fromkeys(values) if values.count(v) > 1]
-    if twice: raise ValueError(f"{twice[0]!r} stands there more than once")
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands there more than once")
     return values
 
 
 def _known(methods: list[str]) -> list[str]:
     for name in methods:
-        if len(name) > LONGEST_NAME: raise ValueError(f"{_repr(name)} has {len(name)} characters; the name of files may have {LONGEST_NAME}")
-        if (method := name.partition("+")[0]) not in METHODS: raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}{_meant(method, METHODS)}")
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"{_repr(name)} has {len(name)} characters; the name of files may have {LONGEST_NAME}")
+        if (method := name.partition("+")[0]) not in METHODS:
+            raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}{_meant(method, METHODS)}")
     return methods
 
 
 def _without_effect(method: Method, key: str, given: Pretrain) -> str | None:
     "Why a key of `pretrain` is nothing to this method, with the others as given; None where it is something."
     section, _, name = key.rpartition(".")
-    if not method.terms and key not in ("encoder", "equivariant", "crop"): return f"{method.name} is not trained"
-    if (section == "predictor" or key == "conditioning") and not method.predictor: return f"{method.name} has no predictor"
-    if key == "equivariance_weight" and "equivariance" not in method.terms: return f"{method.name} has no term of the name equivariance"
-    if key == "invariant_share" and not method.partly_invariant: return f"the invariance term of {method.name} is not of a part of the embedding"
-    if section == "predictor" and name not in ("kind", "hidden") and given.predictor.kind == "mlp": return "of an mlp only hidden holds"
-    if key == "predictor.relu" and not given.predictor.hidden: return "the predictor has no hidden layers"
-    if key == "predictor.gain" and given.predictor.init != "scaled": return "it is for predictor.init=scaled"
-    if key == "widths" and not method.heads.keys() & {"invariant", "equivariant"}: return f"{method.name} has no projector"
+    if not method.terms and key not in ("encoder", "equivariant", "crop"):
+        return f"{method.name} is not trained"
+    if (section == "predictor" or key == "conditioning") and not method.predictor:
+        return f"{method.name} has no predictor"
+    if key == "equivariance_weight" and "equivariance" not in method.terms:
+        return f"{method.name} has no term of the name equivariance"
+    if key == "invariant_share" and not method.partly_invariant:
+        return f"the invariance term of {method.name} is not of a part of the embedding"
+    if section == "predictor" and name not in ("kind", "hidden") and given.predictor.kind == "mlp":
+        return "of an mlp only hidden holds"
+    if key == "predictor.relu" and not given.predictor.hidden:
+        return "the predictor has no hidden layers"
+    if key == "predictor.gain" and given.predictor.init != "scaled":
+        return "it is for predictor.init=scaled"
+    if key == "widths" and not method.heads.keys() & {"invariant", "equivariant"}:
+        return f"{method.name} has no projector"
     return None
 
 
 def _changed(section: BaseModel, key: str, value: Any) -> Any:
     "The section with the value of a dotted key changed, unchecked."
     name, _, rest = key.partition(".")
-    if rest: value = _changed(getattr(section, name), rest, value)
+    if rest:
+        value = _changed(getattr(section, name), rest, value)
     return section.model_copy(update={name: value})
 
 
@@ -112,42 +131,61 @@ def _used(method: Method, given: Pretrain, image: int | None) -> dict[str, Any]:
     """What a run of a method depends on, by dotted key of `pretrain`: what stands for another value is replaced by it,
     shares of sizes by the sizes, and what the method does not use by `None`. `image` is the side of the images, if known."""
     values = given.model_dump(exclude={"seeds"})
-    used = {key: None if _without_effect(method, key, given) else section[name] for key, section, name in _leaves(values)}
+    used = {
+        key: None if _without_effect(method, key, given) else section[name] for key, section, name in _leaves(values)
+    }
     dim = _dimensions(given.encoder)
     equivariant = used["equivariant"] = given.equivariant or dim // 2
     parts = {"all": dim, "equivariant": equivariant, "invariant": dim - equivariant}
-    if given.crop == image: used["crop"] = None
+    if given.crop == image:
+        used["crop"] = None
     if used["widths"]:
-        used["widths"] = {head: [round(width * (parts[part] / dim)) for width in given.widths]
-                          for head, part in method.heads.items() if head in ("invariant", "equivariant")}
-    if method.partly_invariant: used["invariant_share"] = round(given.invariant_share * given.widths[-1])
-    if method.predictor: used["conditioning"] = given.conditioning or method.form
+        used["widths"] = {
+            head: [round(width * (parts[part] / dim)) for width in given.widths]
+            for head, part in method.heads.items()
+            if head in ("invariant", "equivariant")
+        }
+    if method.partly_invariant:
+        used["invariant_share"] = round(given.invariant_share * given.widths[-1])
+    if method.predictor:
+        used["conditioning"] = given.conditioning or method.form
     if method.predictor and given.predictor.kind == "mlp" and not given.predictor.hidden:
         used["predictor.hidden"] = used["widths"]["equivariant"][-1:]
     return used
 
 
-LARGEST_LATENT = 1e6    # bounds of ranges lie within plus and minus this: radians, hues and lengths of objects in the unit ball
+LARGEST_LATENT = (
+    1e6  # bounds of ranges lie within plus and minus this: radians, hues and lengths of objects in the unit ball
+)
 ClassName = Literal[tuple(c.name for c in CLASSES)]
 
 
 class Data(_Section):
     "Where images come from."
-    source: Literal["procedural", "3diebench", "meshes"]   # families of meshes rendered here, the authors' archive (or folder), or models from files rendered here
-    input: Text                                         # what `fetch` depends on: the code of the families; the folder of the archive and the split lists, or of objects; or the folder of models
-    up: Literal["y", "z"]                               # the axis that points upwards in the models' files (meshes)
-    skip_broken: bool                                   # leave out models that cannot be used; false: stop (meshes)
-    missing_textures: Literal["refuse", "colour"] = "refuse"   # a model that names a texture that is missing: it cannot be used, or has its material's colour there (meshes); files of earlier runs have no such key
-    classes: Annotated[list[ClassName], AfterValidator(_distinct)]   # which of ShapeNetCore's; none named: all (procedural)
-    objects_per_class: _whole(2, 1_000_000)             # procedural
-    views: _whole(2, 10_000)                            # of each object
-    size: _whole(8, 4096)                               # of the frame, pixels (procedural, meshes)
-    crop: Crop | None                                   # render the central square of that many pixels; null: the frame (procedural, meshes)
-    samples: _whole(1, 65_536)                          # light paths per pixel (procedural, meshes)
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]   # share of the objects of each class
+
+    source: Literal[
+        "procedural", "3diebench", "meshes"
+    ]  # families of meshes rendered here, the authors' archive (or folder), or models from files rendered here
+    input: Text  # what `fetch` depends on: the code of the families; the folder of the archive and the split lists, or of objects; or the folder of models
+    up: Literal["y", "z"]  # the axis that points upwards in the models' files (meshes)
+    skip_broken: bool  # leave out models that cannot be used; false: stop (meshes)
+    missing_textures: Literal["refuse", "colour"] = (
+        "refuse"  # a model that names a texture that is missing: it cannot be used, or has its material's colour there (meshes); files of earlier runs have no such key
+    )
+    classes: Annotated[
+        list[ClassName], AfterValidator(_distinct)
+    ]  # which of ShapeNetCore's; none named: all (procedural)
+    objects_per_class: _whole(2, 1_000_000)  # procedural
+    views: _whole(2, 10_000)  # of each object
+    size: _whole(8, 4096)  # of the frame, pixels (procedural, meshes)
+    crop: Crop | None  # render the central square of that many pixels; null: the frame (procedural, meshes)
+    samples: _whole(1, 65_536)  # light paths per pixel (procedural, meshes)
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]  # share of the objects of each class
     seed: Seed
-    ranges: dict[str, Any]                              # of each latent: [low, high], or several of these for their union; translations may follow (procedural, meshes)
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]   # procedural, meshes
+    ranges: dict[
+        str, Any
+    ]  # of each latent: [low, high], or several of these for their union; translations may follow (procedural, meshes)
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]  # procedural, meshes
 
     @property
     def chosen(self) -> list[str]:
@@ -158,47 +196,62 @@ class Data(_Section):
     @classmethod
     def _ranges(cls, value: Any) -> Any:
         keys = f"must have exactly the keys {', '.join(LATENT_NAMES)}, and may have {', '.join(TRANSLATION_NAMES)}"
-        if not isinstance(value, dict): raise ValueError(keys)
+        if not isinstance(value, dict):
+            raise ValueError(keys)
         for name in value:
-            if name in (*LATENT_NAMES, *TRANSLATION_NAMES): continue
+            if name in (*LATENT_NAMES, *TRANSLATION_NAMES):
+                continue
             raise ValueError(f"unknown key {_repr(name)}{_meant(name, LATENT_NAMES + TRANSLATION_NAMES)}; it {keys}")
         for name in LATENT_NAMES:
-            if name not in value: raise ValueError(f"the key {name} is missing; it {keys}")
+            if name not in value:
+                raise ValueError(f"the key {name} is missing; it {keys}")
+
         def is_bound(x: Any) -> bool:
             return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= LARGEST_LATENT
+
         for name, given in value.items():
             pairs = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
             if not all(isinstance(pair, list) and len(pair) == 2 and all(map(is_bound, pair)) for pair in pairs):
-                raise ValueError(f"{name} must be [low, high] with low <= high, or several such pairs, "
-                                 f"of numbers from {-LARGEST_LATENT:.0f} to {LARGEST_LATENT:.0f}, not {_repr(given)}")
-        sample_latents(0, np.random.default_rng(0), value)   # raises an error of its own for anything that cannot be drawn from
+                raise ValueError(
+                    f"{name} must be [low, high] with low <= high, or several such pairs, "
+                    f"of numbers from {-LARGEST_LATENT:.0f} to {LARGEST_LATENT:.0f}, not {_repr(given)}"
+                )
+        sample_latents(
+            0, np.random.default_rng(0), value
+        )  # raises an error of its own for anything that cannot be drawn from
         nested = lambda given: tuple(map(nested, given)) if isinstance(given, (list, tuple)) else float(given)
         return {name: nested(given) for name, given in value.items()}
 
 
 class Predictor(_Section):
     "The predictor, where a method has one."
+
     kind: Literal["hypernetwork", "mlp"]
-    depth: _whole(0, 16)                        # hidden layers of H
-    bias: bool                                  # bias in H
-    hidden: Annotated[list[Width], Field(max_length=16)]   # widths of the predictor's hidden layers
+    depth: _whole(0, 16)  # hidden layers of H
+    bias: bool  # bias in H
+    hidden: Annotated[list[Width], Field(max_length=16)]  # widths of the predictor's hidden layers
     hidden_bias: bool
     relu: bool
     init: Literal["default", "scaled"]
-    gain: PositiveFloat                         # for "scaled"
+    gain: PositiveFloat  # for "scaled"
 
 
 class Pretrain(_Section):
     "Training, the same for every method."
+
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_distinct)]
     encoder: Literal[tuple(ENCODERS)]
-    crop: Crop | None                           # central square, pixels
+    crop: Crop | None  # central square, pixels
     widths: Annotated[list[Width], Field(min_length=1, max_length=16)]
-    equivariant: _whole(*LIMITS["equivariant"]) | None   # dimensions of the equivariant part; null: half
+    equivariant: _whole(*LIMITS["equivariant"]) | None  # dimensions of the equivariant part; null: half
     predictor: Predictor
-    conditioning: Literal[tuple(FORMS)] | None  # how the predictor is given the transformation; null: as the method declares
+    conditioning: (
+        Literal[tuple(FORMS)] | None
+    )  # how the predictor is given the transformation; null: as the method declares
     equivariance_weight: NonNegative
-    invariant_share: Annotated[float, Field(gt=0, le=1)]   # of the embedding, its first part, in the invariance term of vicreg_part_inv
+    invariant_share: Annotated[
+        float, Field(gt=0, le=1)
+    ]  # of the embedding, its first part, in the invariance term of vicreg_part_inv
     epochs: Epochs
     pairs_per_object: _whole(*LIMITS["pairs_per_object"])
     batch_size: Batch
@@ -214,6 +267,7 @@ class Pretrain(_Section):
 
 class Evaluate(_Section):
     "The heads on the frozen representation."
+
     epochs: Epochs
     batch_size: _whole(1, LIMITS["batch_size"][1])
     lr: PositiveFloat
@@ -221,7 +275,7 @@ class Evaluate(_Section):
     seed: Seed
 
 
-_VALUE = re.compile(r"[\w.,\[\] -]+")    # of a change: what names of files and shells take as it is
+_VALUE = re.compile(r"[\w.,\[\] -]+")  # of a change: what names of files and shells take as it is
 
 
 @cache
@@ -231,8 +285,11 @@ def _dimensions(encoder: str) -> int:
 
 class Params(_Section):
     "All of params.yaml."
+
     preset: Text
-    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_known), AfterValidator(_distinct)]   # names in `METHODS`, or variants of them: see `variant`
+    methods: Annotated[
+        list[str], Field(min_length=1), AfterValidator(_known), AfterValidator(_distinct)
+    ]  # names in `METHODS`, or variants of them: see `variant`
     data: Data
     pretrain: Pretrain
     evaluate: Evaluate
@@ -242,49 +299,74 @@ class Params(_Section):
         self._have_translations()
         image = self.image
         if image and self.data.crop and (self.data.crop > self.data.size or (self.data.size - self.data.crop) % 2):
-            raise ValueError(f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is")
+            raise ValueError(
+                f"data.crop is {self.data.crop}, which has no central place in data.size {self.data.size}; it must be at most that, and even or odd as that is"
+            )
         if self.data.source == "procedural":
-            if len(self.data.chosen) == 1: raise ValueError(f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all")
+            if len(self.data.chosen) == 1:
+                raise ValueError(
+                    f"data.classes names only {self.data.classes[0]}; it must name at least 2 classes, or none for all"
+                )
         elif self.data.input.endswith(".py"):
-            wanted = "data/3diebench, where the authors' archive and lists are downloaded to, or a folder in their layout" if self.data.source == "3diebench" else "the folder of the models"
-            raise ValueError(f"data.input is {self.data.input}; with data.source {self.data.source} it must be {wanted}")
+            wanted = (
+                "data/3diebench, where the authors' archive and lists are downloaded to, or a folder in their layout"
+                if self.data.source == "3diebench"
+                else "the folder of the models"
+            )
+            raise ValueError(
+                f"data.input is {self.data.input}; with data.source {self.data.source} it must be {wanted}"
+            )
         for where, section in self.sections():
             dim = _dimensions(section.encoder)
             if (equivariant := section.equivariant or dim // 2) >= dim:
-                raise ValueError(f"{where}pretrain.equivariant is {equivariant}; it must be less than the {dim} dimensions of the encoder {section.encoder}")
+                raise ValueError(
+                    f"{where}pretrain.equivariant is {equivariant}; it must be less than the {dim} dimensions of the encoder {section.encoder}"
+                )
             if round(min(section.widths) * min(equivariant, dim - equivariant) / dim) < 1:
-                raise ValueError(f"{where}pretrain.widths are {section.widths}; of {min(section.widths)} nothing is left for a part of {min(equivariant, dim - equivariant)} of {dim} dimensions, which gets its share")
+                raise ValueError(
+                    f"{where}pretrain.widths are {section.widths}; of {min(section.widths)} nothing is left for a part of {min(equivariant, dim - equivariant)} of {dim} dimensions, which gets its share"
+                )
         self.enough(self.train_objects if self.data.source == "procedural" else None, image)
         same = {}
         for name in self.methods:
             method, section = self.variant(name)
             other = same.setdefault((method, json.dumps(_used(METHODS[method], section, image))), name)
-            if other != name: raise ValueError(f"methods: {name!r} is the same as {other!r}")
+            if other != name:
+                raise ValueError(f"methods: {name!r} is the same as {other!r}")
         return self
 
     def _have_translations(self) -> None:
         "Raises `ValueError` where a method is conditioned on translations and rendered objects do not move. What imported data has shows when it is opened."
-        if self.data.source == "3diebench" or has_translations(self.data.ranges): return
+        if self.data.source == "3diebench" or has_translations(self.data.ranges):
+            return
         for name in self.methods:
             form = self.method(name).form
-            if form not in TRANSLATION_FORMS: continue
+            if form not in TRANSLATION_FORMS:
+                continue
             key = "pretrain.conditioning" if form == self.pretrain.conditioning else f"methods: {name!r}: conditioning"
-            raise ValueError(f"{key} is {form}, which needs translations, but data.ranges has none; "
-                             f"add {', '.join(TRANSLATION_NAMES)}, such as [-0.5, 0.5], or choose another conditioning")
+            raise ValueError(
+                f"{key} is {form}, which needs translations, but data.ranges has none; "
+                f"add {', '.join(TRANSLATION_NAMES)}, such as [-0.5, 0.5], or choose another conditioning"
+            )
 
     def sections(self) -> Iterator[tuple[str, Pretrain]]:
         "The section `pretrain` of the file, and as each variant changes it, with what a message about it begins with."
         yield "", self.pretrain
         for name in self.methods:
-            if "+" in name: yield f"methods: {name!r}: ", self.variant(name)[1]
+            if "+" in name:
+                yield f"methods: {name!r}: ", self.variant(name)[1]
 
     def enough(self, train_objects: int | None, image: int | None = None) -> None:
         "Raises `ValueError` where so many training objects make no batch, or no step after the warm-up, or images of that side are smaller than what is cut out of them, in the file's section or in a variant's."
         for where, section in self.sections():
-            if image and section.crop and section.crop > image: raise ValueError(f"{where}pretrain.crop is {section.crop}, larger than the images ({image} px)")
-            if train_objects is None: continue
-            try: Settings(**section.model_dump(exclude={"seeds"})).steps(train_objects)
-            except ValueError as error: raise ValueError(f"{where}pretrain.{error}") from None
+            if image and section.crop and section.crop > image:
+                raise ValueError(f"{where}pretrain.crop is {section.crop}, larger than the images ({image} px)")
+            if train_objects is None:
+                continue
+            try:
+                Settings(**section.model_dump(exclude={"seeds"})).steps(train_objects)
+            except ValueError as error:
+                raise ValueError(f"{where}pretrain.{error}") from None
 
     @property
     def image(self) -> int | None:
@@ -294,7 +376,11 @@ class Params(_Section):
     @property
     def train_objects(self) -> int:
         "Number of training objects of procedural data."
-        return len(split_objects(np.repeat(np.arange(len(self.data.chosen)), self.data.objects_per_class), self.data.val_fraction)[0])
+        return len(
+            split_objects(
+                np.repeat(np.arange(len(self.data.chosen)), self.data.objects_per_class), self.data.val_fraction
+            )[0]
+        )
 
     @property
     def renderer(self) -> ProceduralRenderer:
@@ -302,7 +388,9 @@ class Params(_Section):
         frame = dict(size=self.data.size, samples=self.data.samples, crop=self.data.crop)
         if self.data.source != "meshes":
             return ProceduralRenderer(**frame)
-        return MeshFileRenderer(folder=self.data.input, up=self.data.up, missing_textures=self.data.missing_textures, **frame)
+        return MeshFileRenderer(
+            folder=self.data.input, up=self.data.up, missing_textures=self.data.missing_textures, **frame
+        )
 
     def variant(self, name: str) -> tuple[str, Pretrain]:
         """A method's name, and the `pretrain` section as a variant changes it: `sie+predictor.depth=2+lr=1.0e-3` is `sie` with these two keys changed, and all else as in the file.
@@ -314,24 +402,44 @@ class Params(_Section):
             key, _, value = change.partition("=")
             *sections, last = key.split(".")
             section = values
-            for part in sections: section = section.get(part) if isinstance(section, dict) else None
-            if not _VALUE.fullmatch(value) or not isinstance(section, dict) or last not in section or isinstance(section[last], dict) or key == "seeds":
-                raise ValueError(f"methods: {name!r} changes {change!r}; it must be key=value with a key of pretrain other than seeds, such as predictor.depth=2")
-            if key in given: raise ValueError(f"methods: {name!r} changes {key} more than once")
+            for part in sections:
+                section = section.get(part) if isinstance(section, dict) else None
+            if (
+                not _VALUE.fullmatch(value)
+                or not isinstance(section, dict)
+                or last not in section
+                or isinstance(section[last], dict)
+                or key == "seeds"
+            ):
+                raise ValueError(
+                    f"methods: {name!r} changes {change!r}; it must be key=value with a key of pretrain other than seeds, such as predictor.depth=2"
+                )
+            if key in given:
+                raise ValueError(f"methods: {name!r} changes {key} more than once")
             given[key] = section[last]
-            try: section[last] = YAML(typ="safe").load(value)
+            try:
+                section[last] = YAML(typ="safe").load(value)
             except (YAMLError, *_NO_VALUE) as error:
-                raise ValueError(f"methods: {name!r} changes {change!r}, whose value is not YAML ({_first_line(error)})") from None
-        try: changed = Pretrain(**values)
-        except ValidationError as error: raise ValueError("; ".join(f"methods: {name!r} sets {_place(e)}: {_given(e)}{_allowed(e)}" for e in error.errors())) from None
+                raise ValueError(
+                    f"methods: {name!r} changes {change!r}, whose value is not YAML ({_first_line(error)})"
+                ) from None
+        try:
+            changed = Pretrain(**values)
+        except ValidationError as error:
+            raise ValueError(
+                "; ".join(f"methods: {name!r} sets {_place(e)}: {_given(e)}{_allowed(e)}" for e in error.errors())
+            ) from None
         declared = METHODS[method]
         used = _used(declared, changed, self.image)
         for key, before in given.items():
-            if _used(declared, _changed(changed, key, before), self.image) != used: continue
+            if _used(declared, _changed(changed, key, before), self.image) != used:
+                continue
             after = changed
-            for part in key.split("."): after = getattr(after, part)
+            for part in key.split("."):
+                after = getattr(after, part)
             already = f"pretrain.{key} is {before!r} already"
-            if after != before: already = f"{after!r} is the same here as {before!r}, which pretrain.{key} is already"
+            if after != before:
+                already = f"{after!r} is the same here as {before!r}, which pretrain.{key} is already"
             why = _without_effect(declared, key, changed) or already
             raise ValueError(f"methods: {name!r} changes {key}, which would change nothing: {why}")
         return method, changed
@@ -351,8 +459,15 @@ class Params(_Section):
         return Probe(**self.evaluate.model_dump())
 
 # %% ../../nbs/pipeline/params.ipynb #cell008
-_NO_VALUE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)   # what ruamel.yaml raises where text has the form of a value and is none
-MOST_VALUES = 100_000     # in a YAML file, counting those that its aliases repeat
+_NO_VALUE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # what ruamel.yaml raises where text has the form of a value and is none
+MOST_VALUES = 100_000  # in a YAML file, counting those that its aliases repeat
 
 
 def _first_line(error: Exception) -> str:
@@ -362,7 +477,10 @@ def _first_line(error: Exception) -> str:
 
 def _check_events(path: str | Path, events: Iterable[Event]) -> None:
     "Raises `ValueError` naming the line of a tag, of an alias of what it lies in, and of the first value beyond `MOST_VALUES`."
-    sizes, around = {}, [[None, 0]]     # values in each anchor; anchor and values so far of the collections that a value lies in
+    sizes, around = (
+        {},
+        [[None, 0]],
+    )  # values in each anchor; anchor and values so far of the collections that a value lies in
     for event in events:
         where = f"{path}, line {event.start_mark.line + 1}"
         anchor, size = getattr(event, "anchor", None), 1
@@ -371,23 +489,32 @@ def _check_events(path: str | Path, events: Iterable[Event]) -> None:
         if isinstance(event, CollectionStartEvent):
             around.append([anchor, 1])
             continue
-        if isinstance(event, CollectionEndEvent): anchor, size = around.pop()
+        if isinstance(event, CollectionEndEvent):
+            anchor, size = around.pop()
         elif isinstance(event, AliasEvent):
-            if anchor in [open_anchor for open_anchor, _ in around]: raise ValueError(f"{where}: *{anchor} lies in what it repeats")
-            size = sizes.get(anchor, 1)     # one that is not defined is found when it is read
-        elif not isinstance(event, ScalarEvent): continue
-        if anchor: sizes[anchor] = size
+            if anchor in [open_anchor for open_anchor, _ in around]:
+                raise ValueError(f"{where}: *{anchor} lies in what it repeats")
+            size = sizes.get(anchor, 1)  # one that is not defined is found when it is read
+        elif not isinstance(event, ScalarEvent):
+            continue
+        if anchor:
+            sizes[anchor] = size
         around[-1][1] += size
-        if around[-1][1] > MOST_VALUES: raise ValueError(f"{where}: the file holds more than {MOST_VALUES} values, with those that aliases repeat")
+        if around[-1][1] > MOST_VALUES:
+            raise ValueError(f"{where}: the file holds more than {MOST_VALUES} values, with those that aliases repeat")
 
 
 def _wrong_scalar(events: Iterable[Event]) -> Event | None:
     "The first plain value that has the form of a number, date or the like, and is none."
     for event in events:
-        if not isinstance(event, ScalarEvent) or event.style: continue
-        try: YAML(typ="safe").load(event.value)
-        except YAMLError: continue
-        except _NO_VALUE: return event
+        if not isinstance(event, ScalarEvent) or event.style:
+            continue
+        try:
+            YAML(typ="safe").load(event.value)
+        except YAMLError:
+            continue
+        except _NO_VALUE:
+            return event
     return None
 
 
@@ -396,23 +523,30 @@ def read_yaml(path: str | Path) -> Any:
 
     Anchors and merge keys are read, up to `MOST_VALUES` values; tags such as `!!int` are refused."""
     data = Path(path).read_bytes()
-    try: text = data.decode("utf-8-sig")
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[:error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
     try:
         events = list(YAML(typ="safe", pure=True).parse(text))
         _check_events(path, events)
         return YAML(typ="safe").load(text)
     except ReaderError as error:
-        line = text[:error.position].count("\n") + 1
-        raise ValueError(f"{path}, line {line}: this is not YAML (the character U+{ord(text[error.position]):04X} cannot stand in it)") from None
+        line = text[: error.position].count("\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: this is not YAML (the character U+{ord(text[error.position]):04X} cannot stand in it)"
+        ) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ValueError(f"{path}, line {mark.line + 1}: this is not YAML ({error.problem})") from None
-    except RecursionError: raise ValueError(f"{path}: lists or sections stand too deeply in each other") from None
+    except RecursionError:
+        raise ValueError(f"{path}: lists or sections stand too deeply in each other") from None
     except _NO_VALUE as error:
-        if str(error).startswith(str(path)): raise
+        if str(error).startswith(str(path)):
+            raise
         event = _wrong_scalar(events)
         where = f", line {event.start_mark.line + 1}: {_repr(event.value)}" if event else ": a value"
         raise ValueError(f"{path}{where} is not what its form says ({_first_line(error)})") from None
@@ -421,11 +555,15 @@ def read_yaml(path: str | Path) -> Any:
 def load_params(path: str | Path = "params.yaml") -> Params:
     "Read and check a parameter file. Raises `ValueError` listing each wrong key with what was given and what is allowed, or the line that is not YAML."
     values = read_yaml(path)
-    if not isinstance(values, dict): raise ValueError(f"{path} must hold the keys {', '.join(Params.model_fields)}; it holds {_repr(values)}")
-    try: return Params.model_validate(values)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold the keys {', '.join(Params.model_fields)}; it holds {_repr(values)}")
+    try:
+        return Params.model_validate(values)
     except ValidationError as error:
         lines = [f"  {_place(e) or 'taken together'}: {_given(e)}{_allowed(e)}" for e in error.errors()]
-        raise ValueError("\n".join([f"{path} is wrong in {len(lines)} place{'s' * (len(lines) > 1)}:", *lines])) from None
+        raise ValueError(
+            "\n".join([f"{path} is wrong in {len(lines)} place{'s' * (len(lines) > 1)}:", *lines])
+        ) from None
 
 
 def _repr(value: Any) -> str:
@@ -440,7 +578,13 @@ def _place(error: dict) -> str:
     return ".".join(map(str, error["loc"]))
 
 
-_TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "list_type": "a list, such as [1, 2]", "string_type": "text"}
+_TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list, such as [1, 2]",
+    "string_type": "text",
+}
 
 
 def _given(error: dict) -> str:
@@ -448,12 +592,17 @@ def _given(error: dict) -> str:
 
 
 def _allowed(error: dict) -> str:
-    if error["type"] == "literal_error": return error["msg"] + _meant(error["input"], re.findall("'(.*?)'", error["ctx"]["expected"]))
-    if error["type"] == "invalid_key": return "a key must be text"
-    if error["type"] in _TYPES: return f"it must be {_TYPES[error['type']]}"
-    if error["type"] != "extra_forbidden": return error["msg"].removeprefix("Value error, ")
+    if error["type"] == "literal_error":
+        return error["msg"] + _meant(error["input"], re.findall("'(.*?)'", error["ctx"]["expected"]))
+    if error["type"] == "invalid_key":
+        return "a key must be text"
+    if error["type"] in _TYPES:
+        return f"it must be {_TYPES[error['type']]}"
+    if error["type"] != "extra_forbidden":
+        return error["msg"].removeprefix("Value error, ")
     section: Any = Params
-    for key in error["loc"][:-1]: section = section.model_fields[key].annotation
+    for key in error["loc"][:-1]:
+        section = section.model_fields[key].annotation
     return f"unknown key; the keys here are {', '.join(section.model_fields)}{_meant(error['loc'][-1], section.model_fields)}"
 
 
@@ -463,9 +612,12 @@ def _meant(given: Any, allowed: Iterable[str]) -> str:
 
 def check(params: Params) -> None:
     "What only files can tell: that the models of `data.source: meshes` are there, and enough of them for every method. Raises `ValueError` naming the key."
-    if params.data.source != "meshes": return
-    try: objects = mesh_objects(params.data.input)
-    except (ValueError, FileNotFoundError) as error: raise ValueError(f"data.input: {error}") from None
+    if params.data.source != "meshes":
+        return
+    try:
+        objects = mesh_objects(params.data.input)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"data.input: {error}") from None
     params.enough(len(_split(objects, params.data)[0]))
 
 
@@ -478,58 +630,88 @@ def _split(objects: Iterable[tuple[str, str]], data: Data) -> tuple[np.ndarray, 
 
 def fetch(
     params: Params,
-    out: str | Path,                       # folder of the data set
-    part: tuple[int, int] | None = None,   # (k, n): make only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
-) -> ViewDataset | None:                   # none for a part
+    out: str | Path,  # folder of the data set
+    part: tuple[int, int]
+    | None = None,  # (k, n): make only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
+) -> ViewDataset | None:  # none for a part
     "The data set that the parameters ask for: rendered, from families or from files, or packed from the authors' archive or folder. Finished shards are kept."
     d = params.data
-    if d.source == "3diebench": return import_layout(d.input, out, val_fraction=d.val_fraction, seed=d.seed, part=part)
-    if d.source == "procedural": objects = procedural_objects(d.objects_per_class, d.chosen)
+    if d.source == "3diebench":
+        return import_layout(d.input, out, val_fraction=d.val_fraction, seed=d.seed, part=part)
+    if d.source == "procedural":
+        objects = procedural_objects(d.objects_per_class, d.chosen)
     else:
         objects = usable_models(mesh_objects(d.input), d.skip_broken, d.up, missing=d.missing_textures)
-        _split(objects, d)   # too few models: say so before they are rendered
-    return render_dataset(out, objects, params.renderer, views=d.views, ranges=d.ranges, seed=d.seed, val_fraction=d.val_fraction, jpeg_quality=d.jpeg_quality, part=part)
-
+        _split(objects, d)  # too few models: say so before they are rendered
+    return render_dataset(
+        out,
+        objects,
+        params.renderer,
+        views=d.views,
+        ranges=d.ranges,
+        seed=d.seed,
+        val_fraction=d.val_fraction,
+        jpeg_quality=d.jpeg_quality,
+        part=part,
+    )
 
 # %% ../../nbs/pipeline/params.ipynb #cell010
 def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any], str]]:
     "Of each value: its dotted key, the mapping that it stands in and its name there."
     for name, value in section.items():
-        if isinstance(value, Mapping): yield from _leaves(value, f"{prefix}{name}.")
-        else: yield prefix + name, section, name
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, section, name
 
 
 def apply_preset(name: str, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> None:
     "Set all keys of a parameter file to those of a preset; it is checked before it is written. Raises `ValueError` for an unknown preset or key."
-    yaml = YAML()   # keeps comments and the way numbers are written
+    yaml = YAML()  # keeps comments and the way numbers are written
     yaml.width = 10_000
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     for path in (presets, params):
-        if not isinstance(read_yaml(path), dict): raise ValueError(f"{path} holds no keys")
+        if not isinstance(read_yaml(path), dict):
+            raise ValueError(f"{path} holds no keys")
     every, values = yaml.load(Path(presets)), yaml.load(Path(params))
-    if name not in every: raise ValueError(f"unknown preset {name!r}; {presets} has {', '.join(every)}{_meant(name, every)}")
+    if name not in every:
+        raise ValueError(f"unknown preset {name!r}; {presets} has {', '.join(every)}{_meant(name, every)}")
     values["preset"] = name
     sections = {key: (section, last) for key, section, last in _leaves(values)}
-    for key in sections.keys() - every[name].keys() - {"preset"}: del sections[key][0][sections[key][1]]   # a range of a translation
+    for key in sections.keys() - every[name].keys() - {"preset"}:
+        del sections[key][0][sections[key][1]]  # a range of a translation
     for key, value in every[name].items():
-        if key not in sections: raise ValueError(f"preset {name!r} sets {key}, which is not a key of {params}")
+        if key not in sections:
+            raise ValueError(f"preset {name!r} sets {key}, which is not a key of {params}")
         section, last = sections[key]
         if isinstance(value, list):
-            if section[last] and not section[last].fa.flow_style(): section.ca.items.pop(last, None); section[last] = CommentedSeq()   # comments of a list in lines have no place beside one in brackets
-            section[last].clear(); section[last].extend(value)   # in place: keeps the list's comments
+            if section[last] and not section[last].fa.flow_style():
+                section.ca.items.pop(last, None)
+                section[last] = CommentedSeq()  # comments of a list in lines have no place beside one in brackets
+            section[last].clear()
+            section[last].extend(value)  # in place: keeps the list's comments
             section[last].fa.set_flow_style()
-        else: section[last] = value
+        else:
+            section[last] = value
     temporary = Path(params).with_suffix(".tmp")
-    with temporary.open("w") as file: yaml.dump(values, file)
+    with temporary.open("w") as file:
+        yaml.dump(values, file)
     load_params(temporary)
     temporary.replace(params)
 
 
-def changes(name: str = "default", params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> dict[str, Any]:
+def changes(
+    name: str = "default", params: str | Path = "params.yaml", presets: str | Path = "presets.yaml"
+) -> dict[str, Any]:
     "The keys to which a parameter file and a preset give different values, with the file's; none for a name that is not a preset's."
-    if (preset := read_yaml(presets).get(name)) is None: return {}
+    if (preset := read_yaml(presets).get(name)) is None:
+        return {}
     given = {key: section[last] for key, section, last in _leaves(read_yaml(params)) if key != "preset"}
-    return {key: given.get(key) for key in {**preset, **given} if key not in preset or key not in given or given[key] != preset[key]}
+    return {
+        key: given.get(key)
+        for key in {**preset, **given}
+        if key not in preset or key not in given or given[key] != preset[key]
+    }
 
 # %% ../../nbs/pipeline/params.ipynb #cell015b
 def keep(name: str | None = None, params: str | Path = "params.yaml", presets: str | Path = "presets.yaml") -> Path:
@@ -538,14 +720,27 @@ def keep(name: str | None = None, params: str | Path = "params.yaml", presets: s
     Raises `ValueError` where that is the name of a preset whose values are not those of the run."""
     name = name or read_yaml(params)["preset"]
     if changed := changes(name, params, presets):
-        raise ValueError(f"{params} is not the preset {name}: {', '.join(changed)} differ; give the run a name of its own")
-    if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} cannot be the name of a folder in comparisons/")
+        raise ValueError(
+            f"{params} is not the preset {name}: {', '.join(changed)} differ; give the run a name of its own"
+        )
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"{name!r} cannot be the name of a folder in comparisons/")
     folder = Path(params).parent / "comparisons" / name
     results = folder.parents[1] / "results"
     with whole_folder(folder) as temporary:
-        for file in (Path(params), Path(params).with_name("dvc.lock"), results / "report.ipynb", results / "metrics.csv"): shutil.copy(file, temporary)
+        for file in (
+            Path(params),
+            Path(params).with_name("dvc.lock"),
+            results / "report.ipynb",
+            results / "metrics.csv",
+        ):
+            shutil.copy(file, temporary)
         shutil.copytree(results / "tables", temporary / "tables")
-        shutil.copytree(results / "figures", temporary / "figures", ignore=shutil.ignore_patterns("views.png", "retrieval_*", "strip_*"))
+        shutil.copytree(
+            results / "figures",
+            temporary / "figures",
+            ignore=shutil.ignore_patterns("views.png", "retrieval_*", "strip_*"),
+        )
     return folder
 
 
@@ -568,57 +763,92 @@ def check_dvc(folder: str | Path = ".") -> None:
     DVC itself says of these no more than that they are invalid, or takes a `dvc.lock` that ends between two lines for one with less in it.
     Raises `ValueError` naming the file and what to do. Its other locks (`.dvc/tmp/lock`, `rwlock.lock`) may hold anything: it locks them and does not read them."""
     lock, rwlock = Path(folder) / "dvc.lock", Path(folder) / ".dvc/tmp/rwlock"
-    if not lock.exists() and not rwlock.exists(): return
+    if not lock.exists() and not rwlock.exists():
+        return
     from dvc.rwlock import SCHEMA as RWLOCK
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
+
     if lock.exists():
         try:
             values = read_yaml(lock)
             COMPILED_LOCKFILE_SCHEMA(values)
             outs = [out for stage in values["stages"].values() for out in stage["outs"]]
             whole = lock.read_bytes().endswith(b"\n") and all(map(_is_whole, outs))
-        except (ValueError, KeyError, AttributeError, Invalid): whole = False
-        if not whole: raise ValueError(f"{lock} is empty, half-written or damaged, as a full disk leaves it. {_LOCK_HELP}")
-    for _ in range(3):      # another `dvc` may be writing it at this moment
-        if not rwlock.exists(): return
+        except (ValueError, KeyError, AttributeError, Invalid):
+            whole = False
+        if not whole:
+            raise ValueError(f"{lock} is empty, half-written or damaged, as a full disk leaves it. {_LOCK_HELP}")
+    for _ in range(3):  # another `dvc` may be writing it at this moment
+        if not rwlock.exists():
+            return
         try:
             RWLOCK(json.loads(rwlock.read_text(encoding="utf-8")))
             return
-        except (ValueError, Invalid): time.sleep(.5)
-    raise ValueError(f"{rwlock} is empty, half-written or damaged, as a full disk leaves it. It says which `dvc` is at work on which file. If none is, remove it: rm {rwlock}")
+        except (ValueError, Invalid):
+            time.sleep(0.5)
+    raise ValueError(
+        f"{rwlock} is empty, half-written or damaged, as a full disk leaves it. It says which `dvc` is at work on which file. If none is, remove it: rm {rwlock}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     "What `python -m sie.pipeline.params` does, in the folder of params.yaml."
-    parser = argparse.ArgumentParser(prog="python -m sie.pipeline.params", description="Change params.yaml, or do a part of what it asks for.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sie.pipeline.params", description="Change params.yaml, or do a part of what it asks for."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     preset = commands.add_parser("preset", help="set params.yaml to a preset of presets.yaml")
     preset.add_argument("name")
-    commands.add_parser("check", help="read it, and what DVC keeps about runs: says what is wrong before a stage has taken its old results away")
-    commands.add_parser("keep", help="copy the report of the run, and what it was made of, to comparisons/").add_argument("name", nargs="?")
-    part = commands.add_parser("fetch", help="make part K of N of data/views, K from 0; `dvc repro fetch` then makes what is missing, checks and finishes it")
-    for name in "KN": part.add_argument(name, type=int)
-    run = commands.add_parser("train", help="one run, also under torchrun; `dvc repro` then takes up its finished checkpoint in place of training")
-    run.add_argument("method"); run.add_argument("seed", type=int)
+    commands.add_parser(
+        "check",
+        help="read it, and what DVC keeps about runs: says what is wrong before a stage has taken its old results away",
+    )
+    commands.add_parser(
+        "keep", help="copy the report of the run, and what it was made of, to comparisons/"
+    ).add_argument("name", nargs="?")
+    part = commands.add_parser(
+        "fetch",
+        help="make part K of N of data/views, K from 0; `dvc repro fetch` then makes what is missing, checks and finishes it",
+    )
+    for name in "KN":
+        part.add_argument(name, type=int)
+    run = commands.add_parser(
+        "train",
+        help="one run, also under torchrun; `dvc repro` then takes up its finished checkpoint in place of training",
+    )
+    run.add_argument("method")
+    run.add_argument("seed", type=int)
     given = parser.parse_args(argv)
     try:
-        if given.command in ("preset", "check"): check_dvc()
-        if given.command == "preset": apply_preset(given.name)
-        elif given.command == "check": check(load_params())
-        elif given.command == "keep": print(f"kept in {keep(given.name)}")
-        elif given.command == "fetch": fetch(load_params(), "data/views", (given.K, given.N))
-        else: train(load_params(), given.method, given.seed)
-    except (ValueError, OSError) as error: raise SystemExit(str(error)) from None
+        if given.command in ("preset", "check"):
+            check_dvc()
+        if given.command == "preset":
+            apply_preset(given.name)
+        elif given.command == "check":
+            check(load_params())
+        elif given.command == "keep":
+            print(f"kept in {keep(given.name)}")
+        elif given.command == "fetch":
+            fetch(load_params(), "data/views", (given.K, given.N))
+        else:
+            train(load_params(), given.method, given.seed)
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from None
 
 
 def train(params: Params, method: str, seed: int) -> None:
     "Train one run to its finished checkpoint, where the stage `pretrain` looks for it. Raises `ValueError` for a method or seed that the parameters do not have or that is not trained, and as `sie.method.pretraining.pretrain`."
-    if method not in params.methods: raise ValueError(f"params.yaml has the methods {', '.join(params.methods)}, not {method!r}")
-    if seed not in params.pretrain.seeds: raise ValueError(f"params.yaml has the seeds {params.pretrain.seeds}, not {seed}")
-    if not params.method(method).terms: raise ValueError(f"{method} is not trained")
+    if method not in params.methods:
+        raise ValueError(f"params.yaml has the methods {', '.join(params.methods)}, not {method!r}")
+    if seed not in params.pretrain.seeds:
+        raise ValueError(f"params.yaml has the seeds {params.pretrain.seeds}, not {seed}")
+    if not params.method(method).terms:
+        raise ValueError(f"{method} is not trained")
     pretrain(ViewDataset("data/views"), params.settings(method, seed), None, checkpoints="runs/checkpoints")
-    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
-if __name__ == "__main__" and "__file__" in globals(): main()  # not in a notebook
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # not in a notebook
