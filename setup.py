@@ -31,6 +31,6 @@ setup(
     package_data={"sie": ["py.typed"]},
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "blender")},
-    entry_points={"nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
+    entry_points={"console_scripts": ["sie = sie.pipeline.command:main"], "nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

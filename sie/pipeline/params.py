@@ -25,10 +25,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
 from ruamel.yaml.reader import ReaderError
 
-from ..data.layout import import_layout
-from ..data.mesh_files import MeshFileRenderer, mesh_objects, usable_models
-from ..data.rendering import ProceduralRenderer, procedural_objects, render_dataset
-from ..data.storage import ViewDataset, label_classes, split_objects
+from ..data.mesh_files import MeshFileRenderer, mesh_objects
+from ..data.rendering import ProceduralRenderer
+from ..data.storage import label_classes, split_objects
 from ..evaluation.probes import Probe
 from ..method.encoders import ENCODERS, make_encoder
 from ..method.methods import METHODS, Method
@@ -46,7 +45,7 @@ from ..objects.classes import CLASSES
 # %% auto #0
 __all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'LONGEST_NAME', 'LARGEST_LATENT',
            'ClassName', 'MOST_VALUES', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params', 'read_yaml',
-           'load_params', 'check', 'fetch', 'write_preset', 'changes']
+           'load_params', 'check', 'split', 'write_preset', 'changes']
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell006
 class _Section(BaseModel):
@@ -615,42 +614,14 @@ def check(params: Params) -> None:
         objects = mesh_objects(params.data.input)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"data.input: {error}") from None
-    params.enough(len(_split(objects, params.data)[0]))
+    params.enough(len(split(objects, params.data)[0]))
 
 
-def _split(objects: Iterable[tuple[str, str]], data: Data) -> tuple[np.ndarray, np.ndarray]:
+def split(objects: Iterable[tuple[str, str]], data: Data) -> tuple[np.ndarray, np.ndarray]:
     "Training and validation objects, as `render_dataset` will split them. Raises `ValueError` where there are too few."
     names = [name for name, _ in objects]
     label_of, _ = label_classes(names)
     return split_objects([label_of[name] for name in names], data.val_fraction, data.seed)
-
-
-def fetch(
-    params: Params,
-    out: str | Path,  # folder of the data set
-    part: tuple[int, int]
-    | None = None,  # (k, n): make only the k-th of n shares of the shards, k from 0; all that are missing, and finish, if not given
-) -> ViewDataset | None:  # none for a part
-    "The data set that the parameters ask for: rendered, from families or from files, or packed from the authors' archive or folder. Finished shards are kept."
-    d = params.data
-    if d.source == "3diebench":
-        return import_layout(d.input, out, val_fraction=d.val_fraction, seed=d.seed, part=part)
-    if d.source == "procedural":
-        objects = procedural_objects(d.objects_per_class, d.chosen)
-    else:
-        objects = usable_models(mesh_objects(d.input), d.skip_broken, d.up, missing=d.missing_textures)
-        _split(objects, d)  # too few models: say so before they are rendered
-    return render_dataset(
-        out,
-        objects,
-        params.renderer,
-        views=d.views,
-        ranges=d.ranges,
-        seed=d.seed,
-        val_fraction=d.val_fraction,
-        jpeg_quality=d.jpeg_quality,
-        part=part,
-    )
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell010
 def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any], str]]:
