@@ -16,10 +16,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from scipy.stats import t
 
-from sie.method.methods import METHODS
+from sie.evaluation.statistics import difference
 from sie.pipeline.params import load_params
-from sie.evaluation.statistics import ABLATED, READ_OFF, results_table, RETRIEVED
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -76,22 +76,82 @@ def test_no_notebook_shows_what_went_to_stderr():
         assert not [o.text for o in outputs if o.get("name") == "stderr"], path.relative_to(ROOT)
 
 
-def test_readme_shows_the_committed_results():
-    metrics, text = pd.read_csv(ROOT / "comparisons/full/metrics.csv"), (ROOT / "README.md").read_text(encoding="utf-8")
-    methods = [m for m in metrics["method"].unique() if m != "chance"]
-    contenders = [m for m in methods if m not in ("supervised", "random")]
-    tables = [results_table(metrics, columns, [*rows, "chance"], contenders, intervals=True) for columns, rows in ((READ_OFF, methods), (RETRIEVED, [m for m in methods if METHODS[m].predictor]))]
-    longer, epochs = pd.read_csv(ROOT / "comparisons/longer/metrics.csv"), load_params(ROOT / "comparisons/longer/params.yaml").pretrain.epochs
-    tables.append(results_table(longer, ABLATED, intervals=True).rename(lambda m: m if m == "chance" else f"{m}, {epochs} epochs"))
-    tables.append(results_table(pd.read_csv(ROOT / "comparisons/large/metrics.csv"), ABLATED, contenders=contenders, intervals=True))
-    for part in ("loss", "predictor", "start", "conditioning"):
-        ablated = pd.read_csv(ROOT / f"comparisons/ablations_{part}/metrics.csv")
-        tables.append(results_table(ablated, {heading: ABLATED[heading] for heading in ("top-1", "rotation R² all", "MRR")}, [m for m in ablated["method"].unique() if "+" in m], intervals=True).rename(lambda m: f"`{m}`"))
-    tables.append(pd.DataFrame({"what it is": {f"`{m}`": METHODS[m].description for m in methods}}))
-    hues = pd.read_csv(ROOT / "comparisons/rotcolor/metrics.csv").query("method != 'chance' and metric == 'rotation_r2_pooled' and part == 'all' and split == 'val'")
-    for method, r2 in hues.groupby("method")["value"].mean().items(): assert re.search(rf"^\| `{method}` *\|[^|]*\| {r2:.2f} \(", text, re.M), f"README.md has no row of {method} with a rotation R² of {r2:.2f}"
-    for cells in ([method, *row] for table in tables for method, row in table.iterrows()):
-        assert any([c.strip() for c in line.strip("|").split("|")] == cells for line in text.splitlines()), f"README.md has no row {cells}; execute nbs/index.ipynb, then `make readme`"
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def means(metrics: pd.DataFrame, metric: str, part: str = "all") -> dict[str, float]:
+    "Method -> mean over the seeds, on validation objects."
+    chosen = metrics[(metrics.metric == metric) & (metrics.part == part) & (metrics.split == "val")]
+    return chosen.groupby("method")["value"].mean().to_dict()
+
+
+def test_readme_table_shows_the_committed_results():
+    metrics = pd.read_csv(ROOT / "comparisons/full/metrics.csv")
+    keys = [("top1", "all"), *(("rotation_r2_pooled", part) for part in ("all", "invariant", "equivariant")), ("mrr", "equivariant")]
+
+    def cell(method: str, metric: str, part: str) -> str:
+        of = (metrics.method == method) & (metrics.metric == metric) & (metrics.part == part) & (metrics.split == "val")
+        values = metrics[of]["value"]
+        if values.empty:
+            return ""
+        half = t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
+        return f"{values.mean():.2f} ± {half:.2f}"
+
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in readme().splitlines() if line.startswith("| `")]
+    methods = [re.match(r"`(\w+)`", row[0])[1] for row in rows]
+    assert methods == ["sie", "sie_matrix", "vicreg", "supervised", "random"]
+    for method, row in zip(methods, rows):
+        assert row[1:] == [cell(method, *key) for key in keys], f"{method}: execute nbs/index.ipynb, then `make readme`"
+
+
+def test_readme_sentences_show_the_committed_results():
+    metrics, params = pd.read_csv(ROOT / "comparisons/full/metrics.csv"), load_params(ROOT / "comparisons/full/params.yaml")
+    section = re.search(r"## What it shows\n(.*?)\n## ", readme(), re.S)[1]
+    before, after = section.split("| `")[0], section.rsplit("|\n", 1)[1]
+    top1, r2, mrr = means(metrics, "top1"), means(metrics, "rotation_r2_pooled"), means(metrics, "mrr", "equivariant")
+    halves = [means(metrics, "rotation_r2_pooled", part)["sie"] for part in ("equivariant", "invariant")]
+    said = [
+        top1["vicreg"], r2["vicreg"], r2["random"], r2["supervised"],
+        r2["sie"], *halves,
+        r2["sie_matrix"], mrr["sie"], mrr["sie_matrix"], top1["sie"] - top1["sie_matrix"],
+    ]
+    assert re.findall(r"\d\.\d+", after) == [f"{value:.2f}" for value in said]
+    assert re.findall(r"chance is (\S+\d)", before) == [f"{r2['chance']:.2f}", f"{mrr['chance']:.2f}"]
+
+    # what the sentences call higher, lower or the same, on the same seeds
+    top1, r2, mrr = ("top1", "all", "val"), ("rotation_r2_pooled", "all", "val"), ("mrr", "equivariant", "val")
+    for key, higher, lower in (
+        (r2, "vicreg", "random"), (r2, "supervised", "vicreg"), (r2, "sie", "vicreg"),
+        (r2, "sie_matrix", "sie"), (mrr, "sie_matrix", "sie"), (top1, "sie", "sie_matrix"),
+    ):
+        assert difference(metrics, key, higher, lower)[1] > 0, f"{key[0]}: {higher} is not separated from {lower}"
+    _, low, high = difference(metrics, top1, "sie", "vicreg")
+    assert low < 0 < high
+
+    data = params.data
+    assert f"Five of the {len(params.methods)} methods" in before
+    assert f"{len(data.chosen)} classes of {data.objects_per_class} generated objects, {data.views} views of {data.crop} px each" in before
+    assert "four seeds" in before and len(params.pretrain.seeds) == 4
+
+
+def test_readme_is_short():
+    assert len(readme().split()) <= 900
+
+
+def test_links_of_texts_lead_somewhere():
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/how-to/*.md")]:
+        for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} leads to {target}"
+
+
+def test_pictures_of_the_readme_are_committed_and_small():
+    pictures = [ROOT / name for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme())]
+    assert [picture.name for picture in pictures] == ["method.svg", "views.png"]
+    for picture in pictures:
+        assert picture in tracked() and picture.stat().st_size < 300_000, picture.name
+    drawing = pictures[0].read_text(encoding="utf-8")
+    assert not re.search(r"<script|<image|@import|@font-face|url\((?!#)|href=", drawing), "the drawing must not need anything else"
 
 
 def append(path: Path, text: str) -> None:
