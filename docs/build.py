@@ -66,7 +66,7 @@ def readme(root: Path = ROOT) -> str:
     nb.metadata["language_info"] = {"name": "python"}   # nbdev_clean takes it out, and the exporter writes it after ```
     for cell in nb.cells:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
-            raise ValueError(f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../results/NAME.png)")
+            raise ValueError(f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../docs/static/NAME.png)")
     exporter = MarkdownExporter(config={
         "NbConvertBase": {"display_data_priority": ["text/markdown", "text/plain"]},
         "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove-input"}, "remove_all_outputs_tags": {"remove-output"}},
@@ -151,8 +151,24 @@ def title(nb) -> tuple[str, str]:
     return head, lead
 
 
+#: Folders of the repository -> the page of the site that lists what is in them.
+SECTION_PAGES = {
+    "nbs/tutorials": "tutorials.md",
+    "nbs/method": "method.md",
+    "nbs/evaluation": "evaluation.md",
+    "nbs/data": "data.md",
+    "nbs/results": "results.md",
+    "docs/how-to": "how-to.md",
+    "sie": "reference/index.md",
+}
+
+
 def site_target(path: str) -> str:
-    "Where a link to a file of the repository leads on the site: to its page, or to a copy of the file."
+    "Where a link to a file or folder of the repository leads on the site: to its page, or to a copy of the file."
+    if path in SECTION_PAGES:
+        return "/" + SECTION_PAGES[path]
+    if path.startswith("docs/how-to/"):
+        return "/" + path.removeprefix("docs/")     # `how_to` writes it
     if path.startswith("nbs/pipeline/") and Path(path).stem in STAGES: path = path.replace("nbs/pipeline", "results", 1)
     if path == "nbs/index.ipynb": return "/index.ipynb"
     file = ROOT / path
@@ -342,7 +358,8 @@ def site() -> None:
         (SOURCE / f"{name}.md").write_text(listing(head, intro, kind, entries), encoding="utf-8")
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, "benchmarks/README", "```"])))   # a page that the index links to, and so is copied with it
+    linked = ["benchmarks/README", "CHANGELOG", "CONTRIBUTING"]   # the index links to them, so they are copied with it
+    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)
 
 

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from scipy.stats import t
 
 from sie.evaluation.statistics import difference
+from sie.method.methods import METHODS
 from sie.pipeline.params import load_params
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +138,58 @@ def test_readme_sentences_show_the_committed_results():
 
 def test_readme_is_short():
     assert len(readme().split()) <= 900
+
+
+def guide(name: str) -> str:
+    return (ROOT / f"docs/how-to/{name}.md").read_text(encoding="utf-8")
+
+
+def test_guide_to_gpus_shows_the_benchmarks():
+    rows = pd.read_csv(ROOT / "benchmarks/results.csv")
+    text = guide("gpus-and-clusters")
+
+    def value(benchmark: str, unit: str, setting: str) -> float:
+        "Of the one row whose setting ends so."
+        found = rows[(rows.benchmark == benchmark) & (rows.unit == unit) & rows.setting.str.endswith(setting)]
+        assert len(found) == 1, setting
+        return found["value"].item()
+
+    for step, end in {
+        "float32": "batch 1024, 32-true",
+        "float32, `channels_last`": "32-true, channels_last",
+        "bf16, `channels_last`": "bf16-mixed, channels_last",
+        "bf16, `channels_last`, `torch.compile`": "bf16-mixed, channels_last, torch.compile",
+    }.items():
+        assert f"| {step} | {value('paper', 'pairs/s', end):,.0f} |" in text
+    assert f"and copied, beside the steps | {value('paper_loading', 'pairs/s', 'pinned memory'):,.0f} |" in text
+    assert f"(nvJPEG) | {value('paper_loading', 'pairs/s', 'nvJPEG'):,.0f} |" in text
+    more = value("paper_scaled", "times", "one with the stride in the first convolution")
+    assert f"takes {more:.2f} times the arithmetic" in text
+
+    one, eight = (
+        {unit: value("paper_scaled", unit, f"paper's run on {devices}, scaled") for unit in ("h", "$")}
+        for devices in ("1 such device", "8 such devices")
+    )
+    default, presets = (yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in ("params.yaml", "presets.yaml"))
+    methods = presets["paper"].get("methods", default["methods"])
+    runs = len(presets["paper"]["pretrain.seeds"]) * len([m for m in methods if METHODS[m].terms])
+    assert f"| one seed of one method | {one['h']:.1f} h, ${one['$']:.0f} | {60 * eight['h']:.0f} min, ${eight['$']:.0f} |" in text
+    cells = [f"{runs * of['h']:.0f} h, ${runs * of['$']:.0f}" for of in (one, eight)]
+    assert f"| all {runs} runs of `PRESET=paper` | {cells[0]} | {cells[1]} |" in text
+
+
+def test_guide_to_presets_has_all_presets():
+    presets = list(yaml.safe_load((ROOT / "presets.yaml").read_text(encoding="utf-8")))
+    table = re.search(r"## What each changes\n(.*?)\n## ", guide("presets"), re.S)[1]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == {"default", *presets}
+
+
+def test_guides_are_listed_with_title_and_description():
+    listed = re.search(r"^HOW_TO = \((.*?)\)", (ROOT / "docs/build.py").read_text(encoding="utf-8"), re.M | re.S)[1]
+    names = re.findall(r'"([\w-]+)"', listed)
+    assert sorted(names) == sorted(path.stem for path in ROOT.glob("docs/how-to/*.md"))
+    for name in names:
+        assert re.match(r"# \S.*\n\n[A-Z].*[.:]\n\n", guide(name)), f"{name}.md begins with a title and one sentence"
 
 
 def test_links_of_texts_lead_somewhere():
