@@ -9,7 +9,6 @@ import importlib
 import inspect
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -172,20 +171,13 @@ def site_target(path: str) -> str:
     if path.startswith("nbs/pipeline/") and Path(path).stem in STAGES: path = path.replace("nbs/pipeline", "results", 1)
     if path == "nbs/index.ipynb": return "/index.ipynb"
     file = ROOT / path
-    if path.startswith("results/figures/"): write(path, figure(path))
-    elif file.is_file() and file.suffix != ".ipynb": write(path, file.read_bytes())
+    if file.is_file() and file.suffix != ".ipynb": write(path, file.read_bytes())
     return "/" + path
 
 
 def write(path: str, content: bytes) -> None:
     (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
     (SOURCE / path).write_bytes(content)
-
-
-def figure(path: str) -> bytes:
-    "A figure of the default run, which the front page tells of; as it was committed where results/ holds another run."
-    if results()[0]["preset"] == "default": return (ROOT / path).read_bytes()
-    return subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 def results() -> list[dict[str, str]]:
