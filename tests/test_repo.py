@@ -130,6 +130,10 @@ def test_readme_sentences_show_the_committed_results():
     _, low, high = difference(metrics, top1, "sie", "vicreg")
     assert low < 0 < high
 
+    of_sie = metrics[(metrics.metric == "rotation_r2_pooled") & (metrics.method == "sie")]
+    by_part = of_sie.pivot(index="seed", columns="part", values="value")
+    assert (by_part["equivariant"] > by_part["invariant"]).all()      # the split works, with every seed
+
     data = params.data
     assert f"Five of the {len(params.methods)} methods" in before
     assert f"{len(data.chosen)} classes of {data.objects_per_class} generated objects, {data.views} views of {data.crop} px each" in before
