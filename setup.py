@@ -17,7 +17,6 @@ setup(
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"],
     author=cfg["author"],
-    author_email=cfg["author_email"],
     license="Apache-2.0",
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -83,7 +82,7 @@ def readme(root: Path = ROOT) -> str:
     for cell in nb.cells:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             raise ValueError(
-                f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../results/NAME.png)"
+                f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../docs/static/NAME.png)"
             )
     exporter = MarkdownExporter(
         config={
@@ -224,16 +223,30 @@ def title(nb) -> tuple[str, str]:
     return head, lead
 
 
+#: Folders of the repository -> the page of the site that lists what is in them.
+SECTION_PAGES = {
+    "nbs/tutorials": "tutorials.md",
+    "nbs/method": "method.md",
+    "nbs/evaluation": "evaluation.md",
+    "nbs/data": "data.md",
+    "nbs/results": "results.md",
+    "docs/how-to": "how-to.md",
+    "sie": "reference/index.md",
+}
+
+
 def site_target(path: str) -> str:
-    "Where a link to a file of the repository leads on the site: to its page, or to a copy of the file."
+    "Where a link to a file or folder of the repository leads on the site: to its page, or to a copy of the file."
+    if path in SECTION_PAGES:
+        return "/" + SECTION_PAGES[path]
+    if path.startswith("docs/how-to/"):
+        return "/" + path.removeprefix("docs/")  # `how_to` writes it
     if path.startswith("nbs/pipeline/") and Path(path).stem in STAGES:
         path = path.replace("nbs/pipeline", "results", 1)
     if path == "nbs/index.ipynb":
         return "/index.ipynb"
     file = ROOT / path
-    if path.startswith("results/figures/"):
-        write(path, figure(path))
-    elif file.is_file() and file.suffix != ".ipynb":
+    if file.is_file() and file.suffix != ".ipynb":
         write(path, file.read_bytes())
     return "/" + path
 
@@ -241,13 +254,6 @@ def site_target(path: str) -> str:
 def write(path: str, content: bytes) -> None:
     (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
     (SOURCE / path).write_bytes(content)
-
-
-def figure(path: str) -> bytes:
-    "A figure of the default run, which the front page tells of; as it was committed where results/ holds another run."
-    if results()[0]["preset"] == "default":
-        return (ROOT / path).read_bytes()
-    return subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 def results() -> list[dict[str, str]]:
@@ -505,9 +511,8 @@ def site() -> None:
         (SOURCE / f"{name}.md").write_text(listing(head, intro, kind, entries), encoding="utf-8")
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    index.cells.append(
-        new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, "benchmarks/README", "```"]))
-    )  # a page that the index links to, and so is copied with it
+    linked = ["benchmarks/README", "CHANGELOG", "CONTRIBUTING"]  # the index links to them, so they are copied with it
+    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)
 
 

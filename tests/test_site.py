@@ -2,7 +2,7 @@
 
 import functools
 import http.server
-import importlib.util
+import importlib
 import inspect
 import json
 import re
@@ -51,32 +51,6 @@ def site() -> dict[str, BeautifulSoup]:
 
 def page_of(path: Path) -> str:
     return "index.html" if path.stem == "index" else path.relative_to(ROOT).with_suffix(".html").as_posix()
-
-
-def test_front_page_has_the_committed_figures_beside_another_run(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("build", ROOT / "docs/build.py")
-    spec.loader.exec_module(build := importlib.util.module_from_spec(spec))
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    (tmp_path / "results/figures").mkdir(parents=True)
-    figure, metrics = tmp_path / "results/figures/curves.png", tmp_path / "results/metrics.csv"
-
-    def run(preset, picture):
-        figure.write_bytes(picture)
-        metrics.write_text(f"preset,method\n{preset},sie\n")
-
-    run("default", b"committed")
-    for command in (
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "run"],
-    ):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    run("default", b"again")
-    assert build.figure("results/figures/curves.png") == b"again"
-    run("smoke", b"other")
-    assert build.figure("results/figures/curves.png") == b"committed"
-    figure.unlink()
-    assert build.figure("results/figures/curves.png") == b"committed"
 
 
 def test_every_notebook_has_a_page(site):
