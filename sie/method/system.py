@@ -5,6 +5,7 @@
 # %% ../../nbs/method/05_system.ipynb #cell003
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing as mp
 import os
@@ -12,21 +13,38 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from operator import length_hint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import psutil
 import torch
-from tqdm.auto import tqdm
 
 # %% auto #0
-__all__ = ['CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD', 'GUARD_MESSAGE', 'NO_FILE_MESSAGE', 'PART_BYTES', 'cores', 'free_memory',
-           'exit_with_parent', 'start_worker', 'worker_failure', 'map_in_workers', 'progress', 'in_threads',
-           'rename_when_whole', 'whole_folder']
+__all__ = ['CGROUPS', 'MEMBERSHIP', 'NEEDS_GUARD', 'GUARD_MESSAGE', 'NO_FILE_MESSAGE', 'PART_BYTES', 'needs', 'cores',
+           'free_memory', 'exit_with_parent', 'start_worker', 'worker_failure', 'map_in_workers', 'Progress',
+           'progress', 'in_threads', 'rename_when_whole', 'whole_folder']
+
+# %% ../../nbs/method/05_system.ipynb #needs
+def needs(module: str, extra: str) -> ModuleType:
+    """Import an optional module.
+
+    Raises `ModuleNotFoundError` naming the package that is missing and the extra of `sie` that installs it."""
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        message = f"{package} is not installed; pip install 'sie[{extra}]'"
+        raise ModuleNotFoundError(message, name=package) from None
 
 # %% ../../nbs/method/05_system.ipynb #cell017b
 CGROUPS = Path("/sys/fs/cgroup")  # where Linux shows control groups
@@ -95,7 +113,8 @@ def _group_memory(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
 
 def free_memory(device: torch.device) -> int:
     "Bytes that this process may take: of the machine or its container, shared with other ranks there, and of the GPU if it is for one."
-    free = int(min(psutil.virtual_memory().available, _group_memory())) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    available = needs("psutil", extra="train").virtual_memory().available
+    free = int(min(available, _group_memory())) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
 
 # %% ../../nbs/method/05_system.ipynb #cell017e
@@ -126,6 +145,7 @@ def exit_with_parent() -> None:
 
 def _begin(threads: int) -> None:
     exit_with_parent()
+    os.environ.pop("SIE_PROGRESS", None)  # the process that started the workers reports for all of them
     torch.set_num_threads(threads)
 
 
@@ -192,9 +212,90 @@ def map_in_workers(
         raise RuntimeError(worker_failure([process.exitcode for process in processes])) from None
 
 # %% ../../nbs/method/05_system.ipynb #progress
-def progress(objects: Iterable | None, what: str, **options) -> tqdm:
-    "A bar over objects, in a terminal or notebook; none in a log, or if the environment has TQDM_DISABLE."
-    return tqdm(objects, what, unit="object", disable=True if os.environ.get("TQDM_DISABLE") else None, **options)
+class Progress:
+    """How far a piece of work is, shown while it goes on. A context manager.
+
+    Shows a bar of tqdm in a terminal or notebook; no bar in a log, without tqdm, or where the environment has
+    TQDM_DISABLE. Where the environment names a file in SIE_PROGRESS, that file holds one JSON object: `what`, `done`,
+    `total` (null if unknown), `note` and `time` (Unix time, seconds). The file is replaced when the work begins and
+    ends, and at most once a second in between."""
+
+    EVERY = 1.0  # seconds between two writes of the file
+
+    def __init__(
+        self,
+        what: str,  # is done
+        total: int | None = None,  # of units
+        unit: str = "object",
+        shown: bool = True,  # False: show nothing, e.g. in all processes but the first
+    ):
+        self.what = what
+        self.total = total
+        self.unit = unit
+        self.shown = shown
+        self.done = 0
+        self.note = ""
+        self.bar = None
+        self.file = os.environ.get("SIE_PROGRESS") if shown else None
+        self._written = -math.inf
+
+    def __enter__(self) -> Progress:
+        if self.shown and not os.environ.get("TQDM_DISABLE") and find_spec("tqdm"):
+            bar = import_module("tqdm.auto").tqdm
+            self.bar = bar(desc=self.what, total=self.total, unit=self.unit, disable=None)  # None: not in a log
+        self._write()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self._write()
+
+    def update(self, count: int = 1) -> None:
+        "So many more are done."
+        self.set(self.done + count)
+
+    def set(self, done: int, total: int | None = None, note: str | None = None) -> None:
+        "So many are done, of `total` (as before, if None); `note` stands behind the numbers, e.g. `loss 3.21`."
+        self.done = done
+        self.total = self.total if total is None else total
+        self.note = self.note if note is None else note
+        if self.bar is not None:
+            self.bar.total = self.total
+            self.bar.set_postfix_str(self.note, refresh=False)
+            self.bar.update(done - self.bar.n)
+        if time.monotonic() - self._written >= self.EVERY:
+            self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        if not self.file:
+            return
+        state = {key: getattr(self, key) for key in ("what", "done", "total", "note")}
+        temporary = f"{self.file}.{os.getpid()}"
+        try:
+            Path(temporary).write_text(json.dumps(state | {"time": time.time()}))
+            os.replace(temporary, self.file)
+        except OSError:
+            self.file = None  # a disk that is full, or a folder that is gone, must not end the work
+
+# %% ../../nbs/method/05_system.ipynb #progress-iterate
+def progress(
+    objects: Iterable | None,  # to go through; None: what is done is told by `update`
+    what: str,  # is done with them
+    total: int | None = None,  # how many there are, if `objects` cannot tell
+) -> Progress | Iterator:
+    "The objects, one after another, with the progress shown; a `Progress` if there are none."
+    if objects is None:
+        return Progress(what, total)
+    return _with_progress(objects, Progress(what, total or length_hint(objects) or None))
+
+
+def _with_progress(objects: Iterable, shown: Progress) -> Iterator:
+    with shown:
+        for item in objects:
+            yield item
+            shown.update()
 
 # %% ../../nbs/method/05_system.ipynb #threads
 PART_BYTES = 2**20  # of pixels, at least, for each thread
