@@ -69,6 +69,6 @@ check: $(SETUP)
 	pytest tests/test_repo.py $(ARGS)
 
 requirements: $(SETUP)
-	sed -nE 's/^(dev_)?(requirements|pins) = //p' settings.ini | tr ' ' '\n' \
+	sed -nE '/^blender/d; s/^([a-z]+_)?(requirements|pins) = //p' settings.ini | tr ' ' '\n' \
 	| uv pip compile - --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
 	  --no-annotate --custom-compile-command "make requirements" --quiet --output-file requirements.txt $(ARGS)

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from copies import BIN, change, copy_of_the_repository, environment, ROOT, run
+from copies import BIN, ROOT, change, copy_of_the_repository, environment, run
 from test_dataset import Stripes
 
 from sie.data.layout import LIST_NAMES, export_layout

@@ -345,25 +345,24 @@ def test_imports_never_point_forward():
     assert checked > 50
 
 
+PARTS_REQUIREMENTS = [f"{part}requirements" for part in ("", "train_", "data_", "evaluation_", "pipeline_")]
+
+
+def declared(*keys: str) -> set[str]:
+    "Names of the distributions that settings.ini lists under these keys."
+    return {canonicalize_name(Requirement(r).name) for key in keys for r in shlex.split(settings()[key])}
+
+
 def test_requirements_are_what_the_package_imports():
     distributions = packages_distributions()
-    names = {i.split(".")[0] for path in ROOT.glob("sie/**/*.py") for i in imports(path)} - {
-        "sie",
-        *sys.stdlib_module_names,
-    }
+    imported = {i.split(".")[0] for path in ROOT.glob("sie/**/*.py") for i in imports(path)}
+    names = imported - {"sie", *sys.stdlib_module_names}
     providers = {name: {canonicalize_name(d) for d in distributions.get(name, [name])} for name in names}
-    declared, optional = (
-        {canonicalize_name(Requirement(r).name) for r in shlex.split(settings()[key])}
-        for key in ("requirements", "blender_requirements")
-    )
-    optional |= {
-        "dvc",
-        "voluptuous",
-    }  # `sie.pipeline.params check` asks DVC whether its files are whole; without DVC there are none
-    assert not [name for name, by in providers.items() if not by & (declared | optional)], (
-        "imported, but not among the requirements of settings.ini"
-    )
-    assert not declared - set().union(*providers.values()), "among the requirements of settings.ini, but not imported"
+    listed, optional = declared(*PARTS_REQUIREMENTS), declared("blender_requirements") | {"tensorboard"}
+    missing = [name for name, by in providers.items() if not by & (listed | optional)]
+    assert not missing, "imported, but not among the requirements of settings.ini"
+    unused = listed - set().union(*providers.values()) - {"ipykernel", "tabulate"}  # a stage's kernel, pandas' Markdown
+    assert not unused, "among the requirements of settings.ini, but not imported"
 
 
 # ---- requirements.txt
@@ -374,6 +373,12 @@ def pins() -> list[tuple[Requirement, list[str]]]:
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line.split(" --hash=") for line in text.splitlines() if line and not line.startswith("#")]
     return [(Requirement(name), hashes) for name, *hashes in lines]
+
+
+def test_ruff_has_nothing_to_say():
+    for command in (["check"], ["format", "--check"]):
+        result = subprocess.run([BIN / "ruff", *command, "--quiet"], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_every_requirement_is_pinned_with_hashes():
@@ -399,7 +404,9 @@ def test_requirements_cover_settings(python):
         if not r.marker or r.marker.evaluate(here)
     }
     wanted = [
-        Requirement(r) for key in ("requirements", "dev_requirements", "pins") for r in shlex.split(settings()[key])
+        Requirement(r)
+        for key in (*PARTS_REQUIREMENTS, "dev_requirements", "pins")
+        for r in shlex.split(settings()[key])
     ]
     for requirement in wanted:
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), (

@@ -17,7 +17,6 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_docs/html"
 NOTEBOOKS = sorted(ROOT.glob("nbs/**/*.ipynb"))
