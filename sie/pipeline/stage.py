@@ -43,12 +43,14 @@ def read_progress(path: str | Path) -> dict[str, Any] | None:
 
 def line(stage: str, now: Mapping[str, Any], begun: Mapping[str, Any]) -> str:
     "How far a stage is, with the time that is left at the pace since `begun`."
-    parts = [f"{stage}: {now['what']} {now['done']} of {now['total']}"]
+    total = now["total"]  # none where it is not known
+    count = f"{now['done']} of {total}" if total else str(now["done"])
+    parts = [f"{stage}: {now['what']} {count}"]
     if now.get("note"):
         parts.append(now["note"])
     done, seconds = now["done"] - begun["done"], now["time"] - begun["time"]
-    if done > 0 and seconds > 0:
-        parts.append(f"{duration((now['total'] - now['done']) * seconds / done)} left")
+    if total and done > 0 and seconds > 0:
+        parts.append(f"{duration((total - now['done']) * seconds / done)} left")
     return ", ".join(parts)
 
 # %% ../../nbs/pipeline/02_stage.ipynb #cell006
