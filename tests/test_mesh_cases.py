@@ -336,7 +336,10 @@ def test_a_file_that_was_not_read_whole_is_refused(folder, monkeypatch, case, re
 def test_a_large_model_is_read_in_seconds(tmp_path):
     side = 230
     y, x = np.mgrid[:side, :side]
-    corner = lambda i, j: i * side + j + 1
+
+    def corner(i, j):
+        return i * side + j + 1
+
     faces = [
         f"f {corner(i, j)}/{corner(i, j)} {corner(i, j + 1)}/{corner(i, j + 1)} {corner(i + 1, j)}/{corner(i + 1, j)}\n"
         f"f {corner(i + 1, j)} {corner(i, j + 1)} {corner(i + 1, j + 1)}\n"

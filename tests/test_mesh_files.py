@@ -499,10 +499,21 @@ def models(tmp_path):
 
 def test_what_has_changed_is_rendered_again(models, tmp_path):
     draw = mf.MeshFileRenderer(folder=str(models), size=24, samples=4)
-    render = lambda: render_dataset(
-        tmp_path / "set", list(mf.mesh_objects(models)), draw, views=2, workers=0, objects_per_shard=2, val_fraction=0.5
-    )
-    stamps = lambda: [path.stat().st_mtime_ns for path in sorted((tmp_path / "set").glob("shard-*.arrow"))]
+
+    def render():
+        return render_dataset(
+            tmp_path / "set",
+            list(mf.mesh_objects(models)),
+            draw,
+            views=2,
+            workers=0,
+            objects_per_shard=2,
+            val_fraction=0.5,
+        )
+
+    def stamps():
+        return [path.stat().st_mtime_ns for path in sorted((tmp_path / "set").glob("shard-*.arrow"))]
+
     first = render()
     before = stamps()
     render()
