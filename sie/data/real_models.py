@@ -27,12 +27,12 @@ from .mesh_files import MODEL_FORMATS, is_hidden
 from ..objects.classes import CLASSES
 
 # %% auto #0
-__all__ = ['NAMES', 'BY_EYE', 'CATALOGUE', 'LARGEST_FILE', 'LARGEST_ARCHIVE', 'HALF_TURN', 'INSTALLED', 'class_of', 'Furniture',
-           'checked_members', 'read_catalogue', 'make_folder', 'libraries_in', 'main']
+__all__ = ['EXCEPTIONS', 'NAMES', 'BY_EYE', 'CATALOGUE', 'LARGEST_FILE', 'LARGEST_ARCHIVE', 'HALF_TURN', 'INSTALLED', 'class_of',
+           'Furniture', 'checked_members', 'read_catalogue', 'make_folder', 'libraries_in', 'main']
 
 # %% ../../nbs/data/06_real_models.ipynb #cell006
-#: Class, and what a model's name must contain; the first match counts.
-NAMES: tuple[tuple[str | None, str], ...] = (
+#: Class, and what a model's name must contain: the rows that come before all others.
+EXCEPTIONS: tuple[tuple[str | None, str], ...] = (
     # names that hold the word of a class, but are something else
     (None, "table fan|table tennis bat|cup ?cake|knife stand|screen door"),
     (None, "ottoman|abdominal bench|sleeping bag|air mattress|intercom"),
@@ -48,7 +48,12 @@ NAMES: tuple[tuple[str | None, str], ...] = (
     ("remote", "remote control"),
     ("cellphone", "mobile phone|iphone"),
     ("car", "seat leon"),
-    # the others
+)
+
+# %% ../../nbs/data/06_real_models.ipynb #cell006b
+#: Class, and what a model's name must contain; the first match counts.
+NAMES: tuple[tuple[str | None, str], ...] = (
+    *EXCEPTIONS,
     ("airplane", "biplane|airplane"),
     ("bag", "handbag|backpack|suitcase|briefcase"),
     ("basket", "basket"),
@@ -91,6 +96,8 @@ NAMES: tuple[tuple[str | None, str], ...] = (
     ("watercraft", "rowboat"),
     ("washer", "washing machine"),
 )
+
+# %% ../../nbs/data/06_real_models.ipynb #cell006c
 #: Models whose name misleads: a kick scooter, a rice cooker, a take-away cup.
 BY_EYE: dict[str, str | None] = {"scopia.scooter": None, "scopia.cooker": None, "blendswap-cc-by.coffee_cup": None}
 
@@ -98,8 +105,8 @@ BY_EYE: dict[str, str | None] = {"scopia.scooter": None, "scopia.cooker": None, 
 def class_of(
     name: str,  # of a model, in English
     object_id: str = "",  # as `Furniture.object_id`, for `BY_EYE`
-) -> str | None:  # a name of ShapeNetCore's; None: none of them, or not to be told
-    "The class that a model's name says."
+) -> str | None:  # a name of ShapeNetCore's; None: none of them, or unclear
+    "The class of a model by its name."
     if object_id in BY_EYE:
         return BY_EYE[object_id]
     for found, pattern in NAMES:
@@ -120,20 +127,20 @@ class Furniture:
     category: str
     creator: str
     licence: str
-    member: str  # the model's place in the archive
+    member: str  # path of the model in the archive
     rotation: Float[np.ndarray, "3 3"]  # that the program applies to the model
 
     @property
     def object_id(self) -> str:
-        "Unique in all catalogues, and fit for the name of a folder: the model's place without what is said twice."
+        "Unique in all catalogues, and usable as a folder's name: the model's path without repeated parts."
         parts = [re.sub(r"[^\w-]+", "-", part) for part in PurePosixPath(self.member).with_suffix("").parts]
         return ".".join(dict.fromkeys(parts))
 
-
+# %% ../../nbs/data/06_real_models.ipynb #cell009b
 def checked_members(archive: ZipFile) -> dict[str, ZipInfo]:
     """The files of an archive, by name.
 
-    Raises `ValueError` naming a member that would lie outside of the folder that it is unpacked to, that is no plain
+    Raises `ValueError` naming a member that would lie outside of the folder that it is unpacked to, that is not a plain
     file, is there twice, or is too large."""
     where, found, total = archive.filename, {}, 0
     for info in archive.infolist():
@@ -156,27 +163,23 @@ def checked_members(archive: ZipFile) -> dict[str, ZipInfo]:
         raise ValueError(f"{where} holds {total} bytes; {LARGEST_ARCHIVE} are allowed")
     return found
 
-
+# %% ../../nbs/data/06_real_models.ipynb #cell009c
 def _content(archive: ZipFile, info: ZipInfo) -> bytes:
     "A member, unpacked. Raises `ValueError` naming one that is damaged or larger than it says."
+    where = f"{archive.filename}: member {info.filename!r}"
     try:
         with archive.open(info) as file:
             content = file.read(info.file_size + 1)
-    # the last two: encrypted, or compressed in another way
+    # RuntimeError: encrypted, or compressed in an unknown way
     except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"{archive.filename}: member {info.filename!r} is damaged or cannot be unpacked: {error}"
-        ) from None
+        raise ValueError(f"{where} is damaged or cannot be unpacked: {error}") from None
     if len(content) != info.file_size:
-        raise ValueError(
-            f"{archive.filename}: member {info.filename!r} does not have the {info.file_size} bytes that the archive "
-            "says"
-        )
+        raise ValueError(f"{where} does not have the {info.file_size} bytes that the archive says")
     return content
 
 
 def _rotation(text: str, where: str) -> Float[np.ndarray, "3 3"]:
-    "A rotation of a catalogue: nine numbers, row by row; none if there is no text."
+    "A rotation of a catalogue: nine numbers, row by row; the identity if there is no text."
     if not text:
         return np.eye(3)
     try:
@@ -187,12 +190,12 @@ def _rotation(text: str, where: str) -> Float[np.ndarray, "3 3"]:
         raise ValueError(f"{where}: {text!r} is not a rotation")
     return matrix
 
-
+# %% ../../nbs/data/06_real_models.ipynb #cell009d
 def read_catalogue(archive: ZipFile) -> list[Furniture]:
     "The pieces of a catalogue, in its order. Raises `ValueError` naming what is missing or damaged."
     where, members = archive.filename, checked_members(archive)
     if CATALOGUE not in members:
-        raise ValueError(f"{where} is no furniture library: it has no {CATALOGUE}")
+        raise ValueError(f"{where} is not a furniture library: it has no {CATALOGUE}")
     try:
         entries = javaproperties.loads(_content(archive, members[CATALOGUE]).decode("latin-1"))
     except javaproperties.InvalidUEscapeError as error:
@@ -216,8 +219,8 @@ HALF_TURN = np.diag([-1.0, 1, -1])  # about the vertical axis: from +z in front 
 
 
 def _turned(obj: bytes, rotation: Float[np.ndarray, "3 3"], where: str) -> bytes:
-    """An OBJ file with positions and normals turned; everything else, line by line, as it is. Raises `ValueError`
-    naming a line that is no position."""
+    """An OBJ file with positions and normals rotated; all other lines stay as they are. Raises `ValueError` naming a
+    line that is not a position."""
     lines = obj.split(b"\n")
     for k, line in enumerate(lines):
         words = line.split()
@@ -226,16 +229,15 @@ def _turned(obj: bytes, rotation: Float[np.ndarray, "3 3"], where: str) -> bytes
         try:
             position = np.array(words[1:4], float).reshape(3)
         except ValueError:
-            raise ValueError(
-                f"{where}, line {k + 1}: {line.decode('latin-1').strip()!r} has no three numbers"
-            ) from None
+            shown = line.decode("latin-1").strip()
+            raise ValueError(f"{where}, line {k + 1}: {shown!r} does not have three numbers") from None
         turned = rotation @ position + 0.0  # not -0
         lines[k] = b" ".join([words[0], *(f"{value:.9g}".encode() for value in turned), *words[4:]])
     return b"\n".join(lines)
 
 
 def _unpack(archive: ZipFile, members: dict[str, ZipInfo], piece: Furniture, home: Path) -> None:
-    "Write a piece's model, and what lies beside it but other models, into a folder of its own."
+    "Write a piece's model, and what is beside it except other models, into a folder of its own."
     beside = PurePosixPath(piece.member).parent
     for name, info in members.items():
         place = PurePosixPath(name)
@@ -252,7 +254,7 @@ def _unpack(archive: ZipFile, members: dict[str, ZipInfo], piece: Furniture, hom
 
 # %% ../../nbs/data/06_real_models.ipynb #cell011b
 def _add_library(library: Path, folder: Path) -> tuple[int, list[dict[str, str]]]:
-    "Add a library's models to a folder: how many pieces it has, and the credits of those that are of a class."
+    "Add a library's models to a folder. Returns the number of its pieces, and the credits of those that have a class."
     credits = []
     try:
         with ZipFile(library) as archive:
@@ -262,7 +264,7 @@ def _add_library(library: Path, folder: Path) -> tuple[int, list[dict[str, str]]
                 if found is None:
                     continue
                 if not piece.member.lower().endswith(".obj"):
-                    print(f"{library.name}: {piece.member} ({piece.name}) is no OBJ file; it is left out")
+                    print(f"{library.name}: {piece.member} ({piece.name}) is not an OBJ file; it is left out")
                     continue
                 home = folder / found / piece.object_id
                 if home.exists():
@@ -282,20 +284,20 @@ def _add_library(library: Path, folder: Path) -> tuple[int, list[dict[str, str]]
                 if re.fullmatch(r"licen[cs]e(\.txt)?", name, re.IGNORECASE):
                     (folder / f"LICENSE-{library.stem}.txt").write_bytes(_content(archive, info))
     except BadZipFile as error:
-        raise ValueError(f"{library} is no whole zip archive: {error}") from None
+        raise ValueError(f"{library} is not a whole zip archive: {error}") from None
     return len(catalogue), credits
 
-
+# %% ../../nbs/data/06_real_models.ipynb #cell011c
 def make_folder(
     libraries: Iterable[str | Path],  # `.sh3f` files
     out: str | Path,  # the folder to make; must not exist yet, or be empty
 ) -> pd.DataFrame:  # CREDITS.csv: class, id, name, creator, licence and source of each model
     """Sort the models of furniture libraries into a folder by class, `out/<class>/<id>/`, as
-    `sie.data.mesh_files.mesh_objects` reads it, with `CREDITS.csv` and each library's licence beside. Models of no class
+    `sie.data.mesh_files.mesh_objects` reads it, with `CREDITS.csv` and each library's licence. Models without a class
     are left out.
 
     Raises `ValueError` naming the library and member that is damaged, or would lie outside of the folder, and
-    `FileExistsError` if `out` holds anything. The folder gets its name when it is complete."""
+    `FileExistsError` if `out` is not empty. The folder gets its name when it is complete."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists already; give the name of a new folder")
@@ -306,7 +308,7 @@ def make_folder(
         counts, credits = zip(*(_add_library(Path(library), temporary) for library in libraries))
         table = pd.DataFrame([row for rows in credits for row in rows])
         if table.empty:
-            raise ValueError(f"of {sum(counts)} models none is of a class by its name")
+            raise ValueError(f"none of {sum(counts)} models has a class by its name")
         table = table.sort_values(["class", "object"], ignore_index=True)
         table.to_csv(temporary / "CREDITS.csv", index=False)
         if out.exists():
@@ -314,10 +316,8 @@ def make_folder(
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    print(
-        f"{len(table)} of {sum(counts)} models in {table['class'].nunique()} classes; the names of the others say none "
-        "of ShapeNetCore's"
-    )
+    classes = table["class"].nunique()
+    print(f"{len(table)} of {sum(counts)} models in {classes} classes; the others have none of ShapeNetCore's by name")
     return table
 
 # %% ../../nbs/data/06_real_models.ipynb #cell015
@@ -336,21 +336,20 @@ def libraries_in(folder: str | Path) -> list[Path]:
 
 
 def _unpacked(deb: Path, folder: str) -> Path:
-    "The content of a Debian package, in a folder. Raises `FileNotFoundError` and `ValueError` naming what is wrong."
+    "Unpack a Debian package into a folder. Raises `FileNotFoundError` and `ValueError` naming what is wrong."
     if not deb.is_file():
         raise FileNotFoundError(f"{deb} does not exist; {_HOW}")
     if not shutil.which("dpkg-deb"):
-        raise FileNotFoundError(
-            "dpkg-deb is not on this machine: unpack the package by other means, and give --folder in place of --deb"
-        )
+        other = "unpack the package by other means, and give --folder in place of --deb"
+        raise FileNotFoundError(f"dpkg-deb is not on this machine: {other}")
     done = subprocess.run(["dpkg-deb", "-x", str(deb), folder], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{deb} cannot be unpacked: {done.stderr.strip()}")
     return Path(folder)
 
-
+# %% ../../nbs/data/06_real_models.ipynb #cell015b
 def main(argv: list[str] | None = None) -> None:
-    "What `python -m sie.data.real_models` does."
+    "The command `python -m sie.data.real_models`."
     parser = argparse.ArgumentParser(
         prog="python -m sie.data.real_models",
         description="Make a folder of real models, by class, for data.source: meshes.",
@@ -358,9 +357,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", help="the folder to make")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--deb", type=Path, help="Debian's package sweethome3d-furniture")
-    source.add_argument(
-        "--folder", type=Path, help=f"a folder with its libraries (*.sh3f); {INSTALLED} if neither is given"
-    )
+    libraries = f"a folder with its libraries (*.sh3f); {INSTALLED} if neither is given"
+    source.add_argument("--folder", type=Path, help=libraries)
     given = parser.parse_args(argv)
     try:
         if not given.deb and not given.folder and not INSTALLED.is_dir():
