@@ -1,21 +1,23 @@
 """The results pages (nbs/results): every number in their prose is what the committed metrics give.
 
-tests/results/PAGE.yaml has an entry for each number of the page's prose, in the page's order, with the text as printed and where it comes from:
+tests/results/PAGE.yaml has an entry for each number of the page's prose, in the page's order: the text as printed,
+and where it comes from:
 
-    {text: "0.61", of: sie, column: rotation R² all}                       mean over the seeds; `column` as in the tables
-    {text: "0.31 ± 0.11", of: sie, column: MRR}                            with half of the 95 % interval
-    {text: "+0.05", of: sie_matrix, minus: sie, column: MRR}               mean of the paired differences of the seeds
-    {text: "+0.05 [+0.05, +0.06]", of: sie_matrix, minus: sie, column: MRR}  with its 95 % interval
-    {text: "4.6", of: sie_matrix, column: MRR, over: chance}               ratio of two means
-    {text: "76 %", table: ignoring, of: sie, column: constant}             from tables/ignoring.csv of the run
-    {text: "100", param: pretrain.epochs}                                  from the run's params.yaml
-    {text: "0.67", published: SIE, source: ContextSSL, column: top-1}      from sie.evaluation.statistics.PUBLISHED
-    {text: "0.771", share: relative}                                       from sie.evaluation.statistics.POOLED_SHARE
+    {text: "0.61", of: sie, column: rotation R² all}                     mean over the seeds
+    {text: "0.31 ± 0.11", of: sie, column: MRR}                          with half of the 95 % interval
+    {text: "+0.05", of: sie_matrix, minus: sie, column: MRR}             mean of the paired differences
+    {text: "+0.05 [+0.05, +0.06]", of: sie_matrix, minus: sie, column: MRR}  with the 95 % interval
+    {text: "4.6", of: sie_matrix, column: MRR, over: chance}             ratio of two means
+    {text: "76 %", table: ignoring, of: sie, column: constant}           from tables/ignoring.csv of the run
+    {text: "100", param: pretrain.epochs}                                from the run's params.yaml
+    {text: "0.67", published: SIE, source: ContextSSL, column: top-1}    from sie.evaluation.statistics.PUBLISHED
+    {text: "0.771", share: relative}                                     from sie.evaluation.statistics.POOLED_SHARE
     {text: "15", stated: why it is in no committed file}
 
-`of` and `minus` may be lists of methods: all of them, or all pairs, must give the same text.
+`column` is a heading of `READ_OFF`, `RETRIEVED` or `ABLATED`. `of` and `minus` may be lists of methods: all of them, or all pairs, must give the same text.
 `run` names another run of comparisons/ than the page's, `minus_run` that of the method that is subtracted.
-`claims` are statements without a number: {of, minus, column, is: higher | lower | not separated}, by the 95 % interval of the paired differences.
+`claims` are statements without a number, {of, minus, column, is: higher | lower | not separated}, judged by the
+95 % interval of the paired differences.
 """
 import ast
 import itertools
@@ -66,7 +68,8 @@ def seeds(run: str, method: str, column: str) -> pd.Series:
 
 def each(entry: dict) -> list[dict]:
     "The entry for each of its methods, where it has lists of them."
-    given = {key: entry[key] if isinstance(entry[key], list) else [entry[key]] for key in ("of", "minus") if key in entry}
+    given = {key: entry[key] for key in ("of", "minus") if key in entry}
+    given = {key: value if isinstance(value, list) else [value] for key, value in given.items()}
     return [entry | dict(zip(given, methods)) for methods in itertools.product(*given.values())]
 
 
@@ -153,7 +156,8 @@ def test_a_page_is_figure_table_and_prose_by_hand(page):
     assert len(outputs[0]["image/png"]) * 3 / 4 < 100_000
     assert all(line.startswith("|") for line in outputs[1]["text/markdown"].splitlines())   # no sentence made by code
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
+    definitions = ast.FunctionDef | ast.ClassDef | ast.Lambda
+    assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, definitions)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -172,4 +176,4 @@ def test_the_stored_table_is_current(page, monkeypatch):
 def test_every_comparison_has_a_page():
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for run in (path.parent for path in ROOT.glob("comparisons/*/metrics.csv")):
-        assert f"../../comparisons/{run.name}/report.ipynb" in text, f"no page of nbs/results is about comparisons/{run.name}"
+        assert f"../../comparisons/{run.name}/report.ipynb" in text, f"no page is about comparisons/{run.name}"
