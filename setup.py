@@ -27,9 +27,9 @@ setup(
     ],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["sie", "sie.*"]),
-    package_data={"sie": ["py.typed"]},
+    package_data={"sie": ["py.typed", "pretrained/*/*"]},
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "blender")},
+    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "hub", "blender")},
     entry_points={"nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

@@ -51,7 +51,8 @@ def stale(root: Path, scratch: Path) -> set[str]:
     for name in ("settings.ini", "pyproject.toml"): shutil.copy(root / name, scratch)
     for name in ("nbs", "docs"): shutil.copytree(root / name, scratch / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     (scratch / "sie").mkdir()
-    shutil.copy(root / "sie/py.typed", scratch / "sie")     # the one file there that no notebook makes
+    shutil.copy(root / "sie/py.typed", scratch / "sie")     # this file and the trained models: what no notebook makes
+    shutil.copytree(root / "sie/pretrained", scratch / "sie/pretrained")
     for command in ([BIN / "nbdev_export"], [BIN / "nbdev_clean"], [sys.executable, "docs/build.py", "readme"]):
         subprocess.run(command, cwd=scratch, check=True, stdin=subprocess.DEVNULL)
     found = {f"sie/{name}" for name in differences(root / "sie", scratch / "sie")}
@@ -163,6 +164,7 @@ def test_requirements_are_what_the_package_imports():
     names = {i.split(".")[0] for path in ROOT.glob("sie/**/*.py") for i in imports(path)} - {"sie", *sys.stdlib_module_names}
     providers = {name: {canonicalize_name(d) for d in distributions.get(name, [name])} for name in names}
     declared, optional = ({canonicalize_name(Requirement(r).name) for r in shlex.split(settings()[key])} for key in ("requirements", "blender_requirements"))
+    optional |= {"huggingface-hub"}         # extra `hub`
     optional |= {"dvc", "voluptuous"}     # `sie.pipeline.params check` asks DVC whether its files are whole; without DVC there are none
     assert not [name for name, by in providers.items() if not by & (declared | optional)], "imported, but not among the requirements of settings.ini"
     assert not declared - set().union(*providers.values()), "among the requirements of settings.ini, but not imported"
