@@ -10,7 +10,7 @@ config.read("settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 extras = {
     name: shlex.split(cfg[f"{name}_requirements"])
-    for name in ("train", "data", "evaluation", "pipeline", "dev", "blender")
+    for name in ("train", "data", "evaluation", "pipeline", "dev", "hub", "blender")
 }
 # each part needs the parts that it builds on
 extras["data"] += extras["train"]
@@ -35,7 +35,7 @@ setup(
     ],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["sie", "sie.*"]),
-    package_data={"sie": ["py.typed"]},
+    package_data={"sie": ["py.typed", "pretrained/*/*"]},
     install_requires=shlex.split(cfg["requirements"]),
     extras_require=extras,
     entry_points={

@@ -71,7 +71,8 @@ def stale(root: Path, scratch: Path) -> set[str]:
     for name in ("nbs", "docs"):
         shutil.copytree(root / name, scratch / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     (scratch / "sie").mkdir()
-    shutil.copy(root / "sie/py.typed", scratch / "sie")  # the one file there that no notebook makes
+    shutil.copy(root / "sie/py.typed", scratch / "sie")  # this file and the trained models: what no notebook makes
+    shutil.copytree(root / "sie/pretrained", scratch / "sie/pretrained")
     for command in ([BIN / "nbdev_export"], [BIN / "nbdev_clean"], [sys.executable, "docs/build.py", "readme"]):
         subprocess.run(command, cwd=scratch, check=True, stdin=subprocess.DEVNULL)
     found = {f"sie/{name}" for name in differences(root / "sie", scratch / "sie")}
@@ -345,7 +346,7 @@ def test_imports_never_point_forward():
     assert checked > 50
 
 
-PARTS_REQUIREMENTS = [f"{part}requirements" for part in ("", "train_", "data_", "evaluation_", "pipeline_")]
+PARTS_REQUIREMENTS = [f"{part}requirements" for part in ("", "train_", "data_", "evaluation_", "pipeline_", "hub_")]
 
 
 def declared(*keys: str) -> set[str]:

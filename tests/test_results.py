@@ -19,6 +19,7 @@ and where it comes from:
 `claims` are statements without a number, {of, minus, column, is: higher | lower | not separated}, judged by the
 95 % interval of the paired differences.
 """
+
 import ast
 import itertools
 import re
@@ -94,7 +95,7 @@ def like(text: str, value: float) -> str:
     number = re.match(ONE, text)[0]
     places = len(number.partition(".")[2])
     value = 100 * value if text.endswith("%") else value
-    return f"{value:{'+' if number[0] in '+−-' else ''},.{places}f}{text[len(number):]}".replace("-", "−")
+    return f"{value:{'+' if number[0] in '+−-' else ''},.{places}f}{text[len(number) :]}".replace("-", "−")
 
 
 def printed(entry: dict, run: str) -> str:
@@ -154,7 +155,7 @@ def test_a_page_is_figure_table_and_prose_by_hand(page):
     kinds = ["figure" if "image/png" in data else "table" for data in outputs]
     assert kinds == ["figure", "table"], kinds
     assert len(outputs[0]["image/png"]) * 3 / 4 < 100_000
-    assert all(line.startswith("|") for line in outputs[1]["text/markdown"].splitlines())   # no sentence made by code
+    assert all(line.startswith("|") for line in outputs[1]["text/markdown"].splitlines())  # no sentence made by code
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     definitions = ast.FunctionDef | ast.ClassDef | ast.Lambda
     assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, definitions)]
