@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=["sie", "sie.*"]),
     package_data={"sie": ["py.typed"]},
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "blender")},
+    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "evaluation", "blender")},
     entry_points={"nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

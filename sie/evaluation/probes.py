@@ -126,7 +126,7 @@ def r2_per_entry(predicted: Float[Tensor, "n entries"], target: Float[Tensor, "n
     residuals, total = (target - predicted).square().sum(0), (target - target.mean(0)).square().sum(0)
     return _determination(residuals, total).mean().item()
 
-
+# %% ../../nbs/evaluation/00_probes.ipynb #median-angle
 def median_angle(
     predicted: Float[Tensor, "n 4"],  # quaternions (x, y, z, w) of any length
     target: Float[Tensor, "n 4"],  # unit quaternions
@@ -207,7 +207,7 @@ def targets(e: Embedded) -> list[str]:
     moved = e.latents.shape[-1] >= TRANSLATIONS.stop
     return [name for name, target in TARGETS.items() if moved or not target.translations]
 
-
+# %% ../../nbs/evaluation/00_probes.ipynb #head
 class Head(NamedTuple):
     "What a head predicts, and from which dimensions."
 
@@ -253,6 +253,24 @@ def _check_heads(e: Embedded, heads: Sequence[Head]) -> None:
         if not len(objects):
             raise ValueError(f"there are no {name} objects, of {len(e.labels)} in all; heads need both kinds")
 
+# %% ../../nbs/evaluation/00_probes.ipynb #new-head
+def _new_head(head: Head, x: Tensor, y: Tensor, e: Embedded, probe: Probe) -> nn.Sequential:
+    torch.manual_seed(probe.seed)
+    if head.target == "class":
+        return make_head(x.shape[1], int(e.labels.max()) + 1, None).to(x.device)
+    return make_head(x.shape[1], y.shape[1], None if head.linear else probe.hidden).to(x.device)
+
+
+def _score(target: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
+    if target == "class":
+        best = predicted.topk(min(5, predicted.shape[1])).indices == y[:, None]
+        return {"top1": best[:, 0].float().mean().item(), "top5": best.any(1).float().mean().item()}
+    scores = {"r2_pooled": r2_pooled(predicted, y), "r2_per_entry": r2_per_entry(predicted, y)}
+    quaternion = TARGETS[target].quaternion
+    if quaternion is not None:
+        scores["degrees"] = median_angle(quaternion(predicted), quaternion(y))
+    return scores
+
 # %% ../../nbs/evaluation/00_probes.ipynb #read-off
 def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[dict[str, float]]:
     """Train heads on the training objects and score them on every view of the validation objects.
@@ -278,24 +296,6 @@ def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list
             optimiser.step()
     with torch.no_grad():
         return [_score(head.target, model(x), y) for head, model, (x, y) in zip(heads, models, asked)]
-
-
-def _new_head(head: Head, x: Tensor, y: Tensor, e: Embedded, probe: Probe) -> nn.Sequential:
-    torch.manual_seed(probe.seed)
-    if head.target == "class":
-        return make_head(x.shape[1], int(e.labels.max()) + 1, None).to(x.device)
-    return make_head(x.shape[1], y.shape[1], None if head.linear else probe.hidden).to(x.device)
-
-
-def _score(target: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
-    if target == "class":
-        best = predicted.topk(min(5, predicted.shape[1])).indices == y[:, None]
-        return {"top1": best[:, 0].float().mean().item(), "top5": best.any(1).float().mean().item()}
-    scores = {"r2_pooled": r2_pooled(predicted, y), "r2_per_entry": r2_per_entry(predicted, y)}
-    quaternion = TARGETS[target].quaternion
-    if quaternion is not None:
-        scores["degrees"] = median_angle(quaternion(predicted), quaternion(y))
-    return scores
 
 # %% ../../nbs/evaluation/00_probes.ipynb #chance
 def chance_scores(e: Embedded, target: str, probe: Probe = Probe()) -> dict[str, float]:

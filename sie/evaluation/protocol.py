@@ -11,17 +11,17 @@ from pathlib import Path
 
 import torch
 
+try:
+    import pandas as pd
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("sie.evaluation.protocol needs pandas: pip install 'sie[evaluation]'") from error
+
 from .probes import Embedded, Head, Probe, chance_scores, read_off, targets
 from .retrieval import chance_pre, chance_retrieval, pre, predict_views, retrieval
 from ..method.encoders import PARTS, Split
 from ..method.methods import Model
 from ..method.pretraining import load_model
 from ..method.system import cores, map_in_workers
-
-try:
-    import pandas as pd
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("sie.evaluation.protocol needs pandas: pip install 'sie[evaluation]'") from error
 
 # %% auto #0
 __all__ = ['evaluate', 'evaluate_all', 'chance_levels']
@@ -57,7 +57,7 @@ def _retrieved(e: Embedded, model: Model) -> list[tuple[str, str, str, float]]:
             rows.append(("equivariant", "all", "pre", pre(e, predicted, queries, torch.cat([e.train, e.val]))))
     return rows
 
-
+# %% ../../nbs/evaluation/02_protocol.ipynb #evaluate
 def evaluate(
     e: Embedded,
     split: Split,  # which dimensions are which part
