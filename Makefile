@@ -1,6 +1,6 @@
 # Each target sets up what it needs (.venv with the packages of requirements.txt) and then does its one job.
-#   make repro [PRESET=name in presets.yaml]   every number and figure again: the DVC pipeline
-#   make keep [NAME=name]                     copy report, metrics, tables, figures and parameters of the last run to comparisons/, by the preset's name or this
+#   make repro [PRESET=name in presets.yaml]   every number and figure again: the DVC pipeline, in runs/default or runs/PRESET
+#   make keep [PRESET=name] [NAME=name]       copy a run's report, metrics, tables, figures and parameters to comparisons/, by the preset's name or this
 #   make test                                 notebooks as tests, then tests/
 #   make lab                                  JupyterLab, kernel "python3" = .venv
 #   make docs                                 the site, in _docs/html
@@ -38,14 +38,10 @@ $(SETUP): requirements.txt settings.ini setup.py
 	touch $@
 
 repro: $(SETUP)
-	python -m sie.pipeline.params $(if $(PRESET),preset $(PRESET),check)
-	dvc repro $(ARGS)
-	@rm -rf runs/checkpoints/done   # finished models, which DVC keeps by now
-	@echo "The report: results/report.ipynb"
+	@sie repro $(or $(PRESET),default) $(ARGS)
 
 keep: $(SETUP)
-	@dvc status -q dvc.yaml || { echo "Parameters, code or data are not those of the last run: make repro first"; exit 1; }
-	@python -m sie.pipeline.params keep $(NAME)
+	@sie keep $(or $(PRESET),default) $(NAME)
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing --skip_file_re '^([_.]|(fetch|pretrain|embed|evaluate|report)\.)'   # not the pipeline's stages
@@ -73,6 +69,6 @@ check: $(SETUP)
 	pytest tests/test_repo.py $(ARGS)
 
 requirements: $(SETUP)
-	sed -nE 's/^(dev_)?(requirements|pins) = //p' settings.ini | tr ' ' '\n' \
+	sed -nE '/^blender/d; s/^([a-z]+_)?(requirements|pins) = //p' settings.ini | tr ' ' '\n' \
 	| uv pip compile - --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
 	  --no-annotate --custom-compile-command "make requirements" --quiet --output-file requirements.txt $(ARGS)

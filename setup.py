@@ -8,6 +8,14 @@ from setuptools import find_packages, setup
 config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
+extras = {
+    name: shlex.split(cfg[f"{name}_requirements"])
+    for name in ("train", "data", "evaluation", "pipeline", "dev", "hub", "blender")
+}
+# each part needs the parts that it builds on
+extras["data"] += extras["train"]
+extras["evaluation"] += extras["train"]
+extras["pipeline"] += extras["data"] + extras["evaluation"]
 
 setup(
     name=cfg["lib_name"],
@@ -17,7 +25,6 @@ setup(
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"],
     author=cfg["author"],
-    author_email=cfg["author_email"],
     license="Apache-2.0",
     classifiers=[
         "Development Status :: 3 - Alpha",
@@ -28,9 +35,12 @@ setup(
     ],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["sie", "sie.*"]),
-    package_data={"sie": ["py.typed"]},
+    package_data={"sie": ["py.typed", "pretrained/*/*"]},
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "blender")},
-    entry_points={"nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
+    extras_require=extras,
+    entry_points={
+        "console_scripts": ["sie = sie.pipeline.command:main"],
+        "nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"],
+    },
     zip_safe=False,
 )

@@ -241,7 +241,10 @@ def rendering(scale: Scale, work: Path) -> list[Row]:
     alone, together = (
         f"{what}{processes}, scene built for every image" for processes in ("1 process", f"{every}, after start-up")
     )
-    steady = lambda kind: data.views * (many - few) / (seconds["long" + kind] - seconds["short" + kind])
+
+    def steady(kind):
+        return data.views * (many - few) / (seconds["long" + kind] - seconds["short" + kind])
+
     return [
         Row(alone, data.views * few / seconds["one naive"], "images/s"),
         Row(what + "1 process", data.views * few / seconds["one"], "images/s", alone),
@@ -584,7 +587,7 @@ def full_rates(scale: Scale, work: Path) -> dict[str, float]:
     )
 
     def some():
-        for k, pairs in zip(range(scale.pairs // batch), loader.epoch(0)):
+        for _k, pairs in zip(range(scale.pairs // batch), loader.epoch(0)):
             yield pairs
 
     return rates(
@@ -632,8 +635,13 @@ def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = Fals
 
     settings = replace(scale.params.settings("sie_matrix", 0), **changes)
     rng, batch = np.random.default_rng(0), settings.batch_size
-    images = lambda: torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
-    latents = lambda: torch.from_numpy(sample_latents(batch, rng))
+
+    def images():
+        return torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+
+    def latents():
+        return torch.from_numpy(sample_latents(batch, rng))
+
     pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch) % len(CLASSES), torch.arange(batch))
     model = new_model(settings).to(memory_format=torch.channels_last)
     if materialised:
@@ -728,8 +736,13 @@ def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool
 
     def stepping(batch):
         rng, size = np.random.default_rng(0), scale.large
-        images = lambda: torch.randn(batch, 3, size, size, device=fabric.device).to(memory_format=layout)
-        latents = lambda: torch.from_numpy(sample_latents(batch, rng)).to(fabric.device)
+
+        def images():
+            return torch.randn(batch, 3, size, size, device=fabric.device).to(memory_format=layout)
+
+        def latents():
+            return torch.from_numpy(sample_latents(batch, rng)).to(fabric.device)
+
         pairs = Pairs(
             images(),
             images(),
@@ -908,14 +921,14 @@ def paper_load_rates(scale: Scale, work: Path, size: int, batch: int) -> dict[st
 
         return epoch
 
-    loader = lambda in_memory: (
-        PairLoader(
+    def loader(in_memory):
+        return PairLoader(
             load_views(dataset, objects, in_memory=in_memory, device="cuda"),
             batch,
             0,
             pairs_per_object=-(-4 * scale.pairs // len(objects)),
         ).epoch
-    )
+
     found = rates(
         {
             "nvJPEG": ready(loader(False), by_gpu),

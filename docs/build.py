@@ -1,16 +1,14 @@
 """README.md and the site's pages, both made from notebooks: `python docs/build.py readme` and `python docs/build.py site`.
 
-The site's sources (_docs/source) are nbdev's processed library notebooks, the executed notebooks of comparisons/ and results/, and a reference page for each module;
+The site's sources (_docs/source) are nbdev's processed library notebooks, the reports of comparisons/, and a reference page for each module;
 Sphinx makes the HTML of them (`make docs`). README.md and the site's front page are nbs/index.ipynb, with links that fit where the page stands.
 """
 
 import ast
-import csv
 import importlib
 import inspect
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,7 +27,6 @@ from sphinx.pycode import ModuleAnalyzer
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "_docs/source"
 LINK = re.compile(r'(\[[^\]]*\]\(|src="|href=")(?!\w+:|#|/)([^)"#\s]+)(#[^)"\s]*)?')
-STAGES = ("fetch", "pretrain", "embed", "evaluate", "report")
 DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*(\S.*?)[ \t]*$\n?", re.M)
 
 
@@ -83,7 +80,7 @@ def readme(root: Path = ROOT) -> str:
     for cell in nb.cells:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             raise ValueError(
-                f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../results/NAME.png)"
+                f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../docs/static/NAME.png)"
             )
     exporter = MarkdownExporter(
         config={
@@ -224,16 +221,28 @@ def title(nb) -> tuple[str, str]:
     return head, lead
 
 
+#: Folders of the repository -> the page of the site that lists what is in them.
+SECTION_PAGES = {
+    "nbs/tutorials": "tutorials.md",
+    "nbs/method": "method.md",
+    "nbs/evaluation": "evaluation.md",
+    "nbs/data": "data.md",
+    "nbs/results": "results.md",
+    "docs/how-to": "how-to.md",
+    "sie": "reference/index.md",
+}
+
+
 def site_target(path: str) -> str:
-    "Where a link to a file of the repository leads on the site: to its page, or to a copy of the file."
-    if path.startswith("nbs/pipeline/") and Path(path).stem in STAGES:
-        path = path.replace("nbs/pipeline", "results", 1)
+    "Where a link to a file or folder of the repository leads on the site: to its page, or to a copy of the file."
+    if path in SECTION_PAGES:
+        return "/" + SECTION_PAGES[path]
+    if path.startswith("docs/how-to/"):
+        return "/" + path.removeprefix("docs/")  # `how_to` writes it
     if path == "nbs/index.ipynb":
         return "/index.ipynb"
     file = ROOT / path
-    if path.startswith("results/figures/"):
-        write(path, figure(path))
-    elif file.is_file() and file.suffix != ".ipynb":
+    if file.is_file() and file.suffix != ".ipynb":
         write(path, file.read_bytes())
     return "/" + path
 
@@ -241,19 +250,6 @@ def site_target(path: str) -> str:
 def write(path: str, content: bytes) -> None:
     (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
     (SOURCE / path).write_bytes(content)
-
-
-def figure(path: str) -> bytes:
-    "A figure of the default run, which the front page tells of; as it was committed where results/ holds another run."
-    if results()[0]["preset"] == "default":
-        return (ROOT / path).read_bytes()
-    return subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=True).stdout
-
-
-def results() -> list[dict[str, str]]:
-    "The rows of results/metrics.csv."
-    with (ROOT / "results/metrics.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def write_page(nb, path: str, folder: str, names: dict[str, str]) -> tuple[str, str]:
@@ -341,66 +337,32 @@ def listing(head: str, intro: str, kind: str, entries: list[tuple[str, str, str]
     )
 
 
-def stage_notebooks() -> list[Path]:
-    "The executed notebooks of the run in results/, last stage first, after the reports that are kept in comparisons/. A run of other methods may have left some beside them."
-    methods = {row["method"] for row in results()}
-    order = {stage: i for i, stage in enumerate(("report", "evaluate", "embed", "pretrain", "fetch"))}
-    return sorted(ROOT.glob("comparisons/*/*.ipynb")) + sorted(
-        (path for path in ROOT.glob("results/**/*.ipynb") if path.parent == ROOT / "results" or path.stem in methods),
-        key=lambda p: (order.get(p.relative_to(ROOT / "results").parts[0].removesuffix(".ipynb"), len(order)), p),
-    )
+def value_text(value) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def made_for(path: Path) -> str:
-    "The method that an executed stage notebook was run for, or the run that a report is of."
-    return (
-        path.stem
-        if path.stem != "report"
-        else path.parent.name
-        if path.parent != ROOT / "results"
-        else results()[0]["preset"]
-    )
+def about(report: Path) -> str:
+    "What a kept run is: in the words of presets.yaml, or its preset and what was changed in it."
+    from sie.pipeline.params import changes, load_params
+
+    presets, given = ROOT / "presets.yaml", report.with_name("params.yaml")
+    described = re.search(rf"^{re.escape(report.parent.name)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M)
+    if described:
+        return described[1]
+    preset = load_params(given).preset
+    changed = changes(preset, given, ROOT / "params.yaml", presets)
+    # without those that there were not yet when it was made
+    texts = [f"{key} {value_text(value)}" for key, value in changed.items() if value is not None]
+    return f"`{preset}` with {', '.join(texts)}"
 
 
-def about(path: Path) -> str | None:
-    "What that is, in presets.yaml's or the method's own words, or a preset and what was changed in it; None for what has none."
-    of, presets = made_for(path), ROOT / "presets.yaml"
-    if path.stem == "report":
-        if found := re.search(rf"^{re.escape(of)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M):
-            return found[1]
-        from sie.pipeline.params import changes, load_params
-
-        if not (given := path.with_name("params.yaml")).exists():
-            return None
-        changed = changes(preset := load_params(given).preset, given, presets)
-        changed = {
-            key: value for key, value in changed.items() if value is not None
-        }  # a parameter that there was not yet
-        return (
-            f"`{preset}`"
-            + " with " * bool(changed)
-            + ", ".join(
-                f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}"
-                for key, value in changed.items()
-            )
-        )
-    from sie.method.methods import METHODS
-
-    base, _, changed = of.partition("+")
-    return METHODS[base].description + f", with {changed}" * bool(changed) if base in METHODS else None
-
-
-def stage_notebook(path: Path):
-    "An executed stage notebook; where there are several of its kind, each names in its title what it was run for."
+def report_page(path: Path):
+    "A kept run's report; its title names the run, and its code is folded."
     nb = nbformat.read(path, as_version=4)
-    nb.cells = [
-        c for c in nb.cells if "parameters" not in c.metadata.get("tags", [])
-    ]  # the defaults; those of the run are in the cell that papermill adds
     for cell in nb.cells:
         if cell.cell_type == "code":
-            cell.metadata["tags"] = ["hide-input"]  # who reads results opens the source where it is wanted
-    if path.stem != "fetch":
-        nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {made_for(path)}", nb.cells[0].source, count=1, flags=re.M)
+            cell.metadata["tags"] = ["hide-input"]
+    nb.cells[0].source = re.sub(r"^(# .+)$", rf"\1: {path.parent.name}", nb.cells[0].source, count=1, flags=re.M)
     return nb
 
 
@@ -411,7 +373,7 @@ PARTS = {  # folder of nbs/: heading of its section, what is in it
     "data": ("Data", "From objects to a data set on disk: storage, renderer, import and export, models from files."),
     "objects": ("Objects", "The 55 families of generated objects."),
     "results": ("Results", "A page for each comparison, the most important first."),
-    "pipeline": ("Parameters", "What configures a run."),
+    "pipeline": ("Pipeline", "What configures a run, and the stages."),
 }
 HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets")
 
@@ -436,12 +398,7 @@ def site() -> None:
     (SOURCE / "reference").mkdir(
         parents=True
     )  # after "nbs" in the alphabet: Sphinx takes the page it reads last as the one that documents a name
-    notebooks = {
-        f"{part}/{name}": nb
-        for part in PARTS
-        for name, nb in processed(ROOT / "nbs" / part).items()
-        if part != "pipeline" or Path(name).stem not in STAGES
-    }
+    notebooks = {f"{part}/{name}": nb for part in PARTS for name, nb in processed(ROOT / "nbs" / part).items()}
     modules = {}
     for name in notebooks:
         exported = re.search(r"#\| *default_exp ([\w.]+)", (ROOT / "nbs" / name).read_text(encoding="utf-8"))
@@ -463,10 +420,10 @@ def site() -> None:
             nb = with_references(nb, modules[name])
         sections[part].append((f"nbs/{name}", *write_page(nb, f"nbs/{name}", f"nbs/{part}", names)))
     runs = []
-    for path in stage_notebooks():
+    for path in sorted(ROOT.glob("comparisons/*/report.ipynb")):
         page = path.relative_to(ROOT).as_posix()
-        name, text = write_page(stage_notebook(path), page, "nbs/pipeline", names)
-        runs.append((page, name, about(path) or text))
+        name, _ = write_page(report_page(path), page, "nbs/pipeline", names)
+        runs.append((page, name, about(path)))
     references = []
     for name, module in sorted(modules.items(), key=lambda item: list(PARTS).index(item[0].split("/")[0])):
         doc = importlib.import_module(module).__doc__ or ""
@@ -488,14 +445,13 @@ def site() -> None:
         "results": (
             *PARTS["results"],
             "Comparison",
-            sections["results"]
-            + [("runs.md", "Reports and runs", "The notebooks of the pipeline as they were executed.")],
+            sections["results"] + [("runs.md", "Reports", "The whole report of each committed run.")],
         ),
         "how-to": ("How-to", "Guides to a task each.", "Guide", how_to() + sections["pipeline"]),
         "reference/index": ("API", "Every exported name with its signature, module by module.", "Module", references),
         "runs": (
-            "Reports and runs",
-            "The notebooks of the pipeline as they were executed: reports first, then what led to the last one.",
+            "Reports",
+            "The whole report of each committed run, with all tables and figures.",
             "Notebook",
             runs,
         ),
@@ -505,9 +461,8 @@ def site() -> None:
         (SOURCE / f"{name}.md").write_text(listing(head, intro, kind, entries), encoding="utf-8")
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    index.cells.append(
-        new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, "benchmarks/README", "```"]))
-    )  # a page that the index links to, and so is copied with it
+    linked = ["benchmarks/README", "CHANGELOG", "CONTRIBUTING"]  # the index links to them, so they are copied with it
+    index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)
 
 

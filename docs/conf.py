@@ -3,9 +3,6 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from docutils.nodes import SkipNode
-from latex2mathml.converter import convert
-
 _settings = ConfigParser(delimiters=["="])
 _settings.read(Path(__file__).parents[1] / "settings.ini", encoding="utf-8")
 _settings = _settings["DEFAULT"]
@@ -15,7 +12,7 @@ author = _settings["author"]
 copyright = _settings["copyright"]
 release = _settings["version"]
 
-extensions = ["myst_nb", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "dollarmath", "fieldlist", "html_image"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # pages show what the committed and the executed notebooks hold
@@ -40,17 +37,5 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
 }
-html_math_renderer = "mathml"
-
-
-def _math(display):
-    def visit(translator, node):
-        translator.body.append(convert(node.astext(), display=display))
-        raise SkipNode
-
-    return visit, None
-
-
-def setup(app):
-    "Formulas as MathML, which browsers draw by themselves: the site needs no network."
-    app.add_html_math_renderer("mathml", inline_renderers=_math("inline"), block_renderers=_math("block"))
+# Formulas by MathJax, which lies with its fonts beside the pages: the site needs no network.
+mathjax3_config = {"chtml": {"displayAlign": "left", "displayIndent": "1.5em"}}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from sie.pipeline.params import write_preset
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -21,7 +23,7 @@ def copy_of_the_repository(repo: Path, preset: str) -> Path:
         text=True,
         check=True,
     ).stdout.split("\0")
-    for name in filter(lambda f: f and (ROOT / f).is_file() and not f.startswith(("results/", "dvc.lock")), files):
+    for name in filter(lambda f: f and (ROOT / f).is_file() and not f.startswith("comparisons/"), files):
         (repo / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, repo / name)
     subprocess.run(
@@ -30,7 +32,7 @@ def copy_of_the_repository(repo: Path, preset: str) -> Path:
         cwd=repo,
         check=True,
     )
-    assert run(repo, str(BIN / "python"), "-m", "sie.pipeline.params", "preset", preset).returncode == 0
+    write_preset(preset, repo / "params.yaml", repo / "presets.yaml", repo / "params.yaml")
     return repo
 
 

@@ -284,7 +284,10 @@ def _dae(
     colour: str, texcoord: str = "", primitive: str = "polylist", image: str = "", up: str = "Y_UP", place: str = ""
 ) -> bytes:
     "A cube in COLLADA. `colour` is what is in <diffuse>."
-    numbers = lambda values: " ".join(f"{v:g}" for v in np.ravel(values))
+
+    def numbers(values):
+        return " ".join(f"{v:g}" for v in np.ravel(values))
+
     step = 2 if texcoord else 1
     index = np.stack([QUADS, np.tile([0, 1, 2, 3], (6, 1))][:step], -1)
     order = [0, 1, 2, 0, 2, 3] if primitive == "triangles" else [0, 1, 2, 3]
@@ -293,11 +296,14 @@ def _dae(
         "triangles": f"<p>{numbers(index[:, order])}</p>",
         "polygons": "".join(f"<p>{numbers(side)}</p>" for side in index),
     }[primitive]
-    source = lambda name, values, axes: (
-        f'<source id="{name}"><float_array id="{name}-a" count="{values.size}">{numbers(values)}</float_array><technique_common>'
-        f'<accessor source="#{name}-a" count="{len(values)}" stride="{len(axes)}">{"".join(f"<param name=%s type=%s/>" % (chr(34) + a + chr(34), chr(34) + "float" + chr(34)) for a in axes)}'
-        "</accessor></technique_common></source>"
-    )
+
+    def source(name, values, axes):
+        return (
+            f'<source id="{name}"><float_array id="{name}-a" count="{values.size}">{numbers(values)}</float_array><technique_common>'
+            f'<accessor source="#{name}-a" count="{len(values)}" stride="{len(axes)}">{"".join("<param name=%s type=%s/>" % (chr(34) + a + chr(34), chr(34) + "float" + chr(34)) for a in axes)}'
+            "</accessor></technique_common></source>"
+        )
+
     return f"""<?xml version="1.0" encoding="utf-8"?>
 <COLLADA xmlns="http://www.collada.org/2005/11/COLLADASchema" version="1.4.1"><asset><unit name="inch" meter="0.0254"/><up_axis>{up}</up_axis></asset>
 {image and f'<library_images><image id="i"><init_from>{image}</init_from></image></library_images>'}
@@ -352,11 +358,14 @@ def _stl(name: bytes = b"", colour: int = 0, end: bytes = b"") -> bytes:
 def _stl_text(names: tuple[str, ...]) -> bytes:
     "Solids of a third of the cube each, as text."
     faces = np.array_split(CUBE[QUADS[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)], len(names))
-    facet = lambda face: (
-        "facet normal 0 0 0\n outer loop\n"
-        + "".join("  vertex {:e} {:e} {:e}\n".format(*corner) for corner in face)
-        + " endloop\nendfacet\n"
-    )
+
+    def facet(face):
+        return (
+            "facet normal 0 0 0\n outer loop\n"
+            + "".join("  vertex {:e} {:e} {:e}\n".format(*corner) for corner in face)
+            + " endloop\nendfacet\n"
+        )
+
     return "".join(
         f"solid {name}\n{''.join(map(facet, part))}endsolid {name}\n" for name, part in zip(names, faces)
     ).encode()

@@ -131,7 +131,7 @@ def test_a_missing_package_is_named_with_the_extra_that_has_it(package, module):
     code = f"import sys; sys.modules[{package!r}] = None; import sie.data.{module}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode
-    assert f"ModuleNotFoundError: {package} is missing: pip install 'sie[data]'" in result.stderr
+    assert f"ModuleNotFoundError: {package} is not installed; pip install 'sie[data]'" in result.stderr
 
 
 def test_opening_maps_instead_of_reading(dataset):

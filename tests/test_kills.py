@@ -170,8 +170,8 @@ def test_ten_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
     )
     assert not [name for name in files if files[name] != expected[name]]
     # The stage embed removes finished checkpoints. DVC skips it where a stage that was forced made the same models again:
-    # then they lie in `done` until `make repro` is over, or the next stage pretrain or embed runs. No others are left.
-    left_over = {path.parent.name for path in (repo / "runs").rglob("*.safetensors")}
+    # then they lie in `done` until the next stage pretrain or embed runs. No others are left.
+    left_over = {path.parent.name for path in (repo / "checkpoints").rglob("*.safetensors")}
     assert left_over <= ({"done"} if trained_again else set()), left_over
 
 
@@ -182,7 +182,7 @@ def test_ten_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
 def test_a_stopped_stage_does_not_train_finished_seeds_again(undisturbed, tmp_path, how):
     repo = Path(shutil.copytree(finished(undisturbed), tmp_path / "sie"))
     change(repo, **{"pretrain.epochs": 300, "pretrain.seeds": [0, 1]})
-    model, checkpoints = repo / "models/sie/seed-0/model.safetensors", repo / "runs/checkpoints"
+    model, checkpoints = repo / "models/sie/seed-0/model.safetensors", repo / "checkpoints"
     one_core = lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pipeline = Pipeline(repo, "pretrain", preexec_fn=one_core)
     while pipeline.running and not (model.exists() and list(checkpoints.glob("sie-1-*.safetensors"))):

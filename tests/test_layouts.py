@@ -25,7 +25,8 @@ from sie.evaluation.figures import show_views
 from sie.evaluation.probes import Embedded, Head, Probe, read_off
 from sie.method.pretraining import Settings, load_model, pretrain
 from sie.objects.classes import CLASSES
-from sie.pipeline.params import check, fetch, load_params
+from sie.pipeline.command import fetch
+from sie.pipeline.params import check, load_params
 
 ROOT = Path(__file__).parents[1]
 BAD = YAML(typ="safe").load(ROOT / "tests/bad_inputs/layouts.yaml")
@@ -635,7 +636,7 @@ def test_damaged_libraries_are_named(furniture, tmp_path):
 
     whole = (furniture / "A.sh3f").read_bytes()
     (furniture / "A.sh3f").write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match="A.sh3f is no whole zip archive"):
+    with pytest.raises(ValueError, match="A.sh3f is not a whole zip archive"):
         make()
     library(furniture / "A.sh3f", [CHAIR])
     flipped = bytearray((furniture / "A.sh3f").read_bytes())
@@ -643,11 +644,11 @@ def test_damaged_libraries_are_named(furniture, tmp_path):
         at = archive.getinfo("lib/oakChair/oakChair.obj").header_offset
     flipped[at + 80] ^= 255
     (furniture / "A.sh3f").write_bytes(flipped)
-    with pytest.raises(ValueError, match="A.sh3f is no whole zip archive|A.sh3f: .*damaged"):
+    with pytest.raises(ValueError, match="A.sh3f is not a whole zip archive|A.sh3f: .*damaged"):
         make()
     with zipfile.ZipFile(furniture / "A.sh3f", "w") as archive:
         archive.writestr("x", "y")
-    with pytest.raises(ValueError, match="A.sh3f is no furniture library"):
+    with pytest.raises(ValueError, match="A.sh3f is not a furniture library"):
         make()
     for changes, message in [
         ({"modelRotation": "1 2 3"}, "piece 1: the rotation '1 2 3' is not of nine numbers"),
@@ -658,7 +659,9 @@ def test_damaged_libraries_are_named(furniture, tmp_path):
         with pytest.raises(ValueError, match=message):
             make()
     library(furniture / "A.sh3f", [CHAIR], {CHAIR["model"].lstrip("/"): "v 1 two 3\n"})
-    with pytest.raises(ValueError, match="A.sh3f: lib/oakChair/oakChair.obj, line 1: 'v 1 two 3' has no three numbers"):
+    with pytest.raises(
+        ValueError, match="A.sh3f: lib/oakChair/oakChair.obj, line 1: 'v 1 two 3' does not have three numbers"
+    ):
         make()
     library(furniture / "A.sh3f", [CHAIR, CHAIR])
     with pytest.raises(ValueError, match="lib/oakChair/oakChair.obj' is there twice"):

@@ -16,8 +16,9 @@ from scipy.spatial.transform import Rotation
 sys.path.insert(0, str(Path(__file__).parent))
 from mesh_cases import _dae, _stl, _stl_text, all_cases, gltf, png, write_cases  # noqa: E402
 
-from sie.data import mesh_files  # noqa: E402
-from sie.data.mesh_files import _triangulated, load_model, missing_textures, model_digest, model_files  # noqa: E402
+from sie.data import model_formats  # noqa: E402
+from sie.data.mesh_files import load_model  # noqa: E402
+from sie.data.model_formats import _triangulated, missing_textures, model_digest, model_files  # noqa: E402
 from sie.data.scene import Renderer  # noqa: E402
 from sie.method.rotations import sample_latents  # noqa: E402
 
@@ -320,22 +321,25 @@ def test_files_of_a_gltf(folder):
     ],
 )
 def test_a_file_that_was_not_read_whole_is_refused(folder, monkeypatch, case, reader, what):
-    read = getattr(mesh_files, reader)
+    read = getattr(model_formats, reader)
 
     def careless(path, textures):
         model = read(path, textures)
         setattr(model, what, getattr(model, what) - 1)
         return model
 
-    monkeypatch.setitem(mesh_files.READERS, Path(case).suffix, careless)
-    with pytest.raises(ValueError, match=f"was not read whole.* instead of .*{mesh_files.NAMES[what]}"):
+    monkeypatch.setitem(model_formats.READERS, Path(case).suffix, careless)
+    with pytest.raises(ValueError, match=f"was not read whole.* instead of .*{model_formats.COUNTED[what]}"):
         load_model(folder / case)
 
 
 def test_a_large_model_is_read_in_seconds(tmp_path):
     side = 230
     y, x = np.mgrid[:side, :side]
-    corner = lambda i, j: i * side + j + 1
+
+    def corner(i, j):
+        return i * side + j + 1
+
     faces = [
         f"f {corner(i, j)}/{corner(i, j)} {corner(i, j + 1)}/{corner(i, j + 1)} {corner(i + 1, j)}/{corner(i + 1, j)}\n"
         f"f {corner(i + 1, j)} {corner(i, j + 1)} {corner(i + 1, j + 1)}\n"

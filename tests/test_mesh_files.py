@@ -15,6 +15,7 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from sie.data import mesh_files as mf
+from sie.data.model_formats import GREY, model_files
 from sie.data.rendering import render_dataset
 from sie.data.scene import Renderer, linear_to_srgb, srgb_to_linear
 from sie.data.storage import ViewDataset
@@ -163,7 +164,7 @@ def test_materials_of_an_obj(tmp_path):
     expected = [
         255 * linear_to_srgb(np.array([0.5, 0.25, 0])),
         np.asarray(NOISE)[3, 4],
-        255 * linear_to_srgb(np.full(3, mf.GREY)),
+        255 * linear_to_srgb(np.full(3, GREY)),
         255 * linear_to_srgb(mean),
     ]
     assert abs(by_height - expected).max() <= 1
@@ -297,7 +298,7 @@ def shapenet(tmp_path):
 def test_shapenet_layout(shapenet):
     objects = mf.mesh_objects(shapenet)
     assert list(objects) == [("02691156", "ff"), ("03001627", "1a"), ("03001627", "1b")]
-    assert [path.name for path in mf.model_files(objects["03001627", "1a"])] == [
+    assert [path.name for path in model_files(objects["03001627", "1a"])] == [
         "model_normalized.obj",
         "model_normalized.mtl",
         "texture0.jpg",
@@ -498,10 +499,21 @@ def models(tmp_path):
 
 def test_what_has_changed_is_rendered_again(models, tmp_path):
     draw = mf.MeshFileRenderer(folder=str(models), size=24, samples=4)
-    render = lambda: render_dataset(
-        tmp_path / "set", list(mf.mesh_objects(models)), draw, views=2, workers=0, objects_per_shard=2, val_fraction=0.5
-    )
-    stamps = lambda: [path.stat().st_mtime_ns for path in sorted((tmp_path / "set").glob("shard-*.arrow"))]
+
+    def render():
+        return render_dataset(
+            tmp_path / "set",
+            list(mf.mesh_objects(models)),
+            draw,
+            views=2,
+            workers=0,
+            objects_per_shard=2,
+            val_fraction=0.5,
+        )
+
+    def stamps():
+        return [path.stat().st_mtime_ns for path in sorted((tmp_path / "set").glob("shard-*.arrow"))]
+
     first = render()
     before = stamps()
     render()

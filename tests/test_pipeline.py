@@ -1,8 +1,12 @@
 "The pipeline end to end, small, in a copy of the repository: what it makes, and what a change runs again."
 
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,12 +14,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from copies import change, copy_of_the_repository, run
+from copies import BIN, change, copy_of_the_repository, environment, run
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from sie.data.storage import ViewDataset
-from sie.pipeline.params import apply_preset
+from sie.pipeline.places import place
 
 TINY = {
     "methods": ["sie_matrix", "sie_matrix+predictor.kind=mlp", "random"],
@@ -39,12 +43,24 @@ def to_run(repo: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory) -> Path:
-    repo = copy_of_the_repository(tmp_path_factory.mktemp("clone") / "sie", "smoke")
-    change(repo, **TINY)
-    result = run(repo, "dvc", "repro")
+def clone(tmp_path_factory) -> Path:
+    "A copy of the repository with two small presets, which are committed."
+    clone = copy_of_the_repository(tmp_path_factory.mktemp("clone") / "sie", "default")
+    presets = YAML(typ="safe").load(clone / "presets.yaml")
+    tiny = {**presets["smoke"], **TINY}
+    fewer = {**tiny, "methods": ["sie_matrix", "random"]}  # the same runs: all but the report is in DVC's cache then
+    YAML().dump({"default": {}, "tiny": tiny, "fewer": fewer}, clone / "presets.yaml")
+    commit = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qam", "small"]
+    assert run(clone, *commit).returncode == 0
+    return clone
+
+
+@pytest.fixture(scope="module")
+def repo(clone) -> Path:
+    "The place in which the pipeline ran."
+    result = run(clone, "sie", "repro", "tiny")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return repo
+    return clone / "runs/tiny"
 
 
 def test_every_stage_leaves_an_executed_notebook_without_errors(repo):
@@ -64,7 +80,7 @@ def test_one_tidy_table(repo):
     assert list(metrics) == ["preset", "method", "seed", "part", "split", "metric", "value"]
     assert (
         set(metrics["method"]) == {*METHODS, "chance"}
-        and set(metrics["preset"]) == {"smoke"}
+        and set(metrics["preset"]) == {"tiny"}
         and metrics["value"].notna().all()
     )
     read_off = (
@@ -97,8 +113,7 @@ def test_the_command_above_a_table_makes_this_run(repo, tmp_path):
         if "text/markdown" in o.get("data", {})
     ]
     (command,) = re.findall("`dvc exp run (.*)`", "\n".join(texts))
-    params = Path(shutil.copy(repo / "params.yaml", tmp_path))
-    apply_preset("default", params, repo / "presets.yaml")
+    params = Path(shutil.copy(repo.parents[1] / "params.yaml", tmp_path))
     flags, settings = shlex.split(command)[::2], shlex.split(command)[1::2]
     apply_overrides(params, settings)
     made, given = (YAML(typ="safe").load(p) for p in (params, repo / "params.yaml"))
@@ -151,3 +166,59 @@ def test_a_mistake_stops_before_anything_is_computed(repo):
     finally:
         (repo / "params.yaml").write_text(before)
     assert result.returncode != 0 and "pretrain.lr: given 'fast'" in result.stdout + result.stderr
+
+
+def test_presets_leave_no_debris_and_share_what_they_have_in_common(clone, repo):
+    before = (repo / "results/metrics.csv").read_bytes()
+    started = time.perf_counter()
+    other = run(clone, "sie", "repro", "fewer")
+    assert other.returncode == 0, other.stdout[-3000:] + other.stderr[-3000:]
+    ran = set(re.findall("Running stage '(.*)'", other.stdout))
+    assert ran == {"report"}, other.stdout
+    assert (clone / "runs/fewer/models/sie_matrix/seed-0/model.safetensors").exists()
+    started = time.perf_counter()
+    back = run(clone, "sie", "repro", "tiny")
+    assert back.returncode == 0 and "Running stage" not in back.stdout, back.stdout
+    assert time.perf_counter() - started < 30
+    assert (repo / "results/metrics.csv").read_bytes() == before
+    assert run(clone, "git", "status", "--porcelain").stdout == ""
+    kept = run(clone, "sie", "keep", "fewer")
+    assert kept.returncode == 0 and (clone / "comparisons/fewer/metrics.csv").exists(), kept.stderr
+
+
+def test_a_log_of_a_run_says_how_far_it_is(clone):
+    "Once a minute in a log; here at once, as the stage is asked to."
+    folder = place("tiny", clone)
+    code = (
+        "import sys, time, json, os\n"
+        "from sie.pipeline.stage import shown_progress\n"
+        "with shown_progress('pretrain sie', sys.stdout, every=0, poll=.01) as file:\n"
+        "    from sie.method.system import progress\n"
+        "    for _ in progress(range(3), 'training'): time.sleep(1.1)\n"
+    )
+    result = run(folder, sys.executable, "-c", code)
+    assert result.returncode == 0 and "pretrain sie: training 1 of 3" in result.stdout, result.stdout + result.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on(clone, repo):
+    presets = YAML(typ="safe").load(clone / "presets.yaml")
+    presets["tiny"]["pretrain.epochs"] = 4000
+    YAML().dump(presets, clone / "presets.yaml")
+    command = subprocess.Popen(
+        [BIN / "sie", "repro", "tiny"],
+        cwd=clone,
+        env=environment(clone),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    while not list((repo / "checkpoints").glob("*.safetensors")):
+        assert command.poll() is None
+        time.sleep(0.1)
+    os.killpg(command.pid, signal.SIGINT)
+    said, _ = command.communicate(timeout=60)
+    assert command.returncode == 130 and "Traceback" not in said, said
+    assert said.rstrip().splitlines()[-1].startswith("Stopped. `make repro PRESET=tiny` goes on"), said
+    assert "ERROR" not in said, said

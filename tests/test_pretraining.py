@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -299,7 +300,7 @@ class Stop(Exception):
 def stopped(dataset: ViewDataset, folder: Path, at: int = 20) -> Settings:
     "What a run was started with that was stopped at a step."
 
-    def progress(step, steps):
+    def progress(step, steps, loss):
         if step == at:
             raise Stop
 
@@ -318,12 +319,59 @@ def test_a_checkpoint_of_other_code_is_not_used(tmp_path, dataset, monkeypatch):
             settings,
             tmp_path / "other",
             checkpoints=tmp_path / "checkpoints",
-            progress=lambda step, steps: seen.append(step),
+            progress=lambda step, steps, loss: seen.append(step),
         )
     assert seen[0] == 1
     seen.clear()
-    pretrain(dataset, settings, tmp_path / "model", progress=lambda step, steps: seen.append(step))
+    pretrain(dataset, settings, tmp_path / "model", progress=lambda step, steps, loss: seen.append(step))
     assert seen[0] == 15  # the last checkpoint was at step 14
+
+
+def test_curves_are_written_while_a_run_goes_on(tmp_path, dataset, monkeypatch):
+    settings, logs, seen = Settings("sie_matrix", **SMALL), tmp_path / "logs", {}
+
+    def progress(step, steps, loss):
+        seen[step] = loss, read_curves(logs)["step"].tolist()
+
+    history = pretrain(dataset, settings, tmp_path / "model", logs, progress=progress)
+    losses = [row["train/loss"] for row in history]
+    assert seen[6] == (None, []) and seen[7] == (losses[0], [7])
+    assert seen[20] == (losses[1], [7]) and seen[40] == (losses[-1], [7])  # not even 15 seconds have passed
+    assert read_curves(logs)["step"].tolist() == [7, 14, 21, 28, 35, 40]
+    monkeypatch.setattr("sie.method.pretraining._LiveCurves.EVERY", 0)
+    pretrain(dataset, settings, tmp_path / "again/model", logs, progress=progress)
+    assert seen[20] == (losses[1], [7, 14])
+
+
+def test_the_progress_of_runs_side_by_side_is_one_file(tmp_path, dataset):
+    state, seen = tmp_path / "progress.json", []
+    os.environ["SIE_PROGRESS"] = str(state)
+    try:
+        run = stage(tmp_path / "stage", dataset)
+    finally:
+        del os.environ["SIE_PROGRESS"]
+    while run.poll() is None:
+        if state.exists():
+            seen.append(json.loads(state.read_text()))
+        time.sleep(0.005)
+    assert run.returncode == 0, run.stderr.read()
+    last = json.loads(state.read_text())
+    assert {shown["what"] for shown in seen} == {"pretraining"}  # nothing from the processes of the runs
+    assert last["done"] == last["total"] == 80 and re.fullmatch(r"loss \S+, \S+", last["note"])
+    times = sorted({shown["time"] for shown in seen} | {last["time"]})
+    assert all(after - before >= 0.99 for before, after in zip(times[1:-1], times[2:-1]))
+    assert [path.name for path in tmp_path.glob("progress*")] == [state.name]
+
+
+def test_tensorboard_has_each_point_of_an_interrupted_run_once(tmp_path, dataset):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = stopped(dataset, tmp_path)
+    history = pretrain(dataset, settings, tmp_path / "model")
+    events = EventAccumulator(str(tmp_path / "tensorboard/sie_matrix-0")).Reload()
+    points = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert points == [(row["step"], pytest.approx(row["train/loss"])) for row in history]
 
 
 def test_a_compiled_run_that_was_stopped_goes_on_and_ends_in_the_same_weights(tmp_path, dataset, monkeypatch):

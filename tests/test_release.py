@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from copies import ROOT, change, copy_of_the_repository, environment, run
+from copies import BIN, ROOT, change, copy_of_the_repository, environment, run
 from test_dataset import Stripes
 
 from sie.data.layout import LIST_NAMES, export_layout
@@ -151,7 +150,7 @@ def test_nothing_is_downloaded_unless_asked_for(repo, server):
 
 
 def test_a_rendering_killed_under_dvc_goes_on_in_parts(repo, server):
-    out = repo / "data/views"
+    out = repo / "data/shards"
 
     def stamps():
         return {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.arrow")}
@@ -174,9 +173,7 @@ def test_a_rendering_killed_under_dvc_goes_on_in_parts(repo, server):
     while (now := stamps()) != (time.sleep(3), stamps())[1]:
         pass  # the notebook's kernel sees within a second that its parent is gone
     assert 0 < len(now) < 6 and not (out / "dataset.json").exists()
-    code = run(
-        repo, sys.executable, "-m", "sie.pipeline.params", "fetch", "1", "2"
-    ).returncode  # what a job of an array does
+    code = run(repo, str(BIN / "sie"), "fetch", "1", "2").returncode  # what a job of an array does
     part = stamps()
     assert code == 0 and set(part) == set(now) | {f"shard-{k:05d}.arrow" for k in (1, 3, 5)} and part == part | now
     assert reproduce(repo, "fetch")[0] == 0

@@ -17,8 +17,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from scipy.stats import t
 
-from sie.evaluation.statistics import ABLATED, READ_OFF, RETRIEVED, results_table
+from sie.evaluation.statistics import difference
 from sie.method.methods import METHODS
 from sie.pipeline.params import load_params
 
@@ -70,7 +71,8 @@ def stale(root: Path, scratch: Path) -> set[str]:
     for name in ("nbs", "docs"):
         shutil.copytree(root / name, scratch / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     (scratch / "sie").mkdir()
-    shutil.copy(root / "sie/py.typed", scratch / "sie")  # the one file there that no notebook makes
+    shutil.copy(root / "sie/py.typed", scratch / "sie")  # this file and the trained models: what no notebook makes
+    shutil.copytree(root / "sie/pretrained", scratch / "sie/pretrained")
     for command in ([BIN / "nbdev_export"], [BIN / "nbdev_clean"], [sys.executable, "docs/build.py", "readme"]):
         subprocess.run(command, cwd=scratch, check=True, stdin=subprocess.DEVNULL)
     found = {f"sie/{name}" for name in differences(root / "sie", scratch / "sie")}
@@ -103,48 +105,166 @@ def test_no_notebook_shows_what_went_to_stderr():
         assert not [o.text for o in outputs if o.get("name") == "stderr"], path.relative_to(ROOT)
 
 
-def test_readme_shows_the_committed_results():
-    metrics, text = pd.read_csv(ROOT / "comparisons/full/metrics.csv"), (ROOT / "README.md").read_text(encoding="utf-8")
-    methods = [m for m in metrics["method"].unique() if m != "chance"]
-    contenders = [m for m in methods if m not in ("supervised", "random")]
-    tables = [
-        results_table(metrics, columns, [*rows, "chance"], contenders, intervals=True)
-        for columns, rows in ((READ_OFF, methods), (RETRIEVED, [m for m in methods if METHODS[m].predictor]))
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def means(metrics: pd.DataFrame, metric: str, part: str = "all") -> dict[str, float]:
+    "Method -> mean over the seeds, on validation objects."
+    chosen = metrics[(metrics.metric == metric) & (metrics.part == part) & (metrics.split == "val")]
+    return chosen.groupby("method")["value"].mean().to_dict()
+
+
+def test_readme_table_shows_the_committed_results():
+    metrics = pd.read_csv(ROOT / "comparisons/full/metrics.csv")
+    keys = [
+        ("top1", "all"),
+        *(("rotation_r2_pooled", part) for part in ("all", "invariant", "equivariant")),
+        ("mrr", "equivariant"),
     ]
-    longer, epochs = (
-        pd.read_csv(ROOT / "comparisons/longer/metrics.csv"),
-        load_params(ROOT / "comparisons/longer/params.yaml").pretrain.epochs,
+
+    def cell(method: str, metric: str, part: str) -> str:
+        of = (metrics.method == method) & (metrics.metric == metric) & (metrics.part == part) & (metrics.split == "val")
+        values = metrics[of]["value"]
+        if values.empty:
+            return ""
+        half = t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
+        return f"{values.mean():.2f} ± {half:.2f}"
+
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in readme().splitlines() if line.startswith("| `")]
+    methods = [re.match(r"`(\w+)`", row[0])[1] for row in rows]
+    assert methods == ["sie", "sie_matrix", "vicreg", "supervised", "random"]
+    for method, row in zip(methods, rows):
+        assert row[1:] == [cell(method, *key) for key in keys], f"{method}: execute nbs/index.ipynb, then `make readme`"
+
+
+def test_readme_sentences_show_the_committed_results():
+    metrics, params = (
+        pd.read_csv(ROOT / "comparisons/full/metrics.csv"),
+        load_params(ROOT / "comparisons/full/params.yaml"),
     )
-    tables.append(
-        results_table(longer, ABLATED, intervals=True).rename(lambda m: m if m == "chance" else f"{m}, {epochs} epochs")
+    section = re.search(r"## What it shows\n(.*?)\n## ", readme(), re.S)[1]
+    before, after = section.split("| `")[0], section.rsplit("|\n", 1)[1]
+    top1, r2, mrr = means(metrics, "top1"), means(metrics, "rotation_r2_pooled"), means(metrics, "mrr", "equivariant")
+    halves = [means(metrics, "rotation_r2_pooled", part)["sie"] for part in ("equivariant", "invariant")]
+    said = [
+        top1["vicreg"],
+        r2["vicreg"],
+        r2["random"],
+        r2["supervised"],
+        r2["sie"],
+        *halves,
+        r2["sie_matrix"],
+        mrr["sie"],
+        mrr["sie_matrix"],
+        top1["sie"] - top1["sie_matrix"],
+    ]
+    assert re.findall(r"\d\.\d+", after) == [f"{value:.2f}" for value in said]
+    assert re.findall(r"chance is (\S+\d)", before) == [f"{r2['chance']:.2f}", f"{mrr['chance']:.2f}"]
+
+    # what the sentences call higher, lower or the same, on the same seeds
+    top1, r2, mrr = ("top1", "all", "val"), ("rotation_r2_pooled", "all", "val"), ("mrr", "equivariant", "val")
+    for key, higher, lower in (
+        (r2, "vicreg", "random"),
+        (r2, "supervised", "vicreg"),
+        (r2, "sie", "vicreg"),
+        (r2, "sie_matrix", "sie"),
+        (mrr, "sie_matrix", "sie"),
+        (top1, "sie", "sie_matrix"),
+    ):
+        assert difference(metrics, key, higher, lower)[1] > 0, f"{key[0]}: {higher} is not separated from {lower}"
+    _, low, high = difference(metrics, top1, "sie", "vicreg")
+    assert low < 0 < high
+
+    of_sie = metrics[(metrics.metric == "rotation_r2_pooled") & (metrics.method == "sie")]
+    by_part = of_sie.pivot(index="seed", columns="part", values="value")
+    assert (by_part["equivariant"] > by_part["invariant"]).all()  # the split works, with every seed
+
+    data = params.data
+    assert f"Five of the {len(params.methods)} methods" in before
+    assert (
+        f"{len(data.chosen)} classes of {data.objects_per_class} generated objects, {data.views} views of {data.crop} px each"
+        in before
     )
-    tables.append(
-        results_table(
-            pd.read_csv(ROOT / "comparisons/large/metrics.csv"), ABLATED, contenders=contenders, intervals=True
-        )
+    assert "four seeds" in before and len(params.pretrain.seeds) == 4
+
+
+def test_readme_is_short():
+    assert len(readme().split()) <= 900
+
+
+def guide(name: str) -> str:
+    return (ROOT / f"docs/how-to/{name}.md").read_text(encoding="utf-8")
+
+
+def test_guide_to_gpus_shows_the_benchmarks():
+    rows = pd.read_csv(ROOT / "benchmarks/results.csv")
+    text = guide("gpus-and-clusters")
+
+    def value(benchmark: str, unit: str, setting: str) -> float:
+        "Of the one row whose setting ends so."
+        found = rows[(rows.benchmark == benchmark) & (rows.unit == unit) & rows.setting.str.endswith(setting)]
+        assert len(found) == 1, setting
+        return found["value"].item()
+
+    for step, end in {
+        "float32": "batch 1024, 32-true",
+        "float32, `channels_last`": "32-true, channels_last",
+        "bf16, `channels_last`": "bf16-mixed, channels_last",
+        "bf16, `channels_last`, `torch.compile`": "bf16-mixed, channels_last, torch.compile",
+    }.items():
+        assert f"| {step} | {value('paper', 'pairs/s', end):,.0f} |" in text
+    assert f"and copied, beside the steps | {value('paper_loading', 'pairs/s', 'pinned memory'):,.0f} |" in text
+    assert f"(nvJPEG) | {value('paper_loading', 'pairs/s', 'nvJPEG'):,.0f} |" in text
+    more = value("paper_scaled", "times", "one with the stride in the first convolution")
+    assert f"takes {more:.2f} times the arithmetic" in text
+
+    one, eight = (
+        {unit: value("paper_scaled", unit, f"paper's run on {devices}, scaled") for unit in ("h", "$")}
+        for devices in ("1 such device", "8 such devices")
     )
-    for part in ("loss", "predictor", "start", "conditioning"):
-        ablated = pd.read_csv(ROOT / f"comparisons/ablations_{part}/metrics.csv")
-        tables.append(
-            results_table(
-                ablated,
-                {heading: ABLATED[heading] for heading in ("top-1", "rotation R² all", "MRR")},
-                [m for m in ablated["method"].unique() if "+" in m],
-                intervals=True,
-            ).rename(lambda m: f"`{m}`")
-        )
-    tables.append(pd.DataFrame({"what it is": {f"`{m}`": METHODS[m].description for m in methods}}))
-    hues = pd.read_csv(ROOT / "comparisons/rotcolor/metrics.csv").query(
-        "method != 'chance' and metric == 'rotation_r2_pooled' and part == 'all' and split == 'val'"
+    default, presets = (
+        yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in ("params.yaml", "presets.yaml")
     )
-    for method, r2 in hues.groupby("method")["value"].mean().items():
-        assert re.search(rf"^\| `{method}` *\|[^|]*\| {r2:.2f} \(", text, re.M), (
-            f"README.md has no row of {method} with a rotation R² of {r2:.2f}"
-        )
-    for cells in ([method, *row] for table in tables for method, row in table.iterrows()):
-        assert any([c.strip() for c in line.strip("|").split("|")] == cells for line in text.splitlines()), (
-            f"README.md has no row {cells}; execute nbs/index.ipynb, then `make readme`"
-        )
+    methods = presets["paper"].get("methods", default["methods"])
+    runs = len(presets["paper"]["pretrain.seeds"]) * len([m for m in methods if METHODS[m].terms])
+    assert (
+        f"| one seed of one method | {one['h']:.1f} h, ${one['$']:.0f} | {60 * eight['h']:.0f} min, ${eight['$']:.0f} |"
+        in text
+    )
+    cells = [f"{runs * of['h']:.0f} h, ${runs * of['$']:.0f}" for of in (one, eight)]
+    assert f"| all {runs} runs of `PRESET=paper` | {cells[0]} | {cells[1]} |" in text
+
+
+def test_guide_to_presets_has_all_presets():
+    presets = list(yaml.safe_load((ROOT / "presets.yaml").read_text(encoding="utf-8")))
+    table = re.search(r"## What each changes\n(.*?)\n## ", guide("presets"), re.S)[1]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == {"default", *presets}
+
+
+def test_guides_are_listed_with_title_and_description():
+    listed = re.search(r"^HOW_TO = \((.*?)\)", (ROOT / "docs/build.py").read_text(encoding="utf-8"), re.M | re.S)[1]
+    names = re.findall(r'"([\w-]+)"', listed)
+    assert sorted(names) == sorted(path.stem for path in ROOT.glob("docs/how-to/*.md"))
+    for name in names:
+        assert re.match(r"# \S.*\n\n[A-Z].*[.:]\n\n", guide(name)), f"{name}.md begins with a title and one sentence"
+
+
+def test_links_of_texts_lead_somewhere():
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/how-to/*.md")]:
+        for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} leads to {target}"
+
+
+def test_pictures_of_the_readme_are_committed_and_small():
+    pictures = [ROOT / name for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme())]
+    assert [picture.name for picture in pictures] == ["method.svg", "views.png"]
+    for picture in pictures:
+        assert picture in tracked() and picture.stat().st_size < 300_000, picture.name
+    drawing = pictures[0].read_text(encoding="utf-8")
+    assert not re.search(r"<script|<image|@import|@font-face|url\((?!#)|href=", drawing), (
+        "the drawing must not need anything else"
+    )
 
 
 def append(path: Path, text: str) -> None:
@@ -226,25 +346,24 @@ def test_imports_never_point_forward():
     assert checked > 50
 
 
+PARTS_REQUIREMENTS = [f"{part}requirements" for part in ("", "train_", "data_", "evaluation_", "pipeline_", "hub_")]
+
+
+def declared(*keys: str) -> set[str]:
+    "Names of the distributions that settings.ini lists under these keys."
+    return {canonicalize_name(Requirement(r).name) for key in keys for r in shlex.split(settings()[key])}
+
+
 def test_requirements_are_what_the_package_imports():
     distributions = packages_distributions()
-    names = {i.split(".")[0] for path in ROOT.glob("sie/**/*.py") for i in imports(path)} - {
-        "sie",
-        *sys.stdlib_module_names,
-    }
+    imported = {i.split(".")[0] for path in ROOT.glob("sie/**/*.py") for i in imports(path)}
+    names = imported - {"sie", *sys.stdlib_module_names}
     providers = {name: {canonicalize_name(d) for d in distributions.get(name, [name])} for name in names}
-    declared, optional = (
-        {canonicalize_name(Requirement(r).name) for r in shlex.split(settings()[key])}
-        for key in ("requirements", "blender_requirements")
-    )
-    optional |= {
-        "dvc",
-        "voluptuous",
-    }  # `sie.pipeline.params check` asks DVC whether its files are whole; without DVC there are none
-    assert not [name for name, by in providers.items() if not by & (declared | optional)], (
-        "imported, but not among the requirements of settings.ini"
-    )
-    assert not declared - set().union(*providers.values()), "among the requirements of settings.ini, but not imported"
+    listed, optional = declared(*PARTS_REQUIREMENTS), declared("blender_requirements") | {"tensorboard"}
+    missing = [name for name, by in providers.items() if not by & (listed | optional)]
+    assert not missing, "imported, but not among the requirements of settings.ini"
+    unused = listed - set().union(*providers.values()) - {"ipykernel", "tabulate"}  # a stage's kernel, pandas' Markdown
+    assert not unused, "among the requirements of settings.ini, but not imported"
 
 
 # ---- requirements.txt
@@ -255,6 +374,12 @@ def pins() -> list[tuple[Requirement, list[str]]]:
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line.split(" --hash=") for line in text.splitlines() if line and not line.startswith("#")]
     return [(Requirement(name), hashes) for name, *hashes in lines]
+
+
+def test_ruff_has_nothing_to_say():
+    for command in (["check"], ["format", "--check"]):
+        result = subprocess.run([BIN / "ruff", *command, "--quiet"], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_every_requirement_is_pinned_with_hashes():
@@ -280,7 +405,9 @@ def test_requirements_cover_settings(python):
         if not r.marker or r.marker.evaluate(here)
     }
     wanted = [
-        Requirement(r) for key in ("requirements", "dev_requirements", "pins") for r in shlex.split(settings()[key])
+        Requirement(r)
+        for key in (*PARTS_REQUIREMENTS, "dev_requirements", "pins")
+        for r in shlex.split(settings()[key])
     ]
     for requirement in wanted:
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), (

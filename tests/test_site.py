@@ -2,7 +2,7 @@
 
 import functools
 import http.server
-import importlib.util
+import importlib
 import inspect
 import json
 import re
@@ -17,12 +17,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from sie.method.methods import METHODS
-
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_docs/html"
-STAGES = ("fetch", "pretrain", "embed", "evaluate", "report")
-NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if p.parent.name != "pipeline" or p.stem not in STAGES)
+NOTEBOOKS = sorted(ROOT.glob("nbs/**/*.ipynb"))
 MODULES = [
     f"sie.{found[1]}"
     for p in NOTEBOOKS
@@ -53,34 +50,8 @@ def page_of(path: Path) -> str:
     return "index.html" if path.stem == "index" else path.relative_to(ROOT).with_suffix(".html").as_posix()
 
 
-def test_front_page_has_the_committed_figures_beside_another_run(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("build", ROOT / "docs/build.py")
-    spec.loader.exec_module(build := importlib.util.module_from_spec(spec))
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    (tmp_path / "results/figures").mkdir(parents=True)
-    figure, metrics = tmp_path / "results/figures/curves.png", tmp_path / "results/metrics.csv"
-
-    def run(preset, picture):
-        figure.write_bytes(picture)
-        metrics.write_text(f"preset,method\n{preset},sie\n")
-
-    run("default", b"committed")
-    for command in (
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "run"],
-    ):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    run("default", b"again")
-    assert build.figure("results/figures/curves.png") == b"again"
-    run("smoke", b"other")
-    assert build.figure("results/figures/curves.png") == b"committed"
-    figure.unlink()
-    assert build.figure("results/figures/curves.png") == b"committed"
-
-
 def test_every_notebook_has_a_page(site):
-    for path in [*NOTEBOOKS, *ROOT.glob("results/**/*.ipynb")]:
+    for path in NOTEBOOKS:
         nb, page = nbformat.read(path, as_version=4), site[page_of(path)]
         heading = re.search(r"^# +(.+)$", nb.cells[0].source, re.M)[1]
         assert page.h1.get_text().startswith(heading)
@@ -94,15 +65,13 @@ def test_every_notebook_has_a_page(site):
 
 
 def test_lists_say_what_each_run_was(site):
-    rows = {
-        row.a.get_text(): row.select("td")[1].get_text() for row in site["results.html"].article.select("tr") if row.td
-    }
+    listed = site["runs.html"].article.select("tr")
+    rows = {row.a.get_text(): row.select("td")[1].get_text() for row in listed if row.td}
     assert rows["Report: full"] == "the default with every method of the paper and four seeds"
-    assert (
-        rows["Report: large_200_epochs"]
-        == "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, pretrain.seeds 0, pretrain.invariant_share 0.5, pretrain.epochs 200"
+    assert rows["Report: large_200_epochs"] == (
+        "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, pretrain.seeds 0, "
+        "pretrain.invariant_share 0.5, pretrain.epochs 200"
     )
-    assert rows["Pretrain: sie"] == METHODS["sie"].description and rows["Fetch"].startswith("The data set")
 
 
 def test_every_exported_name_has_its_signature(site):

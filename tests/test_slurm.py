@@ -66,8 +66,8 @@ def test_an_array_renders_and_one_job_finishes(repo):
         job = start(repo, "fetch.sbatch", ARRAY_TASK_ID=task, ARRAY_TASK_MIN=3, ARRAY_TASK_COUNT=2)
         said, _ = job.communicate()
         assert job.returncode == 0, said
-    shards = {p: p.stat().st_mtime_ns for p in (repo / "data/views").glob("shard-*.arrow")}
-    assert shards and not (repo / "data/views/dataset.json").exists()
+    shards = {p: p.stat().st_mtime_ns for p in (repo / "data/shards").glob("shard-*.arrow")}
+    assert shards and not (repo / "data/shards/dataset.json").exists()
     assert run(repo, "dvc", "repro", "fetch").returncode == 0
     assert len(ViewDataset(repo / "data/views")) == 12 and all(
         p.stat().st_mtime_ns == stamp for p, stamp in shards.items()
@@ -77,7 +77,7 @@ def test_an_array_renders_and_one_job_finishes(repo):
 def test_a_job_out_of_time_goes_back_into_the_queue_and_on(repo):
     job = dict(JOB_ID=7, JOB_NODELIST="localhost", NNODES=1, GPUS_ON_NODE=1, CPUS_PER_TASK=1)
     first = start(repo, "train.sbatch", "sie_matrix", "0", **job)
-    checkpoints = repo / "runs/checkpoints"
+    checkpoints = repo / "checkpoints"
     while first.poll() is None and not list(checkpoints.glob("*.safetensors")):
         time.sleep(0.01)
     first.send_signal(signal.SIGUSR1)

@@ -28,9 +28,9 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_a_wheel_holds_every_module_and_nothing_else(wheel):
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert found == {
-        p.relative_to(ROOT).as_posix() for p in ROOT.glob("sie/**/*") if p.suffix == ".py" or p.name == "py.typed"
-    }
+    modules = {*ROOT.glob("sie/**/*.py"), ROOT / "sie/py.typed"}
+    models = {p for p in ROOT.glob("sie/pretrained/*/*") if p.is_file()}
+    assert len(models) >= 4 and found == {p.relative_to(ROOT).as_posix() for p in modules | models}
 
 
 def test_a_wheel_installs_and_is_imported_from_there(wheel, tmp_path):
@@ -51,7 +51,7 @@ def test_a_wheel_installs_and_is_imported_from_there(wheel, tmp_path):
     subprocess.run(install, check=True)
     (site,) = (tmp_path / "env/lib").glob("python*/site-packages")
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")  # torch and others, not a second time
-    code = "import sie, sie.method.methods; print(sie.__file__, len(sie.method.methods.METHODS))"
+    code = "import sie; from sie.method.weights import SIE; print(sie.__file__, SIE.from_pretrained('sie_matrix').split.dim)"
     run = subprocess.run([python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    where, methods = run.stdout.split()
-    assert Path(where).is_relative_to(site) and int(methods) > 10
+    where, dim = run.stdout.split()
+    assert Path(where).is_relative_to(site) and int(dim) == 96

@@ -171,7 +171,7 @@ def test_a_script_from_standard_input_is_told_to_be_a_file(tmp_path, workers):
         [sys.executable, "-", str(workers)], input=SCRIPT, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert process.returncode == 1 and process.stdout == ("" if workers else "[8]\n"), process.stderr
-    assert process.stderr.count("Traceback") == 1 and "<stdin> is no file" in process.stderr, process.stderr
+    assert process.stderr.count("Traceback") == 1 and "<stdin> is not a file" in process.stderr, process.stderr
     assert "Save the script as a file" in process.stderr and 'if __name__ == "__main__":' in process.stderr
 
 

@@ -9,28 +9,29 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 from scipy.spatial import QhullError
 from scipy.spatial.transform import Rotation
 
 from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES, TRANSLATIONS
+from ..method.system import needs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
 
 if os.path.exists("/dev/nvidiactl"):
     # pictures are made on the CPU; by default Dr.Jit would take half a GB of the GPU in every process
     os.environ.setdefault("DRJIT_LIBCUDA_PATH", os.devnull)
-try:
-    import drjit as dr
-    import mitsuba as mi
-    import trimesh
-    from matplotlib.colors import hsv_to_rgb
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(f"{error.name} is missing: pip install 'sie[data]'", name=error.name) from None
+dr = needs("drjit", extra="data")
+mi = needs("mitsuba", extra="data")
+trimesh = needs("trimesh", extra="data")
+hsv_to_rgb = needs("matplotlib.colors", extra="data").hsv_to_rgb
 
 # %% auto #0
-__all__ = ['Scene', 'srgb_to_linear', 'linear_to_srgb', 'pixels', 'spherical', 'sun_lights', 'floor_light', 'project',
-           'even_rows', 'Renderer']
+__all__ = ['dr', 'mi', 'trimesh', 'hsv_to_rgb', 'Scene', 'srgb_to_linear', 'linear_to_srgb', 'pixels', 'spherical', 'sun_lights',
+           'floor_light', 'project', 'even_rows', 'Renderer']
 
 # %% ../../nbs/data/01_scene.ipynb #cell006
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 # %% ../../nbs/method/07_pretraining.ipynb #cell003
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -16,7 +17,7 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -31,20 +32,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from tqdm.auto import tqdm
 
 from .methods import INVARIANT_SHARE, METHODS, Method, Model, Outputs, PartInvariance
-from .pairs import PairLoader, Views, ViewSource, another_view, load_views
+from .pairs import PairLoader, Pairs, Views, ViewSource, another_view, load_views
 from .predictors import Hypernetwork
 from .rotations import FORMS, TRANSLATION_FORMS, relative_rotation
-from .system import NEEDS_GUARD, cores, start_worker, whole_folder, worker_failure
+from .system import NEEDS_GUARD, Progress, cores, start_worker, whole_folder, worker_failure
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'PRECISIONS', 'OPTIMISERS', 'LARGEST_SIDE', 'LEAST_STD', 'MODEL_FILES',
-           'SLURM_SPECIAL_STEPS', 'COMPILED_FROM', 'Settings', 'best_precision', 'spread', 'explained', 'ridge',
+           'SLURM_SPECIAL_STEPS', 'COMPILED_FROM', 'Told', 'Settings', 'best_precision', 'spread', 'explained', 'ridge',
            'OnlineProbes', 'checkpoint_path', 'new_model', 'ImageFormat', 'save_model', 'load_model', 'launched',
            'make_fabric', 'train_step', 'pretrain', 'write_curves', 'read_curves', 'pretrain_all', 'main']
 
@@ -709,95 +709,172 @@ def train_step(model, optimiser, fabric: Fabric, batch, settings: Settings) -> t
     optimiser.step()
     return outputs, {"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}}
 
+# %% ../../nbs/method/07_pretraining.ipynb #cell014b
+class _LiveCurves:
+    """Shows a run's curves while it goes on: in a folder, for `dvc plots`, and to TensorBoard if that is installed.
 
+    The folder is written again at most every 15 seconds. What TensorBoard has of an earlier, interrupted call after
+    its last checkpoint is dropped."""
+
+    EVERY = 15.0  # seconds
+
+    def __init__(self, logs: Path | None, events: Path | None, step: int):  # step: that of the last checkpoint
+        self.logs = logs
+        self._written = -math.inf
+        self._board = None
+        if events and find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(events, purge_step=step + 1)
+
+    def __enter__(self) -> _LiveCurves:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._board:
+            self._board.close()
+
+    def add(self, history: Sequence[Mapping[str, float]]) -> None:
+        "The last of these points is new."
+        if self._board:
+            for name, value in history[-1].items():
+                if name != "step":
+                    self._board.add_scalar(name, value, history[-1]["step"])
+            self._board.flush()
+        if self.logs and time.monotonic() - self._written >= self.EVERY:
+            write_curves(history, self.logs)
+            self._written = time.monotonic()
+
+# %% ../../nbs/method/07_pretraining.ipynb #cell014c
+Told = Callable[[int, int, float | None], None]  # step, steps in all, and the last mean of the loss
+
+
+@dataclass
+class _Run:
+    "A run that is being trained: what stays the same, and below it what changes."
+
+    settings: Settings
+    fabric: Fabric
+    loader: PairLoader
+    probes: Callable[[torch.nn.Module], dict[str, float]]
+    plain: Model  # the weights under their own names
+    model: torch.nn.Module  # the same weights, compiled and for several processes
+    optimiser: torch.optim.Optimizer
+    steps: int  # in all
+    step: int  # that was taken last; 0: none
+    history: list[dict[str, float]]  # the points of the curves so far
+    started: float  # when it would have begun if it had not been interrupted, by time.perf_counter
+
+# %% ../../nbs/method/07_pretraining.ipynb #cell014d
+def _start(
+    dataset: ViewSource, settings: Settings, model: Model, checkpoint: Path, fabric: Fabric, compiled: bool | None
+) -> _Run:
+    "A run from its last checkpoint on, or from the start."
+    model = fabric.to_device(model)  # before there is an optimiser: its state goes where the weights are
+    train, val = (load_views(dataset, dataset.split(s), settings.crop, device=fabric.device) for s in ("train", "val"))
+    share = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object, **share)
+    probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
+    optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    info = _read_info(checkpoint)
+    if info["step"]:
+        _read_checkpoint(checkpoint, model, optimiser)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        # a CPU cannot: there each process normalises by its own share
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    plain = model
+    steps = settings.epochs * len(loader)
+    if compiled is None:
+        pixels = (steps - info["step"]) * settings.batch_size * math.prod(train.images.shape[-2:])
+        compiled = fabric.world_size == 1 and _can_compile(fabric.device) and pixels >= COMPILED_FROM
+    model, optimiser = fabric.setup(torch.compile(model) if compiled else model, optimiser)
+    model.train()
+    step, history = info["step"], info["history"]
+    started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
+    return _Run(settings, fabric, loader, probes, plain, model, optimiser, steps, step, history, started)
+
+# %% ../../nbs/method/07_pretraining.ipynb #cell014e
+def _take_step(run: _Run, batch: Pairs) -> tuple[Outputs, dict[str, Tensor]]:
+    for group in run.optimiser.param_groups:
+        group["lr"] = run.settings.learning_rate(run.step, run.steps)
+    outputs, terms = train_step(run.model, run.optimiser, run.fabric, batch, run.settings)
+    run.step += 1
+    return outputs, terms
+
+
+def _check_loss(run: _Run, means: Mapping[str, float]) -> None:
+    "Raises `FloatingPointError` for a loss that is not finite."
+    if not np.isfinite(means["loss"]):
+        where = f"{run.settings.method}, seed {run.settings.seed}"
+        raise FloatingPointError(
+            f"{where}: the loss is not finite before step {run.step} ({means}); a lower lr may help"
+        )
+
+
+def _point(run: _Run, outputs: Outputs, means: Mapping[str, float]) -> dict[str, float]:
+    "A point of the curves: means of loss and terms since the last one, and how the representation is now."
+    row = {"step": run.step, "seconds": time.perf_counter() - run.started}
+    row["lr"] = run.settings.learning_rate(run.step - 1, run.steps)
+    row |= {f"train/{k}": v for k, v in means.items()}
+    row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
+    if outputs.u1 is not None or outputs.z1 is not None:
+        row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
+    if outputs.predicted is not None:
+        row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
+    return row | {f"probe/{k}": v for k, v in run.probes(run.plain.encoder).items()}
+
+
+def _record(run: _Run, outputs: Outputs, means: Mapping[str, float], checkpoint: Path, curves: _LiveCurves) -> None:
+    "Add a point to the curves, and write a checkpoint."
+    run.history.append(_point(run, outputs, means))
+    info = {"step": run.step, "finished": run.step == run.steps, "history": run.history}
+    _write_checkpoint(checkpoint, run.plain, run.optimiser, info)
+    curves.add(run.history)
+
+# %% ../../nbs/method/07_pretraining.ipynb #cell014f
 def _train(
     dataset: ViewSource,
     settings: Settings,
     model: Model,
     checkpoint: Path,
-    progress: Callable[[int, int], None],
+    logs: Path | None,
+    progress: Told,
     fabric: Fabric,
     compiled: bool | None,
 ) -> list[dict[str, float]]:
     "Train a model in place from its last checkpoint, or from the start, to the end, and return the points of its curves."
-    model = fabric.to_device(model)  # before there is an optimiser: its state goes where the weights are
-    train, val = (load_views(dataset, dataset.split(s), settings.crop, device=fabric.device) for s in ("train", "val"))
-    loader = PairLoader(
-        train,
-        settings.batch_size,
-        settings.seed,
-        settings.pairs_per_object,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
-    probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
-    optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    info, steps, window = _read_info(checkpoint), settings.epochs * len(loader), []
-    step, history = info["step"], info["history"]
-    if step:
-        _read_checkpoint(checkpoint, model, optimiser)
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(
-            model
-        )  # which a CPU cannot: there each process normalises by its own share
-    plain = model
-    if compiled is None:
-        compiled = (
-            fabric.world_size == 1
-            and _can_compile(fabric.device)
-            and (steps - step) * settings.batch_size * math.prod(train.images.shape[-2:]) >= COMPILED_FROM
-        )
-    model, optimiser = fabric.setup(torch.compile(model) if compiled else model, optimiser)
-    model.train()
-    started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
-    while step < steps:
-        epoch, first = divmod(step, len(loader))
-        for batch in loader.epoch(epoch, first):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate(step, steps)
-            outputs, terms = train_step(model, optimiser, fabric, batch, settings)
-            window.append(torch.stack(list(terms.values())))
-            step += 1
-            progress(step, steps)
-            if step % settings.log_every and step < steps:
-                continue
-            means = dict(zip(terms, torch.stack(window).mean(0).tolist()))
-            if not np.isfinite(means["loss"]):
-                raise FloatingPointError(
-                    f"{settings.method}, seed {settings.seed}: the loss is not finite before step {step} ({means}); a lower lr may help"
-                )
-            window.clear()
-            if fabric.global_rank:
-                continue
-            row = {
-                "step": step,
-                "seconds": time.perf_counter() - started,
-                "lr": settings.learning_rate(step - 1, steps),
-                **{f"train/{k}": v for k, v in means.items()},
-            }
-            row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
-            if outputs.u1 is not None or outputs.z1 is not None:
-                row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
-            if outputs.predicted is not None:
-                row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
-            row |= {f"probe/{k}": v for k, v in probes(plain.encoder).items()}
-            history.append(row)
-            _write_checkpoint(
-                checkpoint, plain, optimiser, {"step": step, "finished": step == steps, "history": history}
-            )
+    run = _start(dataset, settings, model, checkpoint, fabric, compiled)
+    first = fabric.global_rank == 0
+    loss = run.history[-1]["train/loss"] if run.history else None
+    window = []
+    events = checkpoint.parent.parent / "tensorboard" / f"{settings.method}-{settings.seed}"
+    with _LiveCurves(logs if first else None, events if first else None, run.step) as curves:
+        while run.step < run.steps:
+            epoch, start = divmod(run.step, len(run.loader))
+            for batch in run.loader.epoch(epoch, start):
+                outputs, terms = _take_step(run, batch)
+                window.append(torch.stack(list(terms.values())))
+                if run.step % settings.log_every == 0 or run.step == run.steps:
+                    means = dict(zip(terms, torch.stack(window).mean(0).tolist()))
+                    window.clear()
+                    loss = means["loss"]
+                    _check_loss(run, means)
+                    if first:
+                        _record(run, outputs, means, checkpoint, curves)
+                progress(run.step, run.steps, loss)
     fabric.barrier()
-    return history
+    return run.history
 
-
+# %% ../../nbs/method/07_pretraining.ipynb #cell014g
 def pretrain(
     dataset: ViewSource,  # its training objects are trained on, its validation objects only watched
     settings: Settings,
     out: str
     | Path
     | None,  # folder for the finished model; None: leave it as a checkpoint, from which the same call with a folder goes on
-    logs: str | Path | None = None,  # folder for DVCLive's curves
+    logs: str | Path | None = None,  # folder for the curves, also while the run goes on
     checkpoints: str | Path | None = None,  # folder for checkpoints, beside `out` if not given
-    progress: Callable[[int, int], None] = lambda step, steps: None,  # told every step
+    progress: Told = lambda step, steps, loss: None,  # told after every step
     fabric: Fabric | None = None,  # devices and precision; `make_fabric` if not given
     compiled: bool
     | None = None,  # by torch.compile; None: on one GPU that can, if at least `COMPILED_FROM` pixels are left
@@ -823,15 +900,15 @@ def pretrain(
         if info["finished"]:
             model.load_state_dict(_read_weights(checkpoint))
             history = info["history"]
-            progress(info["step"], info["step"])
+            progress(info["step"], info["step"], history[-1]["train/loss"])
         else:
-            history = _train(dataset, settings, model, checkpoint, progress, fabric, compiled)
+            history = _train(dataset, settings, model, checkpoint, logs and Path(logs), progress, fabric, compiled)
         if fabric.global_rank:
             return history
-    if out is None:
-        return history
     if logs:
         write_curves(history, logs)
+    if out is None:
+        return history
     save_model(model.cpu(), settings, images, out)
     if not keep:
         checkpoint.unlink(missing_ok=True)
@@ -839,19 +916,19 @@ def pretrain(
 
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: str | Path) -> None:
-    "Write the rows of a run as DVCLive metrics and plots, one file for each curve."
-    from dvclive import Live
+    """Write the points of a run's curves as tables that `dvc plots` reads, in DVCLive's layout.
 
+    A curve `train/loss` goes to `plots/metrics/train/loss.tsv`, with the columns `step` and `loss`. A folder of that
+    name is replaced when the new one is whole."""
+    names = dict.fromkeys(name for row in history for name in row if name != "step")
     with whole_folder(Path(folder)) as temporary:
-        with Live(str(temporary), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
-            for row in history:
-                live.step = row["step"]
-                for key, value in row.items():
-                    if key != "step":
-                        live.log_metric(key, value)
-        (temporary / "metrics.json").unlink(
-            missing_ok=True
-        )  # the last row once more, which `dvc plots` would take for a curve
+        for name in names:
+            path = temporary / "plots/metrics" / f"{name}.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "w", newline="") as file:
+                table = csv.writer(file, delimiter="\t", lineterminator="\n")
+                table.writerow(["step", path.stem])
+                table.writerows((row["step"], row[name]) for row in history if name in row)
 
 
 def read_curves(folder: str | Path) -> pd.DataFrame:
@@ -866,11 +943,24 @@ def read_curves(folder: str | Path) -> pd.DataFrame:
     return pd.concat(curves, axis=1).reset_index() if curves else pd.DataFrame({"step": []})
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell016
-def _pretrain_in_process(dataset: ViewSource, settings: Settings, steps: mp.Array, slot: int, folders: dict) -> None:
-    def progress(step, total):
-        steps[2 * slot], steps[2 * slot + 1] = step, total
+def _pretrain_in_process(dataset: ViewSource, settings: Settings, shared: mp.Array, slot: int, folders: dict) -> None:
+    state = _by_run(shared)
+
+    def progress(step: int, steps: int, loss: float | None) -> None:
+        state[slot] = step, steps, math.nan if loss is None else loss
 
     pretrain(dataset, settings, progress=progress, **folders)
+
+
+def _by_run(shared: mp.Array) -> Float[np.ndarray, "runs 3"]:
+    "Step, steps in all and loss of each run, in memory that processes share. Steps are 0 and the loss NaN if unknown."
+    return np.frombuffer(shared).reshape(-1, 3)
+
+
+def _losses(losses: Iterable[float | None]) -> str:
+    "A note behind a bar."
+    known = [f"{loss:.3g}" for loss in losses if loss is not None and math.isfinite(loss)]
+    return f"loss {', '.join(known)}" if known else ""
 
 
 def _bring_back(checkpoint: Path) -> None:
@@ -894,15 +984,11 @@ def _retire(checkpoints: Sequence[Path]) -> None:
 
 
 def _pretrain_here(dataset: ViewSource, settings: Settings, folders: dict) -> None:
-    with tqdm(
-        desc=f"{settings.method}, seed {settings.seed}",
-        unit="step",
-        disable=True if (launched() or {}).get("RANK", "0") != "0" else None,
-    ) as bar:
+    first = (launched() or {}).get("RANK", "0") == "0"
+    with Progress(f"{settings.method}, seed {settings.seed}", unit="step", shown=first) as shown:
 
-        def progress(step, steps):
-            bar.total, bar.n = steps, step
-            bar.update(0)
+        def progress(step: int, steps: int, loss: float | None) -> None:
+            shown.set(step, steps, _losses([loss]))
 
         pretrain(dataset, settings, progress=progress, **folders)
 
@@ -935,13 +1021,14 @@ def pretrain_all(
         settings.check_translations(dataset)  # before any process is started
     workers = min(workers, len(runs))
     waiting, running, failed = list(enumerate(runs.items())), {}, {}
-    steps = mp.get_context("spawn").Array("q", 2 * len(runs), lock=False)
+    shared = mp.get_context("spawn").Array("d", [0, 0, math.nan] * len(runs), lock=False)
+    state = _by_run(shared)
     try:
-        with tqdm(desc="pretraining", unit="step", disable=None) as bar:
+        with Progress("pretraining", unit="step") as shown:
             while waiting or running:
                 while waiting and len(running) < workers:
                     slot, (name, settings) = waiting.pop(0)
-                    job = (dataset, settings, steps, slot, folders[name])
+                    job = (dataset, settings, shared, slot, folders[name])
                     running[name] = start_worker(_pretrain_in_process, *job, threads=max(1, cores() // workers))
                 for name, process in list(running.items()):
                     process.join(0.2 / len(running))
@@ -952,8 +1039,9 @@ def pretrain_all(
                         failed[name] = process.exitcode
                     if process.exitcode == NEEDS_GUARD:
                         waiting.clear()  # so would the others
-                bar.total, bar.n = sum(steps[1::2]) * len(runs) // max(1, sum(map(bool, steps[1::2]))), sum(steps[::2])
-                bar.refresh()
+                steps, totals, losses = state.T
+                mean = totals.sum() / max(1, (totals > 0).sum())  # of the runs that have begun
+                shown.set(int(steps.sum()), int(mean * len(runs)) or None, _losses(losses))
     finally:
         for process in running.values():
             process.terminate()  # of an interrupted stage; none is left else

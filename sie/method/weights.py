@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,8 +42,42 @@ from sie.method.pretraining import (
 from .system import rename_when_whole
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'MOST_LAYERS', 'SIE', 'Images', 'load_release',
-           'save_release', 'load_release_backbone', 'save_release_backbone']
+__all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'MOST_LAYERS', 'shipped_models', 'SIE', 'Images',
+           'load_release', 'save_release', 'load_release_backbone', 'save_release_backbone']
+
+# %% ../../nbs/method/08_weights.ipynb #cell005b
+def shipped_models() -> dict[str, Path]:
+    "The models that ship with the package: name -> folder."
+    return {path.name: path for path in sorted(Path(str(files("sie") / "pretrained")).iterdir()) if path.is_dir()}
+
+
+def _hub():
+    "The package huggingface_hub. Raises `ImportError` saying how to get it."
+    try:
+        import huggingface_hub  # here and not above: only the hub needs it
+    except ImportError as error:
+        raise ImportError('models on the hub need huggingface_hub: pip install "sie[hub]"') from error
+    return huggingface_hub
+
+
+def _model_folder(name: str | Path, revision: str | None) -> Path:
+    "Where a model's files are, after they are fetched if they are on the hub. Raises `FileNotFoundError` and `ImportError`."
+    if Path(name).is_dir():
+        return Path(name)
+    shipped = shipped_models()
+    if name in shipped:
+        return shipped[name]
+    wrong = f"{name} is no folder and no model of the package ({', '.join(shipped)})"
+    if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise FileNotFoundError(wrong)
+    try:
+        hub = _hub()
+    except ImportError as error:
+        raise ImportError(f"{wrong}; {error}") from None
+    try:
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=[*MODEL_FILES]))
+    except (OSError, ValueError) as error:  # all that huggingface_hub raises where it finds nothing or has no network
+        raise FileNotFoundError(f"{wrong}, and the hub has none of this name: {error}") from error
 
 # %% ../../nbs/method/08_weights.ipynb #cell006
 class SIE(nn.Module):
@@ -58,10 +94,31 @@ class SIE(nn.Module):
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> SIE:
-        "The model in a folder that the pipeline or `save_pretrained` wrote. Raises as `sie.method.pretraining.load_model` does."
-        with torch.random.fork_rng(devices=[]):
-            return cls(*load_model(folder))  # making a model sets the seed
+    def from_pretrained(
+        cls,
+        name: str | Path,  # a folder, a name in `shipped_models()`, or a hub's repository "owner/name"
+        revision: str | None = None,  # of the hub's repository: a branch, tag or commit
+    ) -> SIE:
+        """The model in a folder that the pipeline or `save_pretrained` wrote, in the package, or on the hub, which is
+        asked for it if neither of the others is there.
+
+        Raises `FileNotFoundError` where there is no such model, `ImportError` where the hub is asked for it and
+        huggingface_hub is not installed, and as `sie.method.pretraining.load_model` does."""
+        with torch.random.fork_rng(devices=[]):  # making a model sets the seed
+            return cls(*load_model(_model_folder(name, revision)))
+
+    def push_to_hub(
+        self,
+        repo_id: str,  # "owner/name"; made if it is not there
+        private: bool = False,  # whether a repository that is made is private
+    ) -> str:  # address of the commit
+        "Upload the model's three files to the Hugging Face hub. Raises `ImportError` where huggingface_hub is not installed."
+        api = _hub().HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model")
+            commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model", commit_message="SIE model")
+        return str(commit)
 
     def save_pretrained(self, folder: str | Path) -> None:
         "Write a folder that `from_pretrained` reads; a model that is there already is replaced. Raises `FileExistsError` if the folder holds anything else."

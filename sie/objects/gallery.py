@@ -22,17 +22,15 @@ __all__ = ['make_object']
 def make_object(
     synset: str,  # one of the 55 synset ids, such as "02691156"
     seed: int,  # which object of the class, 0 or more
-) -> (
-    trimesh.Trimesh
-):  # closed parts, unit bounding-box diagonal, centred, z up, front towards +y, with a colour for each face
-    """The object of a class with this seed: always the same bytes for the same pair.
+) -> trimesh.Trimesh:  # closed parts, with a colour for each face
+    """The object of a class with this seed: always the same bytes for the same pair. It is centred, has a bounding-box
+    diagonal of 1, z up and its front towards +y.
 
     Raises `KeyError` for a synset that has no family, `ValueError` for a negative seed."""
     if synset not in FAMILIES:
         meant = "".join(f"; the {c.name}'s is {c.synset!r}" for c in CLASSES if c.name == synset)
-        raise KeyError(
-            f"no family for synset {synset!r}: it must be one of ShapeNetCore's {len(FAMILIES)}, {min(FAMILIES)} to {max(FAMILIES)}{meant}"
-        )
+        known = f"one of ShapeNetCore's {len(FAMILIES)}, {min(FAMILIES)} to {max(FAMILIES)}"
+        raise KeyError(f"no family for synset {synset!r}: it must be {known}{meant}")
     if seed < 0:
         raise ValueError(f"seed {seed} of {CLASS_BY_SYNSET[synset].name} ({synset}): it must be 0 or more")
     return assemble(FAMILIES[synset](np.random.default_rng([int(synset), seed])))
