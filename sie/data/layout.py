@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from .rendering import _check_part, _clear, _is_whole, _start
 from sie.data.storage import (
@@ -40,6 +40,9 @@ from sie.data.storage import (
 )
 from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES, TRANSLATIONS
 from ..method.system import progress
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # %% auto #0
 __all__ = ['LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'write_split_lists', 'read_split_lists', 'export_layout',

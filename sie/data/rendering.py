@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import simplejpeg
-from jaxtyping import Float, UInt8
 
 from sie.data.storage import (
     ObjectRow,
@@ -32,11 +30,16 @@ from sie.data.storage import (
     write_shard,
 )
 from ..method.rotations import LATENT_RANGES, Ranges, has_translations, sample_latents, sample_translations
-from ..method.system import cores, map_in_workers, progress
+from ..method.system import cores, map_in_workers, needs, progress
 from ..objects.classes import CLASSES
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+
+simplejpeg = needs("simplejpeg", extra="data")
+
 # %% auto #0
-__all__ = ['ProceduralRenderer', 'procedural_objects', 'render_object', 'render_dataset']
+__all__ = ['simplejpeg', 'ProceduralRenderer', 'procedural_objects', 'render_object', 'render_dataset']
 
 # %% ../../nbs/data/02_rendering.ipynb #cell019
 @dataclass(frozen=True)

@@ -19,28 +19,28 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from ..method.pairs import central
 from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES
-from ..method.system import in_threads, progress, rename_when_whole
+from ..method.system import in_threads, needs, progress, rename_when_whole
 from ..objects.classes import CLASS_BY_SYNSET, CLASSES
 
-try:
-    import pyarrow as pa
-    import simplejpeg
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(f"{error.name} is missing: pip install 'sie[data]'", name=error.name) from None
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, UInt8
+
+pa = needs("pyarrow", extra="data")
+pydantic = needs("pydantic", extra="data")
+simplejpeg = needs("simplejpeg", extra="data")
 
 # %% auto #0
-__all__ = ['SHAPENET_LABELS', 'LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'check_class_name', 'label_classes', 'describe_classes',
-           'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset', 'verify', 'main']
+__all__ = ['pa', 'pydantic', 'simplejpeg', 'SHAPENET_LABELS', 'LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'check_class_name',
+           'label_classes', 'describe_classes', 'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset',
+           'verify', 'main']
 
 # %% ../../nbs/data/00_storage.ipynb #cell004b
 SHAPENET_LABELS = {name: c.label for c in CLASSES for name in (c.synset, c.name)}  # by synset and by name
@@ -320,18 +320,18 @@ def _random_split(
 
 # %% ../../nbs/data/00_storage.ipynb #cell014a
 VERSION = 1  # of the folder's format
-_Count = Annotated[int, Field(ge=1, lt=2**40)]
-_Side = Annotated[int, Field(ge=1, le=2**16)]  # JPEG's largest
-_Mean = Annotated[float, Field(ge=0, le=1)]
-_Std = Annotated[float, Field(gt=0, le=1)]
+_Count = Annotated[int, pydantic.Field(ge=1, lt=2**40)]
+_Side = Annotated[int, pydantic.Field(ge=1, le=2**16)]  # JPEG's largest
+_Mean = Annotated[float, pydantic.Field(ge=0, le=1)]
+_Std = Annotated[float, pydantic.Field(gt=0, le=1)]
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+class _Stored(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
 class _StoredShard(_Stored):
-    file: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+    file: Annotated[str, pydantic.Field(pattern=r"^[\w-][\w.-]*$")]
     objects: _Count
     bytes: _Count
 
@@ -346,9 +346,9 @@ class _StoredInfo(_Stored):
     objects: _Count
     train: _Count
     val: _Count
-    shards: Annotated[list[_StoredShard], Field(min_length=1)]
+    shards: Annotated[list[_StoredShard], pydantic.Field(min_length=1)]
     source: dict
-    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    fingerprint: Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
     mean: tuple[_Mean, _Mean, _Mean]
     std: tuple[_Std, _Std, _Std]
 
@@ -380,7 +380,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has the format version {info['version']}, not {VERSION}")
     try:
         _StoredInfo.model_validate_json(text)
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"])) or "its content"
         raise _damaged(path, f"is damaged: {key}: {fault['msg'].lower()}") from None
@@ -580,13 +580,15 @@ def _decode_into(
     done: Callable[[], Any] = lambda: None,  # called after each item
 ) -> None:
     "Decode images in threads. Raises `ValueError` naming the object and view of a damaged one."
+    lock = threading.Lock()
 
     def work(part):
         read = dataset.reader(crop)
         for k in part:
             for place, key in zip(pixels[k], items[k]):
                 place[:] = read(*key)
-            done()
+            with lock:
+                done()
 
     in_threads(work, len(items), pixels.nbytes // max(1, len(items)))
 
