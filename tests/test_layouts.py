@@ -653,7 +653,9 @@ def test_damaged_libraries_are_named(furniture, tmp_path):
         with pytest.raises(ValueError, match=message):
             make()
     library(furniture / "A.sh3f", [CHAIR], {CHAIR["model"].lstrip("/"): "v 1 two 3\n"})
-    with pytest.raises(ValueError, match="A.sh3f: lib/oakChair/oakChair.obj, line 1: 'v 1 two 3' does not have three numbers"):
+    with pytest.raises(
+        ValueError, match="A.sh3f: lib/oakChair/oakChair.obj, line 1: 'v 1 two 3' does not have three numbers"
+    ):
         make()
     library(furniture / "A.sh3f", [CHAIR, CHAIR])
     with pytest.raises(ValueError, match="lib/oakChair/oakChair.obj' is there twice"):
