@@ -271,10 +271,10 @@ def test_lazy_epochs_end_and_fail_cleanly(dataset, tmp_path):
     assert set(threading.enumerate()) == before
 
 
-def testfree_memory_decides_what_is_decoded_at_once(dataset, monkeypatch):
+def test_free_memory_decides_what_is_decoded_at_once(dataset, monkeypatch):
     needed = 10 * 4 * 3 * 16 * 16
     for free, lazy in ((2 * needed, False), (2 * needed - 2, True)):
-        monkeypatch.setattr("sie.method.system.free_memory", lambda device: free)
+        monkeypatch.setattr("sie.method.pairs.free_memory", lambda device: free)
         assert isinstance(load_views(dataset).images, JpegViews) is lazy
         assert not isinstance(load_views(dataset, in_memory=True).images, JpegViews)
     monkeypatch.undo()
