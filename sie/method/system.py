@@ -39,12 +39,13 @@ def needs(module: str, extra: str) -> ModuleType:
     Raises `ModuleNotFoundError` naming the missing package and the extra of `sie` that installs it."""
     package = module.partition(".")[0]
     try:
-        return import_module(module)
+        import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
         message = f"{package} is not installed; pip install 'sie[{extra}]'"
         raise ModuleNotFoundError(message, name=package) from None
+    return import_module(module)
 
 # %% ../../nbs/method/05_system.ipynb #cell017b
 CGROUPS = Path("/sys/fs/cgroup")  # where Linux shows control groups
