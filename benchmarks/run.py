@@ -336,12 +336,12 @@ def make_archive(scale: Scale, work: Path) -> Path:
 def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
     """Seconds on one core: `tar xzf`; one part of 8; packing, and its statistics; the last call, when all shards
     exist. MiB: of the libraries alone, and at the end of packing."""
+    from sie.data import storage
     from sie.data.layout import import_layout
-    from sie.data.storage import _channel_statistics
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    statistics, spent = _channel_statistics, []
+    statistics, spent = storage._channel_statistics, []
 
     def timed_statistics(dataset):
         start = time.perf_counter()
@@ -349,7 +349,7 @@ def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
         spent.append(time.perf_counter() - start)
         return result
 
-    _channel_statistics = timed_statistics
+    storage._channel_statistics = timed_statistics
     with archive.open("rb") as file:  # now in the system's page cache
         while file.read(2**20):
             pass

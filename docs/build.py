@@ -164,6 +164,18 @@ def definitions(module: str) -> dict[str, ast.AST]:
     return found
 
 
+def whole_class(module: str, node: ast.ClassDef) -> ast.ClassDef:
+    "A class with the members of its private bases in the same module: the parts that it is built up from."
+    members = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id.startswith("_") and base.id in definitions(module):
+            part = whole_class(module, definitions(module)[base.id])
+            members |= {getattr(n, "name", n): n for n in part.body}
+    whole = copy(node)
+    whole.body = list((members | {getattr(n, "name", n): n for n in node.body}).values())
+    return whole
+
+
 def reference(module: str, name: str, **options) -> str:
     "MyST for one exported name: signature, docstring, parameters; for a class its public methods too."
     node, obj, options = (
@@ -174,6 +186,7 @@ def reference(module: str, name: str, **options) -> str:
     if isinstance(node, ast.FunctionDef):
         return directive("function", name + signature(node), options, described(obj), 3)
     if isinstance(node, ast.ClassDef):
+        node = whole_class(module, node)
         methods = []
         for n in node.body:
             if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"):

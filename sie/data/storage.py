@@ -446,7 +446,11 @@ def _mixed_translations(name: str | Path, has: bool, other: str, rule: str) -> V
 class _Rows:
     "The rows of a data set and their encoded images: the first part of `ViewDataset`."
 
-    def __init__(self, path: str | Path, info: Mapping | None = None):
+    def __init__(
+        self,
+        path: str | Path,  # the folder
+        info: Mapping | None = None,  # in place of `dataset.json`, while it is not there yet
+    ):
         self.path = Path(path)
         self.info = _read_info(self.path) if info is None else info
         self.views = self.info["views"]
@@ -506,6 +510,7 @@ class _Latents(_Rows):
 
     @cached_property
     def latents(self) -> Float[np.ndarray, "objects views 7"]:
+        "The seven latents of each view, float32: `sie.method.rotations.LATENT_NAMES`."
         return self._column("latents")
 
     @cached_property
