@@ -434,6 +434,17 @@ def _index(word: bytes, count: int) -> int:
     return k - 1 if k > 0 else count + k
 
 
+def _point(words: list[bytes]) -> tuple[list[float], list[float]]:
+    "Position and colour of a corner; the colour is NaN if there is none."
+    if len(words) not in (3, 4, 6, 7, 8):
+        raise ValueError("a corner has 3 numbers, and a colour 3 more")
+    values = [float(word) for word in words]
+    colour = values[4:7] if len(words) == 8 else values[3:6]
+    if not all(map(math.isfinite, colour)):
+        raise ValueError("its colour is not finite")
+    return values[:3], colour if len(colour) == 3 else [np.nan] * 3
+
+# %% ../../nbs/data/04_model_formats.ipynb #cell029b
 class _ObjLines:
     "What the lines of an OBJ say."
 
@@ -456,7 +467,9 @@ class _ObjLines:
             return
         words = rest.partition(b"#")[0].split()
         if key == b"v":
-            self.add_point(words)
+            point, colour = _point(words)
+            self.points.append(point)
+            self.colours.append(colour)
         elif key == b"vt":
             self.uv.append([float(word) for word in (*words, b"0", b"0")[:2]])
         elif key == b"f" and len(words) > 2:
@@ -469,16 +482,6 @@ class _ObjLines:
             self.lines.append(number)
         elif key in (b"surf", b"call"):
             raise ValueError("free-form surfaces and calls of other files are not supported; export it as polygons")
-
-    def add_point(self, words: list[bytes]):
-        if len(words) not in (3, 4, 6, 7, 8):
-            raise ValueError("a corner has 3 numbers, and a colour 3 more")
-        values = [float(word) for word in words]
-        colour = values[4:7] if len(words) == 8 else values[3:6]
-        if not all(map(math.isfinite, colour)):
-            raise ValueError("its colour is not finite")
-        self.points.append(values[:3])
-        self.colours.append(colour if len(colour) == 3 else [np.nan] * 3)
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell030
 def _rows(rows: list, columns: int) -> Float[np.ndarray, "rows columns"]:
@@ -627,7 +630,7 @@ def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str
         raise ValueError(f"{path} goes on after everything that its head announces; it is damaged")
     return elements
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell036b
 def _ply_first_row(
     buffer: bytes,
     at: int,  # where the row begins
@@ -1327,7 +1330,7 @@ def _dae_polygons(
         raise ValueError(f"<{faces.tag}> has {len(rows)} corners, and its polygons {sizes.sum()}")
     return rows, sizes
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell058b
 class _DaeFaces:
     "Polygons of a geometry, with the values of their corners."
 
