@@ -63,7 +63,7 @@ def _hub():
 
 
 def _model_folder(name: str | Path, revision: str | None) -> Path:
-    "Where a model's files are, after they are fetched if they are on the hub. Raises `FileNotFoundError` and `ImportError`."
+    "The folder of a model, fetched from the hub if need be. Raises `FileNotFoundError` and `ImportError`."
     if Path(name).is_dir():
         return Path(name)
     shipped = shipped_models()
@@ -114,7 +114,7 @@ class SIE(nn.Module):
         repo_id: str,  # "owner/name"; made if it is not there
         private: bool = False,  # whether a repository that is made is private
     ) -> str:  # address of the commit
-        "Upload the model's three files to the Hugging Face hub. Raises `ImportError` where huggingface_hub is not installed."
+        "Upload the model's files to the Hugging Face hub. Raises `ImportError` without huggingface_hub."
         api = _hub().HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
