@@ -255,10 +255,9 @@ def _bar(what: str, total: int | None, unit: str) -> Any:
 class Progress:
     """A context manager that shows how far a piece of work is.
 
-    It draws a tqdm bar in a terminal or notebook. There is no bar in a log, without tqdm, or if the environment
-    variable TQDM_DISABLE is set. If SIE_PROGRESS names a file, that file holds one JSON object: `what`, `done`, `total`
-    (null if unknown), `note` and `time` (Unix time, seconds). The file is replaced at the beginning and the end of the
-    work, and at most once a second in between."""
+    A terminal or notebook gets a tqdm bar, unless tqdm is missing or TQDM_DISABLE is set; a log gets none. If the
+    environment variable SIE_PROGRESS names a file, it holds one JSON object: `what`, `done`, `total` (null if unknown),
+    `note` and `time` (Unix time, seconds). It is replaced at the beginning and the end, and at most once a second."""
 
     def __init__(
         self,

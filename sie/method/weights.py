@@ -215,8 +215,8 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, k: int) -> UInt8[Tensor, "3 height width"]:
         path = self.files[k]
-        Image = needs("PIL.Image", extra="data")
-        ImageOps = needs("PIL.ImageOps", extra="data")
+        Image = needs("PIL.Image", extra="train")
+        ImageOps = needs("PIL.ImageOps", extra="train")
         try:
             with Image.open(path) as file:
                 image = ImageOps.exif_transpose(file)
