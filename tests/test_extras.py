@@ -1,4 +1,4 @@
-"The method needs torch, NumPy, SciPy and safetensors; whatever else is missing is reported with the extra that installs it."
+"A package that is not installed is named with the extra that installs it."
 
 import subprocess
 import sys
@@ -57,3 +57,14 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, package):
     done = run("import torch\n" + USES[package], str(tmp_path))
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ModuleNotFoundError: {package} is not installed; pip install 'sie["), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "missing"),
+    [("statistics", "pandas"), ("protocol", "pandas"), ("figures", "matplotlib"), ("analysis", "matplotlib")],
+)
+def test_the_evaluation_names_its_extra(module, missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; import sie.evaluation.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert f"sie.evaluation.{module} needs {missing}" in last and "pip install 'sie[evaluation]'" in last

@@ -19,6 +19,10 @@ MODULES = (
     "sie.method.predictors",
     "sie.method.losses",
     "sie.method.methods",
+    "sie.method.system",
+    "sie.method.pairs",
+    "sie.method.pretraining",
+    "sie.method.weights",
 )
 
 # Run in a fresh interpreter: every finder of modules answers only for what is allowed, as if nothing else were there.
