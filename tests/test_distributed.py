@@ -1,4 +1,6 @@
-"""Several processes: losses, gradients and a whole training are those of one with the joined batch; a killed process ends the job, which then goes on."""
+"""Several processes give the losses, gradients and training of one process with the joined batch.
+
+A killed process ends the job, which can then be resumed."""
 
 import json
 import os
@@ -25,7 +27,21 @@ from sie.method.methods import METHODS, Outputs
 
 def outputs(leaves, labels):
     u1, u2, z1, z2, W = leaves
-    return Outputs(h1=u1, h2=u2, g=u2[:, :4].detach(), labels=labels, u1=u1, u2=u2, z1=z1, z2=z2, predicted=z1 @ W, logits1=u1, logits2=z2, regressed=(u1 * z1)[:, :4])
+    g = u2[:, :4].detach()
+    embeddings = dict(u1=u1, u2=u2, z1=z1, z2=z2, predicted=z1 @ W, regressed=(u1 * z1)[:, :4])
+    return Outputs(h1=u1, h2=u2, g=g, labels=labels, logits1=u1, logits2=z2, **embeddings)
+
+def used(method, out):
+    "The outputs without those that the method does not use."
+    unused = ()
+    if method.heads.keys() == {"equivariant"}:
+        unused = ("u1", "u2")
+    elif "equivariant" not in method.heads:
+        unused = ("z1", "z2")
+    return Outputs(**{k: v for k, v in vars(out).items() if k not in unused})
+
+def gradient(x):
+    return torch.zeros_like(x) if x.grad is None else x.grad
 
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
@@ -34,24 +50,24 @@ joined = [*torch.randn(4, 12, 6, dtype=torch.float64), torch.randn(6, 6, dtype=t
 labels = torch.arange(12) % 6
 share = slice(rank * 12 // world, (rank + 1) * 12 // world)
 for method in METHODS.values():
-    if not method.terms: continue
-    if method.heads.keys() == {"equivariant"}: only = lambda o: Outputs(**{k: v for k, v in vars(o).items() if k not in ("u1", "u2")})
-    elif "equivariant" not in method.heads: only = lambda o: Outputs(**{k: v for k, v in vars(o).items() if k not in ("z1", "z2")})
-    else: only = lambda o: o
+    if not method.terms:
+        continue
     whole = [x.clone().requires_grad_() for x in joined]
-    expected, expected_terms = method.loss(only(outputs(whole, labels)), .45)
+    expected, expected_terms = method.loss(used(method, outputs(whole, labels)), .45)
     expected.backward()
     mine = [x.clone().requires_grad_() for x in [*(x[share] for x in joined[:4]), joined[4]]]
-    loss, terms = method.loss(only(outputs(mine, labels[share])).gathered(), .45)
+    loss, terms = method.loss(used(method, outputs(mine, labels[share])).gathered(), .45)
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
-    for name in terms: torch.testing.assert_close(terms[name], expected_terms[name], rtol=1e-12, atol=1e-12)
-    zeros = lambda x: torch.zeros_like(x) if x.grad is None else x.grad
-    for a, b in zip(mine[:4], whole): torch.testing.assert_close(zeros(a) / world, zeros(b)[share], rtol=1e-10, atol=1e-12)
-    shared = zeros(mine[4]).clone()   # the one parameter: what DistributedDataParallel makes of it
+    for name in terms:
+        torch.testing.assert_close(terms[name], expected_terms[name], rtol=1e-12, atol=1e-12)
+    for a, b in zip(mine[:4], whole):
+        torch.testing.assert_close(gradient(a) / world, gradient(b)[share], rtol=1e-10, atol=1e-12)
+    shared = gradient(mine[4]).clone()   # of the one parameter, which DistributedDataParallel averages
     dist.all_reduce(shared)
-    torch.testing.assert_close(shared / world, zeros(whole[4]), rtol=1e-10, atol=1e-12)
-    if rank == 0: print(method.name, len(terms), "terms")
+    torch.testing.assert_close(shared / world, gradient(whole[4]), rtol=1e-10, atol=1e-12)
+    if rank == 0:
+        print(method.name, len(terms), "terms")
 dist.destroy_process_group()
 """
 
@@ -77,11 +93,22 @@ def test_losses_and_gradients_are_those_of_the_joined_batch(tmp_path: Path, proc
 # ---- a whole training
 
 PLAIN = """
-import sys, torch
+import sys
+import torch
 from torch import nn
-class Affine(nn.Module):   # in place of batch normalisation, which on a CPU each process does by its own share
-    def __init__(self, channels): super().__init__(); self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-    def forward(self, x): return x * self.weight.view(-1, *[1] * (x.ndim - 2)) + self.bias.view(-1, *[1] * (x.ndim - 2))
+
+class Affine(nn.Module):
+    "Replaces batch normalisation, which on a CPU uses the statistics of each process's own share."
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * self.weight.view(shape) + self.bias.view(shape)
+
 nn.BatchNorm1d = nn.BatchNorm2d = Affine
 from sie.method.pretraining import main
 main(sys.argv[1])

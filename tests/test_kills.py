@@ -1,6 +1,7 @@
-"""The pipeline, killed: ten times at random moments, or in the middle of a stage. The end is that of an undisturbed run, to the bit.
+"""A pipeline that is killed ten times at random moments, or in the middle of a stage, still ends as an undisturbed run.
 
-The moments are drawn with the seed SIE_KILL_SEED (0 if it is not set); the output of a failed test shows it and them."""
+Results are equal to the bit. The moments are drawn with the seed SIE_KILL_SEED (0 by default); a failed test shows
+the seed and the moments."""
 
 import os
 import random
@@ -109,7 +110,9 @@ def finished(undisturbed: tuple[Path, Pipeline]) -> Path:
 
 
 def left(repo: Path, seconds: float = 10) -> list[str]:
-    "Command lines of the processes that still work in the copy after so long: kernels and workers have process groups of their own, and a kernel looks once a second whether its parent is there."
+    """Command lines of the processes that still work in the copy after so many seconds.
+
+    Kernels and workers have process groups of their own, and a kernel checks once a second whether its parent lives."""
     until = time.monotonic() + seconds
     while True:
         found = []
@@ -133,8 +136,8 @@ def made(repo: Path) -> dict[str, bytes]:
 
 
 def kill(repo: Path, stage: str, after: float) -> tuple[float, bool]:
-    """Run the pipeline and kill it so many seconds after a stage has begun. If it was over sooner, run that stage by force
-    and kill it in half the time. The seconds that the kill took place after, and whether the stage was forced."""
+    """Run the pipeline and kill it `after` seconds after a stage has begun. If it ends sooner, run that stage by force
+    and kill it in half the time. Returns the seconds after which it was killed, and whether the stage was forced."""
     pipeline, forced = Pipeline(repo), False
     while True:
         while pipeline.running and (stage not in pipeline.stages or pipeline.seconds < pipeline.stages[stage] + after):
@@ -158,7 +161,8 @@ def test_ten_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
         after, forced = kill(repo, stage, part * undisturbed[1].duration(stage))
         print(f"killed {after:.2f} s after the start of {stage}{', run by force' * forced}")
         trained_again |= forced and stage == "pretrain@sie"
-        assert not (found := left(repo)), found
+        found = left(repo)
+        assert not found, found
     whole = finished(undisturbed)
     result = run(repo, "dvc", "repro")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -169,8 +173,8 @@ def test_ten_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
         and {"models/sie/seed-0/model.safetensors", "results/metrics.csv"} < files.keys()
     )
     assert not [name for name in files if files[name] != expected[name]]
-    # The stage embed removes finished checkpoints. DVC skips it where a stage that was forced made the same models again:
-    # then they lie in `done` until the next stage pretrain or embed runs. No others are left.
+    # The stage embed removes finished checkpoints. DVC skips it if a forced stage made the same models again: they
+    # stay in `done` until pretrain or embed runs next. No others are left.
     left_over = {path.parent.name for path in (repo / "checkpoints").rglob("*.safetensors")}
     assert left_over <= ({"done"} if trained_again else set()), left_over
 
@@ -183,7 +187,10 @@ def test_a_stopped_stage_does_not_train_finished_seeds_again(undisturbed, tmp_pa
     repo = Path(shutil.copytree(finished(undisturbed), tmp_path / "sie"))
     change(repo, **{"pretrain.epochs": 300, "pretrain.seeds": [0, 1]})
     model, checkpoints = repo / "models/sie/seed-0/model.safetensors", repo / "checkpoints"
-    one_core = lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+    def one_core():
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
     pipeline = Pipeline(repo, "pretrain", preexec_fn=one_core)
     while pipeline.running and not (model.exists() and list(checkpoints.glob("sie-1-*.safetensors"))):
         time.sleep(0.005)

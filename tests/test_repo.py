@@ -1,4 +1,4 @@
-"""The repository itself: generated files are what their sources make, and nothing is in it that does not belong there."""
+"""The repository: generated files match their sources, and nothing is in it that does not belong there."""
 
 import ast
 import filecmp
@@ -182,10 +182,8 @@ def test_readme_sentences_show_the_committed_results():
 
     data = params.data
     assert f"Five of the {len(params.methods)} methods" in before
-    assert (
-        f"{len(data.chosen)} classes of {data.objects_per_class} generated objects, {data.views} views of {data.crop} px each"
-        in before
-    )
+    objects = f"{len(data.chosen)} classes of {data.objects_per_class} generated objects"
+    assert f"{objects}, {data.views} views of {data.crop} px each" in before
     assert "four seeds" in before and len(params.pretrain.seeds) == 4
 
 

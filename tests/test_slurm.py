@@ -125,7 +125,11 @@ ALONE = {
     "a kernel of srun --ntasks=4": SCRIPT | {"SLURM_STEP_ID": "0", "JPY_PARENT_PID": "1"},
     "torchrun's variables without torchrun": {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "RANK": "0"},
 }
-FABRIC = "from sie.method.pretraining import make_fabric; fabric = make_fabric('32-true'); print(fabric.world_size, fabric.global_rank)"
+FABRIC = """
+from sie.method.pretraining import make_fabric
+fabric = make_fabric("32-true")
+print(fabric.world_size, fabric.global_rank)
+"""
 
 
 def without_slurm() -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""Translations of 3DIEBench-T: conventions, pictures, files, training. Judged by scipy and by products of 4 x 4 matrices."""
+"""Translations of 3DIEBench-T: conventions, pictures, files and training.
+
+The reference is scipy and products of 4 x 4 matrices."""
 
 import io
 import tarfile
@@ -69,7 +71,7 @@ def test_poses_are_products_of_matrices():
     np.testing.assert_allclose(relative_pose(v1, v2), relative, atol=1e-12)
     np.testing.assert_allclose(transformation(v1, v2, "pose").unflatten(-1, (4, 4)), relative, atol=1e-12)
     np.testing.assert_allclose(relative_pose(v2, v1), np.linalg.inv(relative), atol=1e-12)
-    # the pose takes the point of an object to where it is in the world, and the relative pose takes coordinates in view 2 to those in view 1
+    # the pose takes a point of the object to the world, and the relative pose takes coordinates in view 2 to view 1
     point = np.r_[0.1, -0.2, 0.3, 1]
     placed = [Rotation.from_euler("xyz", row[:3]).apply(point[:3] + row[7:]) for row in first]
     np.testing.assert_allclose((pose(v1) @ torch.from_numpy(point))[:, :3], placed, atol=1e-12)
@@ -132,7 +134,7 @@ def test_forms(form):
 
 
 def pinhole(point, size):
-    "By similar triangles: the camera is 2.5 / sqrt 2 up and as far along +y, and looks down at the origin; its right is -x."
+    "By similar triangles. The camera is 2.5 / sqrt 2 up and as far along +y; it looks at the origin, its right is -x."
     x, y, z = point
     depth, down = 2.5 - (y + z) / 2**0.5, (y - z) / 2**0.5
     return np.array([size / 2 - size * 50 / 36 * x / depth, size / 2 + size * 50 / 36 * down / depth])
@@ -245,7 +247,7 @@ def test_shards_with_and_without_translations(moved, still, tmp_path):
     )
     info.pop("digest")  # of dataset.json, which is not what is tested here
     with pytest.raises(ValueError, match="shard-00001.arrow has no translations, unlike shard-00000.arrow"):
-        ViewDataset(tmp_path, info).translations
+        print(ViewDataset(tmp_path, info).translations)
 
 
 def test_shards_moved_along_the_axes_of_the_world_are_made_anew(moved, still):

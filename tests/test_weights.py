@@ -340,7 +340,7 @@ def norm(name: str, n: int, draw) -> dict[str, torch.Tensor]:
     }
 
 
-# the authors' methods: heads with the share of the representation that each sees, entries of g, and whether there is a predictor of z
+# the authors' methods: heads with the share of the representation that each sees, entries of g, the method here
 SPLIT, WHOLE, ONE, EQUIVARIANT = (
     {"projector_inv": 0.5, "projector_equi": 0.5},
     {"projector_inv": 1, "projector_equi": 1},
@@ -363,7 +363,7 @@ AUTHORS = {
     "SimCLROnlyEqui": (EQUIVARIANT, 4, "simclr_equi_only"),
     "SimCLROnlyEquiRotColor": (EQUIVARIANT, 6, "simclr_equi_only_rotcolor"),
 }
-PARAMS = {  # what their program writes beside a checkpoint, where nothing else is asked for; paths and the like left out
+PARAMS = {  # the defaults that their program writes beside a checkpoint, without paths and the like
     "arch": "resnet18",
     "equi": 256,
     "experience": "SIE",
@@ -397,9 +397,14 @@ def authors_state(seed: int = 0, evaluator: bool = False, **changed) -> tuple[di
     "A whole model under the authors' names, of random numbers, and its params.json with some keys changed."
     params = PARAMS | changed
     heads, g, _ = AUTHORS[params["experience"]]
-    rng, state = torch.Generator().manual_seed(seed), {}
-    draw = lambda *shape: torch.randn(*shape, generator=rng)
-    kernel = lambda o, i, k: draw(o, i, k, k) * (2 / (i * k * k)) ** 0.5
+    rng = torch.Generator().manual_seed(seed)
+    state = {}
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=rng)
+
+    def kernel(o, i, k):
+        return draw(o, i, k, k) * (2 / (i * k * k)) ** 0.5
 
     def linear(name, o, i, bias=True):
         state[f"module.{name}.weight"] = draw(o, i) / i**0.5
@@ -684,7 +689,10 @@ def test_a_predictor_of_half_the_width_is_no_predictor_of_the_full_width(tmp_pat
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in straight.items()}
     path = written(tmp_path / "half", state, params)
     z, g = torch.randn(3, 28), torch.randn(3, 4)
-    predict = lambda options: load_release(path, params=options)[0].model.predictor(z, g).detach()
+
+    def predict(options):
+        return load_release(path, params=options)[0].model.predictor(z, g).detach()
+
     torch.testing.assert_close(predict(None), described_predictor(z, g, state, params), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(predict(other), described_predictor(z, g, state, other), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(predict(None), predict(other), atol=0.1)
@@ -697,51 +705,92 @@ def test_a_predictor_of_half_the_width_is_no_predictor_of_the_full_width(tmp_pat
         )
 
 
-BAD_PARAMS = {  # params.json -> what the message must say
-    '{"experience": "SIE"': "params.json is not JSON",
-    "[]": "params.json holds a list",
-    '{"experience": "BYOL"}': "params.json: experience is 'BYOL'",
-    '{"experience": 3}': "params.json: experience is 3",
-    '{"experience": "SIE", "mlp": "2048-x"}': "params.json: mlp is '2048-x'",
-    '{"experience": "SIE", "mlp": ""}': "params.json: mlp is ''",
-    '{"experience": "SIE", "mlp": 2048}': "params.json: mlp is 2048",
-    '{"experience": "SIE", "predictor": "14-"}': "params.json: predictor is '14-'",
-    '{"experience": "SIE", "predictor": "0"}': "params.json: predictor is '0'",
-    '{"experience": "SIE", "predictor": "", "predictor_relu": "no"}': "params.json: predictor_relu is 'no'",
-    '{"experience": "SIE", "predictor": "13", "predictor_relu": false}': r"net.0.weight is \(784, 4\) float32, not \(728, 4\)",
-    '{"experience": "SIE", "predictor": "", "bias_pred": true}': r"net.0.weight is \(784, 4\) float32, not \(812, 4\)",
-    '{"experience": "SIE", "predictor": "", "bias_hypernet": true}': "1 missing: module.predictor.hypernet.net.0.bias",
-    '{"experience": "SIE", "predictor": "", "hypernetwork": "deep"}': "missing: module.predictor.hypernet.net.2.weight",
-    '{"experience": "SIE", "predictor": "", "equi": 128}': "projector_equi.0.weight is .*, not ",
-    '{"experience": "SIE", "predictor": "", "mlp": "48-40-48"}': r"projector_inv.6.weight is \(28, 20\) float32, not \(24, 20\)",
-    '{"experience": "SIE", "predictor": "", "mlp": "99999999-40-48"}': "params.json: mlp is '99999999-40-48'; .* from 1 to 32768",
-    '{"experience": "SIE", "predictor": "", "mlp": "%s"}' % ("9" * 5000): "params.json: mlp is '999.* from 1 to 32768",
-    '{"experience": "SIE", "predictor": "", "mlp": "%s"}'
-    % ("8-" * 999 + "8"): "params.json: mlp is '8-8.* 1 to 16 of them",
-    '{"experience": "SIE", "predictor": "%s"}' % ("8-" * 999 + "8"): "params.json: predictor is '8-8.* 0 to 16 of them",
-    '{"experience": "SIE", "predictor": "", "mlp": "1"}': "params.json: mlp is '1'; of 1 nothing is left for a part of 256 of 512",
-    '{"experience": "SIE", "predictor": "", "mlp": "48-40-56", "equi": 1}': "params.json: mlp is '48-40-56'; of 48 nothing is left for a part of 1 of 512",
-    '{"experience": "SIE", "predictor": "", "equi": 0}': "params.json: equi is 0; it must be from 1 to 511",
-    '{"experience": "SIE", "predictor": "", "equi": -1}': "params.json: equi is -1; it must be from 1 to 511",
-    '{"experience": "SIE", "predictor": "", "equi": 512}': "params.json: equi is 512; it must be from 1 to 511",
-    '{"experience": "VICRegPartInv", "equi": -1}': "params.json: equi is -1",
-    '{"experience": "VICRegPartInv", "mlp": "48-40-56", "equi": 56}': "params.json: equi is 56; it must be less than the 56",
-    '{"experience": "SIE", "predictor": "", "resolution": 100000}': "params.json: images: height is 100000; .* at most 8192",
-    '{"experience": "SIE", "predictor": "", "equi": 256, "equi": 128}': "params.json: the key equi is given more than once",
-    '{"experience": "SIE", "predictor": "", "epochs": 0}': "params.json: epochs is 0",
-    '{"experience": "SIE", "predictor": "", "base_lr": NaN}': "params.json: base_lr is nan",
-    '{"experience": "SIE", "predictor": "", "resolution": 0}': "params.json: images: height is 0",
-    '{"experience": "SIE", "predictor": "", "arch": "resnet50"}': "params.json: arch is 'resnet50'",
-    '{"experience": "VICReg"}': "missing: module.projector.0.weight.*unexpected: module.projector_inv.0.weight",
-    '{"experience": "SIE", "predictor_type": "mlp"}': "missing: module.predictor.pred.0.weight",
-}
+BAD_PARAMS = [  # params.json, what the message must say
+    ('{"experience": "SIE"', "params.json is not JSON"),
+    ("[]", "params.json holds a list"),
+    ('{"experience": "BYOL"}', "params.json: experience is 'BYOL'"),
+    ('{"experience": 3}', "params.json: experience is 3"),
+    ('{"experience": "SIE", "mlp": "2048-x"}', "params.json: mlp is '2048-x'"),
+    ('{"experience": "SIE", "mlp": ""}', "params.json: mlp is ''"),
+    ('{"experience": "SIE", "mlp": 2048}', "params.json: mlp is 2048"),
+    ('{"experience": "SIE", "predictor": "14-"}', "params.json: predictor is '14-'"),
+    ('{"experience": "SIE", "predictor": "0"}', "params.json: predictor is '0'"),
+    ('{"experience": "SIE", "predictor": "", "predictor_relu": "no"}', "params.json: predictor_relu is 'no'"),
+    (
+        '{"experience": "SIE", "predictor": "13", "predictor_relu": false}',
+        r"net.0.weight is \(784, 4\) float32, not \(728, 4\)",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "bias_pred": true}',
+        r"net.0.weight is \(784, 4\) float32, not \(812, 4\)",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "bias_hypernet": true}',
+        "1 missing: module.predictor.hypernet.net.0.bias",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "hypernetwork": "deep"}',
+        "missing: module.predictor.hypernet.net.2.weight",
+    ),
+    ('{"experience": "SIE", "predictor": "", "equi": 128}', "projector_equi.0.weight is .*, not "),
+    (
+        '{"experience": "SIE", "predictor": "", "mlp": "48-40-48"}',
+        r"projector_inv.6.weight is \(28, 20\) float32, not \(24, 20\)",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "mlp": "99999999-40-48"}',
+        "params.json: mlp is '99999999-40-48'; .* from 1 to 32768",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "mlp": "%s"}' % ("9" * 5000),
+        "params.json: mlp is '999.* from 1 to 32768",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "mlp": "%s"}' % ("8-" * 999 + "8"),
+        "params.json: mlp is '8-8.* 1 to 16 of them",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "%s"}' % ("8-" * 999 + "8"),
+        "params.json: predictor is '8-8.* 0 to 16 of them",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "mlp": "1"}',
+        "params.json: mlp is '1'; of 1 nothing is left for a part of 256 of 512",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "mlp": "48-40-56", "equi": 1}',
+        "params.json: mlp is '48-40-56'; of 48 nothing is left for a part of 1 of 512",
+    ),
+    ('{"experience": "SIE", "predictor": "", "equi": 0}', "params.json: equi is 0; it must be from 1 to 511"),
+    ('{"experience": "SIE", "predictor": "", "equi": -1}', "params.json: equi is -1; it must be from 1 to 511"),
+    ('{"experience": "SIE", "predictor": "", "equi": 512}', "params.json: equi is 512; it must be from 1 to 511"),
+    ('{"experience": "VICRegPartInv", "equi": -1}', "params.json: equi is -1"),
+    (
+        '{"experience": "VICRegPartInv", "mlp": "48-40-56", "equi": 56}',
+        "params.json: equi is 56; it must be less than the 56",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "resolution": 100000}',
+        "params.json: images: height is 100000; .* at most 8192",
+    ),
+    (
+        '{"experience": "SIE", "predictor": "", "equi": 256, "equi": 128}',
+        "params.json: the key equi is given more than once",
+    ),
+    ('{"experience": "SIE", "predictor": "", "epochs": 0}', "params.json: epochs is 0"),
+    ('{"experience": "SIE", "predictor": "", "base_lr": NaN}', "params.json: base_lr is nan"),
+    ('{"experience": "SIE", "predictor": "", "resolution": 0}', "params.json: images: height is 0"),
+    ('{"experience": "SIE", "predictor": "", "arch": "resnet50"}', "params.json: arch is 'resnet50'"),
+    ('{"experience": "VICReg"}', "missing: module.projector.0.weight.*unexpected: module.projector_inv.0.weight"),
+    ('{"experience": "SIE", "predictor_type": "mlp"}', "missing: module.predictor.pred.0.weight"),
+]
 
 
-@pytest.mark.parametrize("text", BAD_PARAMS)
-def test_bad_params_are_refused(release, tmp_path, text):
+@pytest.mark.parametrize(("text", "says"), BAD_PARAMS)
+def test_bad_params_are_refused(release, tmp_path, text, says):
     path = written(tmp_path / "m", whole(release), None)
     path.with_name("params.json").write_text(text)
-    with pytest.raises(ValueError, match=f"(?s)m/.*{BAD_PARAMS[text]}"):
+    with pytest.raises(ValueError, match=f"(?s)m/.*{says}"):
         load_release(path)
 
 

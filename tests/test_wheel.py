@@ -51,7 +51,13 @@ def test_a_wheel_installs_and_is_imported_from_there(wheel, tmp_path):
     subprocess.run(install, check=True)
     (site,) = (tmp_path / "env/lib").glob("python*/site-packages")
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")  # torch and others, not a second time
-    code = "import sie; from sie.method.weights import SIE; print(sie.__file__, SIE.from_pretrained('sie_matrix').split.dim)"
+    code = "\n".join(
+        [
+            "import sie",
+            "from sie.method.weights import SIE",
+            "print(sie.__file__, SIE.from_pretrained('sie_matrix').split.dim)",
+        ]
+    )
     run = subprocess.run([python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     where, dim = run.stdout.split()
     assert Path(where).is_relative_to(site) and int(dim) == 96

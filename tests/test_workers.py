@@ -1,4 +1,6 @@
-"""Worker processes: they end with their parent, and say so where a script lacks its main guard. Cores and memory of containers."""
+"""Worker processes end with their parent, and a script without a main guard is reported.
+
+Also the cores and the memory that a container has."""
 
 import multiprocessing as mp
 import os
@@ -61,7 +63,7 @@ class SlowProbe(Probe):
         return super().__getattribute__(name)
 
 
-# A script for each pool of the package, which would go on for ever, and what is there as soon as its workers are at work.
+# For each pool of the package: a script that would run for ever, and a file that exists once its workers are at work.
 IMPORTS = """
 import sys
 from pathlib import Path

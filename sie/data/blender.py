@@ -153,10 +153,14 @@ def _set(scene: Any, settings: dict[str, dict[str, Any]]) -> None:
 
 def _add_objects(
     bpy: Any,
+    settings: dict[str, dict[str, Any]],
     triangles: Float[np.ndarray, "faces 3 3"],
     reflectance: Float[np.ndarray, "faces 3"],
 ) -> dict[str, Any]:
-    "Put camera, lights, floor and object into Blender's scene; returns them by name."
+    "Put camera, lights, floor and object into an empty scene; returns them by name."
+    with _quiet(1):
+        bpy.ops.wm.read_factory_settings(use_empty=True)
+    _set(bpy.context.scene, settings)
     corners = 1000 * np.array([[[-1, -1, 0], [1, -1, 0], [1, 1, 0]], [[-1, -1, 0], [1, 1, 0], [-1, 1, 0]]])
     data = {
         "camera": bpy.data.cameras.new("camera"),
@@ -171,7 +175,7 @@ def _add_objects(
     bpy.context.scene.camera = made["camera"]
     return made
 
-
+# %% ../../nbs/data/07_blender.ipynb #cell011f
 def _pose(made: dict[str, Any], values: dict[str, dict[str, Any]]) -> None:
     "Give the objects of Blender's scene the properties of a view, as `blender_values` has them."
     for name, properties in values.items():
@@ -182,6 +186,13 @@ def _pose(made: dict[str, Any], values: dict[str, dict[str, Any]]) -> None:
                 continue
             owner = made[name].data if hasattr(made[name].data, key) else made[name]
             setattr(owner, key, value.T if key == "matrix_world" else value)
+
+
+def _rendered(bpy: Any) -> Float[np.ndarray, "crop crop 3"]:
+    "Render Blender's scene. Returns its sRGB colours in 0..255."
+    with _quiet(1):
+        bpy.ops.render.render(write_still=True)
+    return np.rint(255 * imread(bpy.context.scene.render.filepath)[..., :3])
 
 # %% ../../nbs/data/07_blender.ipynb #cell011c
 def _front_only(
@@ -270,11 +281,8 @@ class BlenderRenderer(Renderer):
         latents, translations, triangles, reflectance = _check(mesh, latents, translations)
         bpy = _import_bpy()
         images = np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
-        with _quiet(1):
-            bpy.ops.wm.read_factory_settings(use_empty=True)
+        made = _add_objects(bpy, _settings(self), triangles, reflectance)
         out = bpy.context.scene
-        _set(out, _settings(self))
-        made = _add_objects(bpy, triangles, reflectance)
         one_sided = np.flatnonzero(mesh.face_attributes.get("one_sided", np.zeros(len(triangles), bool)))
         with tempfile.TemporaryDirectory() as folder:
             for view in range(len(latents)):
@@ -285,7 +293,5 @@ class BlenderRenderer(Renderer):
                 _pose(made, blender_values(self.scene, latents[view], translations[view]))
                 out.cycles.seed = int(np.random.SeedSequence([seed, first + view]).generate_state(1).item() >> 1)
                 out.render.filepath = str(Path(folder) / f"{view}.png")
-                with _quiet(1):
-                    bpy.ops.render.render(write_still=True)
-                images[view] = np.rint(255 * imread(out.render.filepath)[..., :3])
+                images[view] = _rendered(bpy)
         return images

@@ -9,11 +9,17 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
+
+try:
+    import matplotlib.pyplot as plt
+    import pandas as pd
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "sie.evaluation.analysis needs matplotlib and pandas: pip install 'sie[evaluation]'"
+    ) from error
 
 from .figures import STYLES, legend_above, picture, rotation_angle
 from .retrieval import chance_retrieval, nearest, predict_views, ranks

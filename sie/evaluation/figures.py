@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .retrieval import predict_views
-from ..method.pairs import load_views
-from ..method.pretraining import OnlineProbes
-from ..method.rotations import relative_rotation
-
 try:
     import matplotlib.pyplot as plt
     import pandas as pd
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"sie.evaluation.figures needs {error.name}: pip install 'sie[evaluation]'", name=error.name
+        "sie.evaluation.figures needs matplotlib and pandas: pip install 'sie[evaluation]'"
     ) from error
+
+from .retrieval import predict_views
+from ..method.pairs import load_views
+from ..method.pretraining import OnlineProbes
+from ..method.rotations import relative_rotation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8

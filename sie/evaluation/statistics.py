@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from ..method.encoders import PARTS
-
 try:
     import pandas as pd
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("sie.evaluation.statistics needs pandas: pip install 'sie[evaluation]'") from error
+
+from ..method.encoders import PARTS
 
 # %% auto #0
 __all__ = ['Key', 'READ_OFF', 'ROTATION_SCORES', 'OWN_ROTATION', 'OTHER_HEADS', 'RETRIEVED', 'FURTHER', 'ABLATED', 'Groups',
@@ -330,7 +330,7 @@ def _others(variants: Sequence[str], methods: Sequence[str]) -> dict[str, list[s
             found.setdefault(base, []).append(variant)
     return found
 
-
+# %% ../../nbs/evaluation/03_statistics.ipynb #variant-table
 def variant_table(
     metrics: pd.DataFrame, columns: Mapping[str, Key], bases: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:

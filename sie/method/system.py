@@ -39,12 +39,13 @@ def needs(module: str, extra: str) -> ModuleType:
     Raises `ModuleNotFoundError` naming the missing package and the extra of `sie` that installs it."""
     package = module.partition(".")[0]
     try:
-        return import_module(module)
+        import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
         message = f"{package} is not installed; pip install 'sie[{extra}]'"
         raise ModuleNotFoundError(message, name=package) from None
+    return import_module(module)
 
 # %% ../../nbs/method/05_system.ipynb #cell017b
 CGROUPS = Path("/sys/fs/cgroup")  # where Linux shows control groups
@@ -254,10 +255,9 @@ def _bar(what: str, total: int | None, unit: str) -> Any:
 class Progress:
     """A context manager that shows how far a piece of work is.
 
-    It draws a tqdm bar in a terminal or notebook. There is no bar in a log, without tqdm, or if the environment
-    variable TQDM_DISABLE is set. If SIE_PROGRESS names a file, that file holds one JSON object: `what`, `done`, `total`
-    (null if unknown), `note` and `time` (Unix time, seconds). The file is replaced at the beginning and the end of the
-    work, and at most once a second in between."""
+    A terminal or notebook gets a tqdm bar, unless tqdm is missing or TQDM_DISABLE is set; a log gets none. If the
+    environment variable SIE_PROGRESS names a file, it holds one JSON object: `what`, `done`, `total` (null if unknown),
+    `note` and `time` (Unix time, seconds). It is replaced at the beginning and the end, and at most once a second."""
 
     def __init__(
         self,
