@@ -188,6 +188,12 @@ def _pose(made: dict[str, Any], values: dict[str, dict[str, Any]]) -> None:
             setattr(owner, key, value.T if key == "matrix_world" else value)
 
 
+def _set_corners(mesh: Any, triangles: Float[np.ndarray, "faces 3 3"]) -> None:
+    "Move the corners of a mesh of `_blender_mesh`."
+    mesh.vertices.foreach_set("co", triangles.astype(np.float32).ravel())
+    mesh.update()
+
+
 def _rendered(bpy: Any) -> Float[np.ndarray, "crop crop 3"]:
     "Render Blender's scene. Returns its sRGB colours in 0..255."
     with _quiet(1):
@@ -288,8 +294,7 @@ class BlenderRenderer(Renderer):
             for view in range(len(latents)):
                 if len(one_sided):
                     shown = _front_only(self.scene, triangles, one_sided, latents[view], translations[view])
-                    made["object"].data.vertices.foreach_set("co", shown.astype(np.float32).ravel())
-                    made["object"].data.update()
+                    _set_corners(made["object"].data, shown)
                 _pose(made, blender_values(self.scene, latents[view], translations[view]))
                 out.cycles.seed = int(np.random.SeedSequence([seed, first + view]).generate_state(1).item() >> 1)
                 out.render.filepath = str(Path(folder) / f"{view}.png")
