@@ -1,7 +1,8 @@
-"""README.md and the site's pages, both made from notebooks: `python docs/build.py readme` and `python docs/build.py site`.
+"""Make README.md and the sources of the site: `python docs/build.py readme` and `python docs/build.py site`.
 
-The site's sources (_docs/source) are nbdev's processed library notebooks, the reports of comparisons/, and a reference page for each module;
-Sphinx makes the HTML of them (`make docs`). README.md and the site's front page are nbs/index.ipynb, with links that fit where the page stands.
+README.md and the front page of the site are nbs/index.ipynb. The other sources (_docs/source) are the notebooks as
+nbdev processes them, the reports of comparisons/, the guides of docs/how-to and a reference page for each module.
+Sphinx makes HTML of them (`make docs`).
 """
 
 import ast
@@ -11,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -30,33 +31,31 @@ LINK = re.compile(r'(\[[^\]]*\]\(|src="|href=")(?!\w+:|#|/)([^)"#\s]+)(#[^)"\s]*
 DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*(\S.*?)[ \t]*$\n?", re.M)
 
 
-# ---- notebooks, for both
+# ---- notebooks, for README.md and the site
 
 
 def directives(cell) -> set[str]:
-    "nbdev's and Quarto's `#|` directives of a code cell: {'hide', 'echo: false'}."
+    "The `#|` directives of a code cell, for nbdev and Quarto, such as {'hide', 'echo: false'}."
     return set(DIRECTIVE.findall(cell.source)) if cell.cell_type == "code" else set()
 
 
+TAGS = {"remove-input": {"echo: false", "hide_input"}, "remove-output": {"output: false", "hide_output"}}
+
+
+def is_hidden(cell) -> bool:
+    "Whether readers are not to see a cell at all."
+    found = directives(cell)
+    exports_to = any(d.startswith("default_exp") for d in found)
+    return cell.cell_type == "raw" or bool(found & {"hide", "include: false"}) or exports_to
+
+
 def for_readers(nb):
-    "The notebook without hidden cells and directives; where only the input is to be hidden, the cell is tagged so."
+    "The notebook without hidden cells and directives. Cells whose input or output is to be hidden get a tag."
     shown = []
     for cell in nb.cells:
-        found = directives(cell)
-        if (
-            cell.cell_type == "raw"
-            or found & {"hide", "include: false"}
-            or any(d.startswith("default_exp") for d in found)
-        ):
+        if is_hidden(cell):
             continue
-        tags = {
-            tag
-            for tag, when in {
-                "remove-input": {"echo: false", "hide_input"},
-                "remove-output": {"output: false", "hide_output"},
-            }.items()
-            if found & when
-        }
+        tags = {tag for tag, asked_by in TAGS.items() if directives(cell) & asked_by}
         cell.metadata = {"tags": sorted({*cell.metadata.get("tags", []), *tags})}
         cell.source = DIRECTIVE.sub("", cell.source).strip()
         if cell.source or cell.get("outputs"):
@@ -66,7 +65,9 @@ def for_readers(nb):
 
 
 def relink(text: str, folder: str, target: Callable[[str], str]) -> str:
-    "The Markdown `text`, which stands in `folder`, with `target(path from the top of the repository)` in place of each relative link."
+    """Markdown with its relative links replaced by `target(path)`.
+
+    `folder` is where the text stands, and paths are relative to the top of the repository."""
     return LINK.sub(lambda m: m[1] + target(normpath(f"{folder}/{m[2]}")) + (m[3] or ""), text)
 
 
@@ -76,11 +77,12 @@ def relink(text: str, folder: str, target: Callable[[str], str]) -> str:
 def readme(root: Path = ROOT) -> str:
     "The text of README.md: nbs/index.ipynb as Markdown."
     nb = for_readers(nbformat.read(root / "nbs/index.ipynb", as_version=4))
-    nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out, and the exporter writes it after ```
+    nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean removes it, and the exporter writes it after ```
     for cell in nb.cells:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             raise ValueError(
-                f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; link a committed file: ![caption](../docs/static/NAME.png)"
+                f"nbs/index.ipynb, cell {cell.id}: an output is a picture, which README.md cannot hold; "
+                "link a committed file: ![caption](../docs/static/NAME.png)"
             )
     exporter = MarkdownExporter(
         config={
@@ -96,64 +98,64 @@ def readme(root: Path = ROOT) -> str:
     return relink(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", "nbs", str)
 
 
-# ---- the site: names, signatures and what the comments say
+# ---- the site: reference of names
+
+
+def brief(default: ast.expr | None) -> ast.expr | None:
+    "A default value, or `...` for a lambda or comprehension, which would be too long in a signature."
+    if default and any(isinstance(n, (ast.comprehension, ast.Lambda)) for n in ast.walk(default)):
+        return ast.Constant(...)
+    return default
 
 
 def parameters(args: ast.arguments) -> str:
-    "The parameters in brackets, without self; a default that is more than a value or a name is written `...`."
-
-    def brief(default):
-        return (
-            ast.Constant(...)
-            if default and any(isinstance(n, (ast.comprehension, ast.Lambda)) for n in ast.walk(default))
-            else default
-        )
-
+    "The parameters in brackets, without `self` and `cls`."
     args = copy(args)
-    args.defaults, args.kw_defaults = [brief(d) for d in args.defaults], [brief(d) for d in args.kw_defaults]
-    return (
-        f"({ast.unparse(args)})".replace("(self, ", "(")
-        .replace("(cls, ", "(")
-        .replace("(self)", "()")
-        .replace("(cls)", "()")
-    )
+    if args.args and args.args[0].arg in ("self", "cls"):
+        args.args = args.args[1:]
+    args.defaults = [brief(d) for d in args.defaults]
+    args.kw_defaults = [brief(d) for d in args.kw_defaults]
+    return f"({ast.unparse(args)})"
 
 
-def signature(node: ast.AST) -> str:
-    "What stands in the source: annotations and defaults as they were written there."
-    match node:
-        case ast.FunctionDef():
-            return parameters(node.args) + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
-        case ast.ClassDef():
-            init = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-            fields = [
-                ast.unparse(n)
-                for n in node.body
-                if isinstance(n, ast.AnnAssign)
-                and not n.target.id.startswith("_")
-                and "init=False" not in ast.unparse(n)
-            ]
-            return parameters(init[0].args) if init else f"({', '.join(fields)})" if fields else ""
+def is_field(node: ast.stmt) -> bool:
+    "Whether a statement of a class declares a public field that `__init__` takes."
+    if not isinstance(node, ast.AnnAssign):
+        return False
+    return not node.target.id.startswith("_") and "init=False" not in ast.unparse(node)
+
+
+def signature(node: ast.FunctionDef | ast.ClassDef) -> str:
+    "Parameters with annotations and defaults as in the source; of a class, those of `__init__` or its fields."
+    if isinstance(node, ast.FunctionDef):
+        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        return parameters(node.args) + returns
+    for member in node.body:
+        if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            return parameters(member.args)
+    fields = [ast.unparse(member) for member in node.body if is_field(member)]
+    return f"({', '.join(fields)})" if fields else ""
 
 
 def directive(kind: str, name: str, options: dict, body: str, fence: int) -> str:
+    "A MyST directive of Sphinx's Python domain, between fences of so many colons."
     lines = [f":{k}: {v}".rstrip() for k, v in options.items()]
     return "\n".join([":" * fence + f"{{py:{kind}}} {name}", *lines, "", body, ":" * fence])
 
 
 def described(obj) -> str:
-    "Docstring, and what the comments beside the parameters say of them."
+    "The docstring, with a field for each parameter that has a comment."
     comments = {name: " ".join(text.split()) for name, text in docments(obj).items() if text}
     fields = [f":return: {text}" if name == "return" else f":param {name}: {text}" for name, text in comments.items()]
-    doc = obj.__doc__ or ""  # a dataclass without a docstring has its signature there
-    return "\n".join(
-        ["" if inspect.isclass(obj) and doc.startswith(obj.__name__ + "(") else inspect.cleandoc(doc), "", *fields]
-    )
+    doc = obj.__doc__ or ""
+    if inspect.isclass(obj) and doc.startswith(obj.__name__ + "("):
+        doc = ""  # a dataclass without a docstring has its signature there
+    return "\n".join([inspect.cleandoc(doc), "", *fields])
 
 
 @cache
 def definitions(module: str) -> dict[str, ast.AST]:
-    "Where each name of a module is defined, in the order of the source."
+    "The statement that defines each name of a module, in the order of the source."
     found = {}
     for node in ast.parse(ModuleAnalyzer.for_module(module).code).body:
         match node:
@@ -176,65 +178,64 @@ def whole_class(module: str, node: ast.ClassDef) -> ast.ClassDef:
     return whole
 
 
+def method_reference(node: ast.FunctionDef, obj: type, options: dict) -> str:
+    "MyST for a public method or property of a class."
+    member = inspect.getattr_static(obj, node.name)
+    if isinstance(member, property):
+        if node.returns:
+            options = {"type": ast.unparse(node.returns), **options}
+        return directive("property", node.name, options, described(member.fget), 3)
+    for kind in (classmethod, staticmethod):
+        if isinstance(member, kind):
+            options = {kind.__name__: "", **options}
+    return directive("method", node.name + signature(node), options, described(getattr(obj, node.name)), 3)
+
+
+def data_reference(module: str, name: str, options: dict) -> str:
+    "MyST for a constant: its value, shortened, its type and the comment above it."
+    node = definitions(module)[name]
+    value = ast.unparse(node.value)
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+        value = repr(getattr(importlib.import_module(module), name))
+    if len(value) >= 80:
+        quote = value[0] if value[0] in "'\"" else ""  # YAML wants a quoted text to be closed
+        value = f"{value[:76]} ...{quote}"
+    options = {**options, "value": value}
+    if isinstance(node, ast.AnnAssign):
+        options["type"] = ast.unparse(node.annotation)
+    comment = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])
+    return directive("data", name, options, "\n".join(comment), 3)
+
+
 def reference(module: str, name: str, **options) -> str:
-    "MyST for one exported name: signature, docstring, parameters; for a class its public methods too."
-    node, obj, options = (
-        definitions(module)[name],
-        getattr(importlib.import_module(module), name),
-        {"module": module, **options},
-    )
+    "MyST for an exported name: signature, docstring and parameters; for a class its public methods too."
+    node = definitions(module)[name]
+    obj = getattr(importlib.import_module(module), name)
+    of_methods = {k: v for k, v in options.items() if k == "no-index"}
+    options = {"module": module, **options}
     if isinstance(node, ast.FunctionDef):
         return directive("function", name + signature(node), options, described(obj), 3)
-    if isinstance(node, ast.ClassDef):
-        node = whole_class(module, node)
-        methods = []
-        for n in node.body:
-            if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"):
-                continue
-            member = inspect.getattr_static(obj, n.name)
-            kind = "property" if isinstance(member, property) else "method"
-            flags = {
-                k: ""
-                for k, t in {"classmethod": classmethod, "staticmethod": staticmethod}.items()
-                if isinstance(member, t)
-            }
-            head = n.name if kind == "property" else f"{n.name}{signature(n)}"
-            if kind == "property" and n.returns:
-                flags["type"] = ast.unparse(n.returns)
-            methods.append(
-                directive(
-                    kind,
-                    head,
-                    {**flags, **{k: v for k, v in options.items() if k == "no-index"}},
-                    described(getattr(member, "fget", None) or getattr(obj, n.name)),
-                    3,
-                )
-            )
-        return directive("class", name + signature(node), options, "\n\n".join([described(obj), *methods]), 4)
-    value = (
-        repr(obj)
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)
-        else ast.unparse(node.value)
-    )
-    end = value[0] if value[:1] in ("'", '"') else ""  # of a text, which YAML wants closed
-    options |= {"value": value if len(value) < 80 else f"{value[:76]} ...{end}"}
-    if isinstance(node, ast.AnnAssign):
-        options |= {"type": ast.unparse(node.annotation)}
-    return directive(
-        "data", name, options, "\n".join(ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])), 3
-    )
+    if not isinstance(node, ast.ClassDef):
+        return data_reference(module, name, options)
+    node = whole_class(module, node)
+    methods = [
+        method_reference(member, obj, of_methods)
+        for member in node.body
+        if isinstance(member, ast.FunctionDef) and not member.name.startswith("_")
+    ]
+    return directive("class", name + signature(node), options, "\n\n".join([described(obj), *methods]), 4)
 
 
 # ---- the site: pages
 
 
 def title(nb) -> tuple[str, str]:
-    "Heading and one-line description of a notebook: the first two lines of its first cell."
+    "Heading and one-line description of a notebook, from its first cell."
     head, lead = re.match(r"# +(.+)\n+(?:> *)?(.+)", nb.cells[0].source).groups()
     return head, lead
 
 
-#: Folders of the repository -> the page of the site that lists what is in them.
+#: Folders of the repository, and the pages of the site that list their contents.
 SECTION_PAGES = {
     "nbs/tutorials": "tutorials.md",
     "nbs/method": "method.md",
@@ -247,11 +248,11 @@ SECTION_PAGES = {
 
 
 def site_target(path: str) -> str:
-    "Where a link to a file or folder of the repository leads on the site: to its page, or to a copy of the file."
+    "The target on the site of a link to a file or folder of the repository: its page, or a copy of the file."
     if path in SECTION_PAGES:
         return "/" + SECTION_PAGES[path]
     if path.startswith("docs/how-to/"):
-        return "/" + path.removeprefix("docs/")  # `how_to` writes it
+        return "/" + path.removeprefix("docs/")
     if path == "nbs/index.ipynb":
         return "/index.ipynb"
     file = ROOT / path
@@ -266,48 +267,53 @@ def write(path: str, content: bytes) -> None:
 
 
 def write_page(nb, path: str, folder: str, names: dict[str, str]) -> tuple[str, str]:
-    "Write a notebook as a page of the site, its links and the names in its prose leading to other pages; returns its title and description."
+    """Write a notebook as a page of the site. Its links, and the names of `names` in its prose, lead to other pages.
+
+    Returns its title and description."""
 
     def named(match):
         return f"{{py:obj}}`{match[1]} <{names[match[2]]}>`" if match[2] in names else match[0]
 
     for cell in for_readers(nb).cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(
-                r"(?<![`\[}])`(([\w.]+)(?:\(\))?)`(?!`)", named, relink(cell.source, folder, site_target)
-            )
+            text = relink(cell.source, folder, site_target)
+            cell.source = re.sub(r"(?<![`\[}])`(([\w.]+)(?:\(\))?)`(?!`)", named, text)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/markdown" in data:
                 data["text/markdown"] = relink(data["text/markdown"], folder, site_target)
     nb.metadata.pop("widgets", None)
-    (SOURCE / path).parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nb, SOURCE / path)
+    write(path, nbformat.writes(nb).encode())
     return title(nb)
 
 
 def with_references(nb, module: str):
-    "A processed library notebook with references, in the order of the source, for its `show_doc` calls, and the folded source below them."
-    cells, shown = [], []
+    """A processed library notebook with references in place of its `show_doc` calls.
+
+    nbdev puts these calls after the source; the references go before it, in the order of the source."""
+    order = list(definitions(module))
+    cells = []
+    shown = []
     for cell in [*nb.cells, None]:
-        call = re.search(r"^show_doc\((\w+)\)", cell.source or "", re.M) if cell and cell.cell_type == "code" else None
+        call = re.search(r"^show_doc\((\w+)\)", cell.source, re.M) if cell and cell.cell_type == "code" else None
         if call:
             shown.append(call[1])
-        elif shown:
+            continue
+        if shown:
             source = [cells.pop()] if "hide-input" in cells[-1].metadata.get("tags", []) else []
-            cells += [
-                new_markdown_cell(reference(module, name, **{"no-index": ""}))
-                for name in sorted(shown, key=list(definitions(module)).index)
-            ] + source
+            texts = [reference(module, name, **{"no-index": ""}) for name in sorted(shown, key=order.index)]
+            cells += [*map(new_markdown_cell, texts), *source]
             shown = []
-        if cell and not call:
+        if cell:
             cells.append(cell)
     nb.cells = cells
     return nb
 
 
 def processed(folder: Path) -> dict[str, object]:
-    "nbdev's processed notebooks of a folder, by file name. Unlike nbdev, keep exported constants in sight and exported definitions folded."
+    """The notebooks of a folder as nbdev processes them, by file name.
+
+    Unlike nbdev, this shows exported constants, and the source of exported definitions folded."""
     if not any(folder.glob("*.ipynb")):
         return {}
     with tempfile.TemporaryDirectory() as copies:
@@ -351,26 +357,28 @@ def listing(head: str, intro: str, kind: str, entries: list[tuple[str, str, str]
 
 
 def value_text(value) -> str:
+    "A value of a parameter as text, a list without brackets."
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def about(report: Path) -> str:
-    "What a kept run is: in the words of presets.yaml, or its preset and what was changed in it."
+    "A description of a kept run: that of its preset in presets.yaml, or the preset and the values changed."
     from sie.pipeline.params import changes, load_params
 
-    presets, given = ROOT / "presets.yaml", report.with_name("params.yaml")
+    presets = ROOT / "presets.yaml"
+    given = report.with_name("params.yaml")
     described = re.search(rf"^{re.escape(report.parent.name)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M)
     if described:
         return described[1]
     preset = load_params(given).preset
     changed = changes(preset, given, ROOT / "params.yaml", presets)
-    # without those that there were not yet when it was made
+    # keys that are younger than the run have no value
     texts = [f"{key} {value_text(value)}" for key, value in changed.items() if value is not None]
     return f"`{preset}` with {', '.join(texts)}"
 
 
 def report_page(path: Path):
-    "A kept run's report; its title names the run, and its code is folded."
+    "The report of a kept run, with the name of the run in its title and its code folded."
     nb = nbformat.read(path, as_version=4)
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -379,25 +387,23 @@ def report_page(path: Path):
     return nb
 
 
-PARTS = {  # folder of nbs/: heading of its section, what is in it
-    "tutorials": ("Tutorials", "To read and run in one sitting each."),
-    "method": ("Method", "Split, hypernetwork, losses and training, in the order in which one understands them."),
-    "evaluation": ("Evaluation", "What is measured of a trained model, and how it is shown."),
+PARTS = {  # folder of nbs/: heading of its section, description
+    "tutorials": ("Tutorials", "Each takes one sitting to read and run."),
+    "method": ("Method", "The split, the hypernetwork, the losses and the training, from the ground up."),
+    "evaluation": ("Evaluation", "How trained models are measured, and how the results are shown."),
     "data": ("Data", "From objects to a data set on disk: storage, renderer, import and export, models from files."),
     "objects": ("Objects", "The 55 families of generated objects."),
-    "results": ("Results", "A page for each comparison, the most important first."),
-    "pipeline": ("Pipeline", "What configures a run, and the stages."),
+    "results": ("Results", "One page for each comparison, the most important first."),
+    "pipeline": ("Pipeline", "The configuration of a run, and the stages."),
 }
 HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets")
 
 
 def how_to() -> list[tuple[str, str, str]]:
-    "Copy the guides, which are Markdown; returns their paths, titles and first lines."
+    "Copy the guides, which are Markdown. Returns their paths, titles and first lines."
     entries = []
     for name in HOW_TO:
         source = ROOT / f"docs/how-to/{name}.md"
-        if not source.exists():
-            continue
         text = relink(source.read_text(encoding="utf-8"), "docs/how-to", site_target)
         write(f"how-to/{name}.md", text.encode())
         head, lead = re.match(r"# +(.+)\n+(.+)", text).groups()
@@ -405,76 +411,86 @@ def how_to() -> list[tuple[str, str, str]]:
     return entries
 
 
-def site() -> None:
-    "Write _docs/source, with nothing left of an older site."
-    shutil.rmtree(SOURCE.parent, ignore_errors=True)
-    (SOURCE / "reference").mkdir(
-        parents=True
-    )  # after "nbs" in the alphabet: Sphinx takes the page it reads last as the one that documents a name
-    notebooks = {f"{part}/{name}": nb for part in PARTS for name, nb in processed(ROOT / "nbs" / part).items()}
+def exporting(notebooks: Iterable[str]) -> dict[str, str]:
+    "The module that each of these notebooks exports to, if any."
     modules = {}
     for name in notebooks:
-        exported = re.search(r"#\| *default_exp ([\w.]+)", (ROOT / "nbs" / name).read_text(encoding="utf-8"))
+        text = (ROOT / "nbs" / name).read_text(encoding="utf-8")
+        exported = re.search(r"#\| *default_exp ([\w.]+)", text)
         if exported:
-            modules[name] = "sie." + exported[1]
-    exports = {module: importlib.import_module(module).__all__ for module in modules.values()}
-    names = {}  # what is linked where prose names it: a full path, or a name that no ordinary word looks like
-    for module, public in exports.items():
-        names |= (
-            {module: module}
-            | {f"{module}.{n}": f"{module}.{n}" for n in public}
-            | {n: f"{module}.{n}" for n in public if "_" in n or n[0].isupper()}
-        )
+            modules[name] = f"sie.{exported[1]}"
+    return modules
 
+
+def linked_names(modules: Iterable[str]) -> dict[str, str]:
+    "What is linked in prose, and its full name: full names, and names that cannot be ordinary words."
+    names = {}
+    for module in modules:
+        names[module] = module
+        for name in importlib.import_module(module).__all__:
+            full = f"{module}.{name}"
+            names[full] = full
+            if "_" in name or name[0].isupper():
+                names[name] = full
+    return names
+
+
+def write_reference(module: str, notebook: str, heading: str) -> tuple[str, str, str]:
+    "Write the reference page of a module. Returns its path, title and description."
+    mod = importlib.import_module(module)
+    doc = mod.__doc__ or ""
+    text = [
+        f"# {module}",
+        doc,
+        f"Explained in [{heading}](/nbs/{notebook}).",
+        f":::{{py:module}} {module}\n:::",
+        *(reference(module, name) for name in mod.__all__),
+    ]
+    path = f"reference/{module}.md"
+    write(path, ("\n\n".join(text) + "\n").encode())
+    return path, module, doc
+
+
+def write_reports(names: dict[str, str]) -> list[tuple[str, str, str]]:
+    "Write the report of each kept run. Returns their paths, titles and descriptions."
+    entries = []
+    for path in sorted(ROOT.glob("comparisons/*/report.ipynb")):
+        page = path.relative_to(ROOT).as_posix()
+        name, _ = write_page(report_page(path), page, "nbs/pipeline", names)
+        entries.append((page, name, about(path)))
+    return entries
+
+
+def site() -> None:
+    "Write _docs/source anew."
+    shutil.rmtree(SOURCE.parent, ignore_errors=True)
+    # Sphinx takes the page it reads last for the definition of a name: `reference` comes after `nbs` in the alphabet.
+    notebooks = {f"{part}/{name}": nb for part in PARTS for name, nb in processed(ROOT / "nbs" / part).items()}
+    modules = exporting(notebooks)
+    names = linked_names(modules.values())
     sections = {part: [] for part in PARTS}
     for name, nb in notebooks.items():
         part = name.split("/")[0]
         if name in modules:
             nb = with_references(nb, modules[name])
         sections[part].append((f"nbs/{name}", *write_page(nb, f"nbs/{name}", f"nbs/{part}", names)))
-    runs = []
-    for path in sorted(ROOT.glob("comparisons/*/report.ipynb")):
-        page = path.relative_to(ROOT).as_posix()
-        name, _ = write_page(report_page(path), page, "nbs/pipeline", names)
-        runs.append((page, name, about(path)))
-    references = []
-    for name, module in sorted(modules.items(), key=lambda item: list(PARTS).index(item[0].split("/")[0])):
-        doc = importlib.import_module(module).__doc__ or ""
-        text = [
-            f"# {module}",
-            doc,
-            f"Explained in [{title(notebooks[name])[0]}](/nbs/{name}).",
-            f":::{{py:module}} {module}\n:::",
-            *(reference(module, n) for n in exports[module]),
-        ]
-        (SOURCE / f"reference/{module}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-        references.append((f"reference/{module}.md", module, doc))
-
+    reports = ("runs.md", "Reports", "The whole report of each committed run.")
+    references = [write_reference(module, name, title(notebooks[name])[0]) for name, module in modules.items()]
     lists = {
         "tutorials": (*PARTS["tutorials"], "Notebook", sections["tutorials"]),
         "method": (*PARTS["method"], "Notebook", sections["method"]),
         "evaluation": (*PARTS["evaluation"], "Notebook", sections["evaluation"]),
         "data": (*PARTS["data"], "Notebook", sections["data"] + sections["objects"]),
-        "results": (
-            *PARTS["results"],
-            "Comparison",
-            sections["results"] + [("runs.md", "Reports", "The whole report of each committed run.")],
-        ),
-        "how-to": ("How-to", "Guides to a task each.", "Guide", how_to() + sections["pipeline"]),
-        "reference/index": ("API", "Every exported name with its signature, module by module.", "Module", references),
-        "runs": (
-            "Reports",
-            "The whole report of each committed run, with all tables and figures.",
-            "Notebook",
-            runs,
-        ),
+        "results": (*PARTS["results"], "Comparison", [*sections["results"], reports]),
+        "how-to": ("How-to", "One guide for each task.", "Guide", how_to() + sections["pipeline"]),
+        "reference/index": ("API", "Every exported name with its signature, by module.", "Module", references),
+        "runs": ("Reports", "All tables and figures of each committed run.", "Notebook", write_reports(names)),
     }
-    lists = {name: entries for name, entries in lists.items() if entries[3]}
-    for name, (head, intro, kind, entries) in lists.items():
-        (SOURCE / f"{name}.md").write_text(listing(head, intro, kind, entries), encoding="utf-8")
+    for name, page in lists.items():
+        write(f"{name}.md", listing(*page).encode())
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    linked = ["benchmarks/README", "CHANGELOG", "CONTRIBUTING"]  # the index links to them, so they are copied with it
+    linked = ["benchmarks/README", "CHANGELOG", "CONTRIBUTING"]  # copied, because the front page links to them
     index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)
 

@@ -1,4 +1,6 @@
-"Mistakes in params.yaml, presets, DVC's own files and settings: each is refused with the words that `bad_inputs/params.yaml` has for it."
+"""Mistakes in params.yaml, presets, settings and DVC's own files are refused.
+
+`bad_inputs/params.yaml` has the mistakes and a part of the message that each must give."""
 
 import shutil
 import subprocess
@@ -111,7 +113,7 @@ def test_a_variant_of_too_long_a_name_is_refused(tmp_path):
     "Results have it in the names of files."
     longest = "sie+widths=[" + "1" * 187 + "]"
     refused(with_value(tmp_path, "methods", [longest]), "sets widths.0: given 111")
-    refused(with_value(tmp_path, "methods", [longest + " "]), "has 201 characters; the name of files may have 200")
+    refused(with_value(tmp_path, "methods", [longest + " "]), "has 201 characters; at most 200 are allowed")
 
 
 def test_deep_nesting_is_refused(tmp_path):
