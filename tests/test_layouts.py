@@ -423,11 +423,12 @@ def params(tmp_path):
     return read
 
 
-def test_fetch_with_other_classes(params, tmp_path, capsys):
+def test_fetch_with_other_classes(params, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     fill(tmp_path / "models", "chair/extra/model.fbx", "chair/extra/model.obj")
     check(params())
     assert "dragon" in capsys.readouterr().out
-    data = fetch(params(), tmp_path / "views")
+    data = fetch(params())
     out = capsys.readouterr().out
     assert (
         "2 classes, labels in this order: chair, dragon" in out

@@ -20,7 +20,8 @@ from sie.data.rendering import render_dataset
 from sie.data.scene import Renderer, linear_to_srgb, srgb_to_linear
 from sie.data.storage import ViewDataset
 from sie.method.rotations import sample_latents
-from sie.pipeline.params import fetch, load_params
+from sie.pipeline.command import fetch
+from sie.pipeline.params import load_params
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
@@ -539,7 +540,7 @@ def test_what_has_changed_is_rendered_again(models, tmp_path):
     ]
 
 
-def test_fetch_renders_a_folder_of_models(models, tmp_path, capsys):
+def test_fetch_renders_a_folder_of_models(models, tmp_path, monkeypatch, capsys):
     values = YAML(typ="safe").load(ROOT / "params.yaml")
     values["data"].update(
         source="meshes", input=str(models), views=3, size=32, crop=24, samples=4, val_fraction=0.34, skip_broken=True
@@ -552,7 +553,8 @@ def test_fetch_renders_a_folder_of_models(models, tmp_path, capsys):
         return load_params(tmp_path / "params.yaml")
 
     (models / "mug/bad.stl").write_text("")
-    data = fetch(params(), tmp_path / "views")
+    monkeypatch.chdir(tmp_path)
+    data = fetch(params())
     assert "1 of 7 models cannot be used:" in capsys.readouterr().out
     assert (
         isinstance(data, ViewDataset)
@@ -569,11 +571,12 @@ def test_fetch_renders_a_folder_of_models(models, tmp_path, capsys):
         draw("03001627", "0", data.latents[0], 7),
         direct.render(mf.load_model(models / "chair/0.obj", detail=2 * 1.44 / 32), data.latents[0], seed=7),
     )
+    (tmp_path / "none").mkdir()
+    monkeypatch.chdir(tmp_path / "none")
     with pytest.raises(ValueError, match="mug/bad.stl has no faces"):
-        fetch(params(skip_broken=False), tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+        fetch(params(skip_broken=False))
     for path in list(models.glob("*/[12b]*")):
         path.unlink()
     with pytest.raises(ValueError, match="2 objects cannot be split"):
-        fetch(params(val_fraction=0.1), tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+        fetch(params(val_fraction=0.1))
+    assert not list((tmp_path / "none").iterdir())
