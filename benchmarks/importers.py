@@ -1,10 +1,11 @@
-"""Which importer reads which model right? Each is run in an environment that has it:
+"""Which importer reads which model correctly? Each runs in an environment that has it:
 
     python benchmarks/importers.py trimesh [MODELS]      adds or replaces its rows in importers.csv
 
-on the cases of tests/mesh_cases.py, and on how many of the OBJ files in the folder MODELS it returns as many triangles as the file has.
-A case is right if area and colours are, and a file that should be refused is. An importer's triangles are taken as they come, its materials
-as it reports them: a texture where it names one that can be opened, else the diffuse colour, else colours of corners or faces."""
+It reads the cases of tests/mesh_cases.py, and the OBJ files in the folder MODELS; of these it counts those that it
+returns with all their triangles. A case is correct if area and colours are, and a file that should be refused is.
+Triangles are taken as the importer returns them, materials as it reports them: a texture if it names one that can be
+opened, else the diffuse colour, else colours of corners or faces."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Speed and memory, against what one would use without this package. `make bench`, or
+"""Speed and memory, compared with what one would use without this package. `make bench`, or
 
     python benchmarks/run.py                       all, on quiet cores: results.csv and the tables of README.md
     python benchmarks/run.py --only loading ...    these, in place of their old rows
-    python benchmarks/run.py --quick               every line of this file in tiny sizes, only printed: the numbers mean nothing
+    python benchmarks/run.py --quick               every line of this file in tiny sizes, only printed, without meaning
 
-Every measurement runs in fresh processes, one after the other, on the CPU unless it says otherwise. Sizes are those of the default preset, whatever params.yaml says now.
-Imports that only some benchmarks need are in these, for else they would count in the start-up time and memory of the others."""
+Every measurement runs in fresh processes, one after the other, on the CPU unless it says otherwise. Sizes are those
+of the default preset, whatever params.yaml says. Imports that only some benchmarks need are inside these; otherwise
+they would count in the start-up time and memory of the others."""
 
 from __future__ import annotations
 
@@ -142,7 +143,8 @@ def timed(function: Callable) -> float:
 
 
 def typical(step: Callable, seconds: float) -> float:
-    "Median seconds of a step that is repeated for so long, and at least 3 times (once if it takes so long alone), after 2 for warm-up."
+    """Median seconds of a step, which is repeated for the given time, after 2 repetitions for warm-up: at least 3
+    times, or once if one step takes the given time."""
     step()
     few = 3 if timed(step) < seconds else 1
     together()
@@ -233,9 +235,9 @@ def render_times(scale: Scale) -> dict[str, float]:
 
 
 def rendering(scale: Scale, work: Path) -> list[Row]:
-    """Images rendered, encoded and stored, of objects of mixed classes.
-    "After start-up" is the rate at which a data set of more objects takes longer than one of few; "in all" has the processes' start in it, which is a smaller part of a larger set.
-    The reference makes the very same images with Mitsuba's scene built anew for each."""
+    """Images rendered, encoded and stored, of objects of mixed classes. "After start-up" is the rate from the
+    additional time that a data set of more objects takes. "In all" includes the start of the processes, which is a
+    smaller part of a larger set. The reference makes the same images, with Mitsuba's scene built anew for each."""
     seconds, data, (few, many) = fresh(render_times, scale)[0], scale.data, scale.objects
     what, every = f"{data.size} px, {scale.samples} samples, ", f"{os.cpu_count()} processes"
     alone, together = (
@@ -282,8 +284,10 @@ def renderer_rates(scale: Scale, size: int, samples: int) -> dict[str, float]:
 
 
 def blender(scale: Scale, work: Path) -> list[Row]:
-    """Images rendered of the same objects under the same latents, of the same size and with the same number of samples per pixel, by Mitsuba (`sie.data.scene.Renderer`) and by Blender's Cycles (`sie.data.blender.BlenderRenderer`), on 1 thread;
-    making the scene of each object is in it, encoding and storing are not."""
+    """Images of the same objects under the same latents, of the same size and with the same number of samples per
+    pixel, rendered by Mitsuba (`sie.data.scene.Renderer`) and by Blender's Cycles
+    (`sie.data.blender.BlenderRenderer`), on 1 thread. The time includes making the scene of each object, but not
+    encoding and storing."""
     rows = []
     for size, samples in ((scale.data.size, scale.samples), (2 * scale.data.size, 4 * scale.samples)):
         rates, what = fresh(renderer_rates, scale, size, samples)[0], f"{size} px, {samples} samples, "
@@ -298,7 +302,8 @@ def blender(scale: Scale, work: Path) -> list[Row]:
 
 
 def make_archive(scale: Scale, work: Path) -> Path:
-    "An archive in the authors' form. Images are rendered, as large in bytes as theirs (6.5 kB of the archive for a view), and repeat; names, order and latents do not."
+    """An archive in the authors' form. Images are rendered, have about the size of theirs (6.5 kB of the archive for a
+    view), and repeat; names, order and latents do not."""
     objects, views = mixed(scale, scale.objects[0]), 6
     images = render_dataset(
         work / "images",
@@ -329,13 +334,14 @@ def make_archive(scale: Scale, work: Path) -> Path:
 
 
 def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
-    "Seconds on one core: `tar xzf`; a part of 8; packing, and its statistics; the last call when all shards are there. MiB: libraries alone, and at the end of packing."
+    """Seconds on one core: `tar xzf`; one part of 8; packing, and its statistics; the last call, when all shards
+    exist. MiB: of the libraries alone, and at the end of packing."""
+    from sie.data import storage
     from sie.data.layout import import_layout
-    from sie.data.storage import _channel_statistics
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    statistics, spent = _channel_statistics, []
+    statistics, spent = storage._channel_statistics, []
 
     def timed_statistics(dataset):
         start = time.perf_counter()
@@ -343,7 +349,7 @@ def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
         spent.append(time.perf_counter() - start)
         return result
 
-    _channel_statistics = timed_statistics
+    storage._channel_statistics = timed_statistics
     with archive.open("rb") as file:  # now in the system's page cache
         while file.read(2**20):
             pass
@@ -362,10 +368,17 @@ def pack_costs(archive: Path, repeats: int) -> dict[str, float]:
 
 
 def packing(scale: Scale, work: Path) -> list[Row]:
-    """The authors' archive packed into a data set on one core: decompressed, every header and file checked, hashed and written, forced to the disk. Rates are in MB (1,000,000 bytes) of the archive.
-    The reference unpacks the same archive into files, with `tar xzf` on the same core, and checks nothing. The channel statistics come after packing and are of at most 20,000 images whatever the archive's size, so that 17 GB take
-    17,000 MB / rate of packing + time of the statistics. A part of 8 reads the whole archive and writes an eighth; the last call reads it again and finds all shards there: with n parts side by side, 1 / rate of one part + 1 / rate of the last call instead of 1 / rate of packing.
-    Memory is that of the whole process with its libraries; it holds one shard of 32 MiB, so it does not grow with the archive."""
+    """The authors' archive is packed into a data set on one core: it is decompressed, every header and file is checked
+    and hashed, and the result is written and forced to the disk. Rates are in MB (1,000,000 bytes) of the archive.
+
+    The reference unpacks the same archive into files, with `tar xzf` on the same core, and checks nothing. The
+    channel statistics come after packing and use at most 20,000 images, so that 17 GB take 17,000 MB / rate of
+    packing + time of the statistics.
+
+    A part of 8 reads the whole archive and writes an eighth of it. The last call reads it again and finds that all
+    shards exist. With n parts side by side, packing takes 1 / rate of one part + 1 / rate of the last call, instead
+    of 1 / rate of packing. Memory is that of the whole process with its libraries. It holds one shard of 32 MiB, so
+    it does not grow with the archive."""
     (archive,) = fresh(
         make_archive, scale, work
     )  # a new process counts the memory of the one that starts it as its own
@@ -482,9 +495,12 @@ def load_rates(
 
 
 def loading(scale: Scale, work: Path) -> list[Row]:
-    """Pairs of normalised float32 images and latents in batches, as a training loop gets them, from data that the system has in its page cache. `PairLoader` decodes and normalises in 2 threads.
-    The reference is what one would write for the authors' files: two `PIL.Image.open` and two `np.load` for each pair, torchvision's Resize, ToTensor and Normalize, and a `DataLoader` with 2 processes.
-    Images are those of our renderer; the last three rows have them in files of about the size of 3DIEBench's (quality 75, 4:2:0)."""
+    """Pairs of normalised float32 images and latents in batches, as a training loop receives them, from data in the
+    system's page cache. `PairLoader` decodes and normalises in 2 threads.
+
+    The reference is a usual loader for the authors' files: two `PIL.Image.open` and two `np.load` for each pair,
+    torchvision's Resize, ToTensor and Normalize, and a `DataLoader` with 2 processes. Images are those of our
+    renderer; in the last three rows their files have about the size of 3DIEBench's (quality 75, 4:2:0)."""
     rows, (few, many), data = [], scale.objects, scale.data
     for size, count, views, batch, released in (
         (data.size, many, data.views, scale.batches[1], False),
@@ -506,8 +522,9 @@ def loading(scale: Scale, work: Path) -> list[Row]:
 
 
 def of_full_number(scale: Scale, work: Path) -> ViewDataset:
-    """A data set with 3DIEBench's number of objects and views, images of its size, and names as long. Its files are links to two, so that it takes little of the disk:
-    offsets, names and latents are as many as they would be, and every file is mapped by itself."""
+    """A data set with 3DIEBench's number of objects and views, images of its size, and names of its length. Its files
+    are links to two, so that it takes little space on the disk. Offsets, names and latents are as many as they
+    would be, and every file is mapped separately."""
     import pyarrow as pa
 
     from sie.data.storage import ObjectRow, _write_table, write_shard
@@ -597,12 +614,18 @@ def full_rates(scale: Scale, work: Path) -> dict[str, float]:
 
 
 def scale(scale: Scale, work: Path) -> list[Row]:
-    """3DIEBench's number of objects and views, images repeated, in files of about its size; from the page cache. The reference loads the same images from a few files, so that it has them in nearer caches.
-    From a disk a pair is two reads of one image each: pairs/s = 1 / max(1 / pairs/s measured here, 2 x (seconds of a read) / (reads at a time), 2 x (bytes of an image) / (bytes/s of the disk)); reads at a time are the threads'."""
+    """A data set with 3DIEBench's number of objects and views, images repeated, in files of about its size, from the
+    page cache. The reference loads the same images from a few files, which favours it, because they stay in faster
+    caches.
+
+    From a disk, a pair is two reads of one image each: pairs/s = 1 / max(1 / pairs/s measured here, 2 x (seconds of
+    a read) / (reads at a time), 2 x (bytes of an image) / (bytes/s of the disk)). Reads at a time are as many as
+    threads."""
     (dataset,) = fresh(of_full_number, scale, work)
     opens = [fresh(open_cost, scale, work)[0] for _ in range(scale.repeats)]
     (rate,) = fresh(full_rates, scale, work, threads=2)
-    what = f"{len(dataset):,} objects x {dataset.views} views, {sum(s['bytes'] for s in dataset.info['shards']) / 1e9:.1f} GB, "
+    size = sum(shard["bytes"] for shard in dataset.info["shards"]) / 1e9
+    what = f"{len(dataset):,} objects x {dataset.views} views, {size:.1f} GB, "
     reference = f"{scale.large} px as released, image and latent files, DataLoader with 2 processes"
     return [
         Row(what + "opening", median(o[0] for o in opens), "s"),
@@ -654,9 +677,13 @@ def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = Fals
 
 
 def training(scale: Scale, work: Path) -> list[Row]:
-    """Training steps: forward, loss, backward and optimiser, data already there. First the default preset (`small`, method `sie_matrix`), where the reference is one process that uses 2 threads in float32, as torch does by itself;
-    the pipeline trains two seeds side by side. Then ResNet-18 with the paper's projectors (method `sie`), where the reference is the same in float32 with W materialised for each sample.
-    On a CPU without instructions for bf16, which computes it many times slower, the larger batch is in float32 only."""
+    """Training steps: forward, loss, backward and optimiser, with the data in memory. The first rows have the default
+    preset (`small`, method `sie_matrix`). Their reference is one process that uses 2 threads in float32, as torch
+    does by default; the pipeline trains two seeds side by side.
+
+    The other rows have ResNet-18 with the paper's projectors (method `sie`). Their reference is the same in float32
+    with W materialised for each sample. On a CPU without instructions for bf16, which computes it many times
+    slower, the larger batch is in float32 only."""
     from sie.method.pretraining import best_precision
 
     rows, default, size, image = [], SimpleNamespace(**scale.values["pretrain"]), scale.data.size, scale.data.image
@@ -717,7 +744,8 @@ def kernel_shares(step: Callable, steps: int = 5) -> dict[str, float]:
 
 
 def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool) -> dict[str, Any]:
-    "On this machine's GPU, or its CPU: what training steps of the paper's run take, their FLOP per pair, and the FLOP per second that large products of matrices reach in the same precision."
+    """On this machine's GPU, or its CPU: the time of training steps of the paper's run, their FLOP per pair, and the
+    FLOP per second of large matrix products in the same precision."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from sie.method.pretraining import OPTIMISERS, make_fabric, new_model, train_step
@@ -792,9 +820,15 @@ def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool
 
 
 def paper(scale: Scale, work: Path) -> list[Row]:
-    """Training steps of the paper's run (`make repro PRESET=paper`, one seed of `sie`: ResNet-18, 256 px) on this machine's GPU, or its CPU, data already there, in the paper's batch or the largest half, quarter, ... of it that fits into the memory;
-    in bf16 how much of the arithmetic that large products of matrices reach here they use, on a GPU what the time of a step goes to, and what the steps of the whole run take:
-    hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs; on more than one nothing is compiled, and the exchange of gradients (4 bytes for each of 22 million weights a step) is left out. Dollars are those hours x n x 3 $ for a GPU and hour. Loading is in `paper_loading`: what the CPU decodes goes on beside the steps, what nvJPEG decodes takes time of the same GPU."""
+    """Training steps of the paper's run (`make repro PRESET=paper`, one seed of `sie`: ResNet-18, 256 px) on this
+    machine's GPU, or its CPU, with the data in memory. The batch is the paper's, or the largest half, quarter, ...
+    of it that fits into the memory. In bf16 there is also the share of the FLOP per second of large matrix
+    products, and on a GPU the kinds of kernels that a step's time is spent in.
+
+    The steps of the whole run take hours = 2000 epochs x 41,920 pairs / (3600 x n x pairs/s) on n GPUs. With more
+    than one GPU nothing is compiled, and the exchange of gradients (4 bytes for each of 22 million weights a step)
+    is not included. Costs are those hours x n x $3 for a GPU and hour. Loading is in `paper_loading`: decoding on
+    the CPU runs beside the steps, decoding by nvJPEG takes time of the same GPU."""
     from sie.method.pretraining import best_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -805,12 +839,14 @@ def paper(scale: Scale, work: Path) -> list[Row]:
         + [(best, True, False)] * (best != "32-true")
         + [(best, True, True)] * scale.compiled
     )
+    flop = None
     for precision, channels_last, compiled in ways:
         (found,) = fresh(paper_rate, scale, precision, channels_last, compiled)
-        flop = found.get("flop") or flop
-        what = f"{torch.cuda.get_device_name() if found['cuda'] else f'CPU, {os.cpu_count()} threads'}, batch {found['batch']}, {precision}{', channels_last' * channels_last}{', torch.compile' * compiled}"
-        reference = reference if rows else what
-        rows.append(Row(what, found["pairs"], "pairs/s", reference))
+        flop = found.get("flop") or flop  # the first way is not compiled, so it is known
+        name = torch.cuda.get_device_name() if found["cuda"] else f"CPU, {os.cpu_count()} threads"
+        options = [option for option, on in (("channels_last", channels_last), ("torch.compile", compiled)) if on]
+        what = ", ".join([name, f"batch {found['batch']}", precision, *options])
+        rows.append(Row(what, found["pairs"], "pairs/s", rows[0].setting if rows else what))
         if precision == "bf16-mixed":
             rows.append(
                 Row(
@@ -843,7 +879,8 @@ FIRST = "stride in the first convolution, "  # of rows of `paper` that were meas
 
 
 def step_arithmetic(size: int, stride_first: bool) -> float:
-    "FLOP of a training step of the paper's `sie` for one pair, with the release's encoder or with the stride of a halving block in its first convolution."
+    """FLOP of a training step of the paper's `sie` for one pair, with the release's encoder, or with the stride of a
+    halving block in its first convolution."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from sie.method.encoders import ReleaseBlock
@@ -865,9 +902,13 @@ def step_arithmetic(size: int, stride_first: bool) -> float:
 
 
 def paper_scaled(scale: Scale, work: Path) -> list[Row]:
-    """What the steps of the paper's whole run take, **scaled from a measurement**, not measured. The rates in `paper` that begin with "stride in the first convolution" are of a network that has the stride of a halving block in its first convolution.
-    The release's has it in the second, which is more arithmetic: the ratio of the FLOP of a training step, forward and backward, is counted here, and the measured time multiplied by it. (Convolutions are a third of that time on the GPU; the rest need not grow by the same factor.)
-    Hours and dollars are otherwise as in `paper`."""
+    """The time of the steps of the paper's whole run, **scaled from a measurement**, not measured. The rates in
+    `paper` that begin with "stride in the first convolution" are of a network that has the stride of a halving
+    block in its first convolution.
+
+    The release's network has it in the second, which is more arithmetic. The ratio of the FLOP of a training step,
+    forward and backward, is counted here, and the measured time is multiplied by it. (Convolutions are a third of
+    that time on the GPU; the rest need not grow by the same factor.)"""
     ratio = step_arithmetic(scale.large, False) / step_arithmetic(scale.large, True)
     with (HERE / "results.csv").open(newline="") as file:
         measured = {
@@ -942,7 +983,7 @@ def paper_load_rates(scale: Scale, work: Path, size: int, batch: int) -> dict[st
         "pinned": torch.empty(2**28, dtype=torch.uint8, pin_memory=True),
     }.items():
 
-        def copy():
+        def copy(pixels=pixels):
             pixels.to("cuda", non_blocking=True)
             torch.cuda.synchronize()
 
@@ -951,7 +992,10 @@ def paper_load_rates(scale: Scale, work: Path, size: int, batch: int) -> dict[st
 
 
 def paper_loading(scale: Scale, work: Path) -> list[Row]:
-    """Batches of the paper's 1,024 pairs of normalised 256 px images, ready on the GPU, from JPEG files of about the size of 3DIEBench's. By nvJPEG the GPU decodes; else the CPU does, in as many threads as it has cores, into pinned memory, from which it is copied while the CPU goes on; both one batch ahead. In the GPU's memory there is nothing to decode."""
+    """Batches of the paper's 1,024 pairs of normalised 256 px images, ready on the GPU, from JPEG files of about the
+    size of 3DIEBench's. With nvJPEG the GPU decodes. Otherwise the CPU decodes, in as many threads as it has cores,
+    into pinned memory, and the images are copied while the CPU continues. Both work one batch ahead. Data in the
+    GPU's memory need no decoding."""
     (found,) = fresh(paper_load_rates, scale, work, scale.large, 1024 if scale.compiled else 4)
     what, reference = (
         f"{scale.large} px as released, to {torch.cuda.get_device_name()}, ",
@@ -970,7 +1014,8 @@ def paper_loading(scale: Scale, work: Path) -> list[Row]:
 
 
 def predictor_cost(scale: Scale, batch: int, materialised: bool) -> tuple[float, float]:
-    "Milliseconds of forward and backward of the predictor, and how much more memory they need than with one sample, MiB."
+    """Milliseconds of forward and backward of the predictor, and the memory that they need beyond that of one sample,
+    MiB."""
     from sie.method.predictors import Hypernetwork
 
     torch.manual_seed(0)
@@ -993,7 +1038,9 @@ def predictor_cost(scale: Scale, batch: int, materialised: bool) -> tuple[float,
 
 
 def predictor(scale: Scale, work: Path) -> list[Row]:
-    """Forward and backward of the linear hypernetwork in float32 on 2 threads, and how much higher the process's peak memory is than after a single sample. The reference makes the matrix W for each sample and multiplies with it; `sie.method.predictors` never makes it."""
+    """Forward and backward of the linear hypernetwork in float32 on 2 threads, and the growth of the process's peak
+    memory beyond that of a single sample. The reference makes the matrix W for each sample and multiplies with it;
+    `sie.method.predictors` never makes it."""
     rows = []
     for batch in scale.batches:
         what = f"{scale.widths // 2} dimensions, batch {batch}, "
@@ -1069,9 +1116,13 @@ def embed_seconds(scale: Scale, work: Path, repeats: int) -> float:
 
 
 def evaluation(scale: Scale, work: Path) -> list[Row]:
-    """Evaluation of one run at the default preset's size, on 1 thread where no number is given: every view is embedded once, then 27 heads (class, rotation, Euler angles, own rotation, colour; whole, invariant, equivariant; linear and, but for the class, MLP) are trained on the embeddings, and retrieval and PRE are computed.
-    The reference runs the frozen encoder anew in every epoch of the heads, as the authors' code does. It is extrapolated, in its favour, as if all three parts shared a pass and validation cost nothing:
-    evaluation + epochs x training objects x (1 + 2 + 2 views for class, rotation, colour) x embedding / views of the data set."""
+    """Evaluation of one run at the default preset's size, on 1 thread if no number is given. Every view is embedded
+    once; then 27 heads (class, rotation, Euler angles, own rotation, colour; whole, invariant, equivariant; linear
+    and, except for the class, MLP) are trained on the embeddings, and retrieval and PRE are computed.
+
+    The reference runs the frozen encoder again in every epoch of the heads, as the authors' code does. It is
+    extrapolated, in its favour, as if all three parts shared a pass and validation cost nothing: evaluation +
+    epochs x training objects x (1 + 2 + 2 views for class, rotation, colour) x embedding / views of the data set."""
     data, epochs = scale.data, scale.values["evaluate"]["epochs"]
     views = len(data.objects) * data.views
     (heads, train), once = (
@@ -1114,8 +1165,10 @@ def render_all(scale: Scale, work: Path) -> None:
 
 
 def memory(scale: Scale, work: Path) -> list[Row]:
-    """Peak resident memory of each process at the default preset's size, libraries included (those that processes share are counted in each).
-    Rendering needs the same for any number of objects: it holds one unfinished shard of 32. The pipeline trains and evaluates one run on each core, so there are as many such processes."""
+    """Peak resident memory of each process at the default preset's size, libraries included (those that processes
+    share are counted in each). Rendering needs the same memory for any number of objects, because it holds one
+    unfinished shard of 32. The pipeline trains and evaluates one run on each core, so there are as many such
+    processes."""
     fresh(full_size, scale, work)  # for those below to find
     ((main, worker),) = fresh(peaks, render_all, scale, work)
     alone = {
@@ -1191,7 +1244,9 @@ def machine() -> str:
         else []
     )
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores, {gib:.0f} GiB of memory; Python {platform.python_version()}, torch {torch.__version__}"
+    cpu = models[0] if models else platform.processor() or platform.machine()
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{cpu}, {os.cpu_count()} cores, {gib:.0f} GiB of memory; {versions}"
 
 
 def report(results: list[dict]) -> str:

@@ -166,6 +166,18 @@ def definitions(module: str) -> dict[str, ast.AST]:
     return found
 
 
+def whole_class(module: str, node: ast.ClassDef) -> ast.ClassDef:
+    "A class with the members of its private bases in the same module: the parts that it is built up from."
+    members = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id.startswith("_") and base.id in definitions(module):
+            part = whole_class(module, definitions(module)[base.id])
+            members |= {getattr(n, "name", n): n for n in part.body}
+    whole = copy(node)
+    whole.body = list((members | {getattr(n, "name", n): n for n in node.body}).values())
+    return whole
+
+
 def method_reference(node: ast.FunctionDef, obj: type, options: dict) -> str:
     "MyST for a public method or property of a class."
     member = inspect.getattr_static(obj, node.name)
@@ -205,6 +217,7 @@ def reference(module: str, name: str, **options) -> str:
         return directive("function", name + signature(node), options, described(obj), 3)
     if not isinstance(node, ast.ClassDef):
         return data_reference(module, name, options)
+    node = whole_class(module, node)
     methods = [
         method_reference(member, obj, of_methods)
         for member in node.body

@@ -1,6 +1,6 @@
-"""Small model files with what is right for each: those in cases/meshes, and some of other formats that are made here.
+"""Small model files and what each should give: those in cases/meshes, and others that are made here.
 
-Needs only NumPy and Pillow beside the standard library, so that importers can be compared in environments of their own."""
+It needs only NumPy, Pillow and ruamel.yaml, so that importers can be compared in environments of their own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def png(image: np.ndarray | None = None) -> bytes:
 
 
 def gltf(change: Callable[[dict, Callable], None] | None = None) -> dict:
-    "A glTF of a cube with own corners for each side, textured in four quarters; `change(header, add)` alters it, `add(array)` stores an accessor."
+    """A glTF of a cube with own corners for each side, textured in four quarters. `change(header, add)` alters it;
+    `add(array)` stores an accessor."""
     blob, header = bytearray(), {"asset": {"version": "2.0"}, "bufferViews": [], "accessors": []}
 
     def add(values: np.ndarray, **more) -> int:
@@ -203,7 +204,7 @@ def _corner_colours(kind):
 
 
 def _placed(header, add):
-    "A cube of three sides' lengths by a matrix, one mirrored, and one that a camera's node carries; the fourth mesh is in no scene."
+    "Two cubes side by side: one mirrored by a matrix, one below a camera's node. A third cube is in no scene."
     _plain(header)
     mirror = np.diag([-1, 1, 1, 1]).astype(float)
     header["cameras"] = [{"type": "perspective", "perspective": {"yfov": 1, "znear": 0.1}}]
@@ -228,11 +229,14 @@ def _skinned(header, add):
     header["scenes"] = [{"nodes": [0, 1]}]
 
 
+PLY = "ply\nformat {} 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
+
+
 def _mixed_ply(order: str) -> bytes:
-    "A binary cube of three quads and six triangles with colours of faces, and an element that nobody knows before them."
-    head = (
-        f"ply\nformat binary_{'little' if order == '<' else 'big'}_endian 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
-        "element range 2\nproperty list uchar short what\nelement face 9\nproperty uchar red\nproperty uchar green\nproperty uchar blue\n"
+    "A binary cube of three quads and six triangles with colours of faces, behind an unknown element."
+    head = PLY.format("binary_little_endian" if order == "<" else "binary_big_endian") + (
+        "element range 2\nproperty list uchar short what\n"
+        "element face 9\nproperty uchar red\nproperty uchar green\nproperty uchar blue\n"
         "property list uchar int vertex_index\nend_header\n"
     )
     faces = [*QUADS[:3], *(side[[0, a, b]] for side in QUADS[3:] for a, b in ((1, 2), (2, 3)))]
@@ -280,6 +284,9 @@ def _off(first: str = "OFF", corner: str = "", side: str = "", comment: str = ""
     ).encode()
 
 
+NAMESPACE = ' xmlns="http://www.collada.org/2005/11/COLLADASchema"'
+
+
 def _dae(
     colour: str, texcoord: str = "", primitive: str = "polylist", image: str = "", up: str = "Y_UP", place: str = ""
 ) -> bytes:
@@ -298,28 +305,33 @@ def _dae(
     }[primitive]
 
     def source(name, values, axes):
+        params = "".join(f'<param name="{axis}" type="float"/>' for axis in axes)
         return (
-            f'<source id="{name}"><float_array id="{name}-a" count="{values.size}">{numbers(values)}</float_array><technique_common>'
-            f'<accessor source="#{name}-a" count="{len(values)}" stride="{len(axes)}">{"".join("<param name=%s type=%s/>" % (chr(34) + a + chr(34), chr(34) + "float" + chr(34)) for a in axes)}'
+            f'<source id="{name}"><float_array id="{name}-a" count="{values.size}">{numbers(values)}</float_array>'
+            f'<technique_common><accessor source="#{name}-a" count="{len(values)}" stride="{len(axes)}">{params}'
             "</accessor></technique_common></source>"
         )
 
+    images = f'<library_images><image id="i"><init_from>{image}</init_from></image></library_images>'
+    surface = '<newparam sid="s"><surface type="2D"><init_from>i</init_from></surface></newparam>'
+    sampler = '<newparam sid="t"><sampler2D><source>s</source></sampler2D></newparam>'
     return f"""<?xml version="1.0" encoding="utf-8"?>
-<COLLADA xmlns="http://www.collada.org/2005/11/COLLADASchema" version="1.4.1"><asset><unit name="inch" meter="0.0254"/><up_axis>{up}</up_axis></asset>
-{image and f'<library_images><image id="i"><init_from>{image}</init_from></image></library_images>'}
+<COLLADA{NAMESPACE} version="1.4.1"><asset><unit name="inch" meter="0.0254"/><up_axis>{up}</up_axis></asset>
+{image and images}
 <library_effects><effect id="e"><profile_COMMON>
-{image and '<newparam sid="s"><surface type="2D"><init_from>i</init_from></surface></newparam><newparam sid="t"><sampler2D><source>s</source></sampler2D></newparam>'}
-<technique sid="c"><lambert><diffuse>{colour}</diffuse></lambert></technique></profile_COMMON></effect></library_effects>
+{image and surface + sampler}
+<technique sid="c"><lambert><diffuse>{colour}</diffuse></lambert></technique></profile_COMMON></effect>\
+</library_effects>
 <library_materials><material id="m"><instance_effect url="#e"/></material></library_materials>
 <library_geometries><geometry id="g"><mesh>{source("p", CUBE, "XYZ")}{texcoord and source("u", UV, "ST")}
 <vertices id="v"><input semantic="POSITION" source="#p"/></vertices>
-<{primitive} material="x" count="{12 if primitive == "triangles" else 6}"><input semantic="VERTEX" source="#v" offset="0"/>{texcoord}{body}</{primitive}></mesh></geometry></library_geometries>
-<library_visual_scenes><visual_scene id="w"><node id="n">{place}<instance_geometry url="#g"><bind_material><technique_common><instance_material symbol="x" target="#m">
-<bind_vertex_input semantic="UV" input_semantic="TEXCOORD" input_set="0"/></instance_material></technique_common></bind_material></instance_geometry></node></visual_scene></library_visual_scenes>
+<{primitive} material="x" count="{12 if primitive == "triangles" else 6}">\
+<input semantic="VERTEX" source="#v" offset="0"/>{texcoord}{body}</{primitive}></mesh></geometry></library_geometries>
+<library_visual_scenes><visual_scene id="w"><node id="n">{place}<instance_geometry url="#g"><bind_material>\
+<technique_common><instance_material symbol="x" target="#m">
+<bind_vertex_input semantic="UV" input_semantic="TEXCOORD" input_set="0"/></instance_material></technique_common>\
+</bind_material></instance_geometry></node></visual_scene></library_visual_scenes>
 <scene><instance_visual_scene url="#w"/></scene></COLLADA>""".encode()
-
-
-NAMESPACE = ' xmlns="http://www.collada.org/2005/11/COLLADASchema"'
 
 
 def _dae_with(colour: str, *changes: tuple[str, str], **more: str) -> bytes:
@@ -387,7 +399,10 @@ def _obj(
 
 
 MTL = b"newmtl red\nKd 1 0 0\nnewmtl four\nKd 1 1 1\nmap_Kd t.png\n"
-MIXED = "usemtl red\nf 5 6 8 7\nf 2/1 1/2 3/3 4/4\nf 1//1 5//1 7//1 3//1\nf 6/1/1 2/2/1 4/3/1\nf 6/1/1 4/3/1 8/4/1\nf 7 8/ 4// 3\nf -8 -7 -3 -4\n"
+MIXED = (
+    "usemtl red\nf 5 6 8 7\nf 2/1 1/2 3/3 4/4\nf 1//1 5//1 7//1 3//1\nf 6/1/1 2/2/1 4/3/1\nf 6/1/1 4/3/1 8/4/1\n"
+    "f 7 8/ 4// 3\nf -8 -7 -3 -4\n"
+)
 COLOUR = "property {0} red\nproperty {0} green\nproperty {0} blue\n"
 
 
@@ -511,14 +526,14 @@ def made() -> dict[str, tuple[dict[str, bytes], Case]]:
         },
         Case("m.ply", 2, FOUR),
     )
-    strip = b"ply\nformat ascii 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\nelement tristrips 1\nproperty list int int vertex_indices\nend_header\n"
+    strip = PLY.format("ascii") + "element tristrips 1\nproperty list int int vertex_indices\nend_header\n"
     rows = (
         "".join("{:g} {:g} {:g}\n".format(*corner) for corner in CUBE)
         + "29 "
         + " ".join(f"{a} {b} {d} {c} -1" for a, b, c, d in QUADS).removesuffix(" -1")
         + "\n"
     )
-    cases["ply_strips"] = {"m.ply": strip + rows.encode()}, Case("m.ply", 2, GREY)
+    cases["ply_strips"] = {"m.ply": (strip + rows).encode()}, Case("m.ply", 2, GREY)
 
     cases["off"] = {"m.off": _off(comment="   # a cube")}, Case("m.off", 2, GREY)
     cases["off_one_line"] = {"m.off": _off("OFF 8 6 0").replace(b"8 6 12\n", b"# nothing\n")}, Case("m.off", 2, GREY)
@@ -552,7 +567,8 @@ def made() -> dict[str, tuple[dict[str, bytes], Case]]:
                 (
                     "</library_effects>",
                     '<effect id="e2"><profile_COMMON><technique sid="c"><lambert><diffuse>'
-                    '<texture texture="gone" texcoord="UV"/></diffuse></lambert></technique></profile_COMMON></effect></library_effects>',
+                    '<texture texture="gone" texcoord="UV"/></diffuse></lambert></technique></profile_COMMON></effect>'
+                    "</library_effects>",
                 ),
             )
         },
@@ -598,7 +614,8 @@ def all_cases() -> list[Case]:
 
 
 def write_cases(folder: Path) -> list[Case]:
-    "Write all cases into a folder. Names in other encodings come from an archive, as not every file system and version control can hold them."
+    """Write all cases into a folder. Names in other encodings come from an archive, because not every file system and
+    version control can hold them."""
     shutil.copytree(HERE, folder, dirs_exist_ok=True)
     with tarfile.open(HERE / "R14_names_in_other_encodings.tar") as tar:
         tar.extractall(folder, filter="data")

@@ -19,6 +19,10 @@ MODULES = (
     "sie.method.predictors",
     "sie.method.losses",
     "sie.method.methods",
+    "sie.method.system",
+    "sie.method.pairs",
+    "sie.method.pretraining",
+    "sie.method.weights",
 )
 
 # Run in a fresh interpreter: every finder of modules answers only for what is allowed, as if nothing else were there.
@@ -42,7 +46,20 @@ class Only:
 sys.meta_path = [Only(finder) for finder in sys.meta_path]
 for name in [name for name in sys.modules if name.partition(".")[0] not in allowed]:
     del sys.modules[name]  # what a .pth file has imported at the start
-__import__(sys.argv[1])
+exec(sys.argv[1])
+"""
+
+A_STEP = """
+import numpy as np
+import torch
+from sie.method.methods import METHODS, Model
+from sie.method.rotations import sample_latents
+
+method = METHODS["sie_matrix"]
+model = Model(method, "small", widths=(16, 16, 16))
+latents = torch.from_numpy(sample_latents(8, np.random.default_rng(0)))
+loss, _ = method.loss(model(*torch.randn(2, 4, 3, 32, 32), *latents.unflatten(0, (2, 4)), torch.arange(4)))
+loss.backward()
 """
 
 
@@ -62,25 +79,30 @@ def with_dependencies(names: tuple[str, ...]) -> set[str]:
     return found
 
 
-def import_with(module: str, distributions: set[str]) -> subprocess.CompletedProcess:
-    "Import a module in a process that sees `sie`, the standard library and these distributions only."
+def run_with(code: str, distributions: set[str]) -> subprocess.CompletedProcess:
+    "Run code in a process that sees `sie`, the standard library and these distributions only."
     packages = {
         package
         for package, owners in packages_distributions().items()
         if any(canonicalize_name(owner) in distributions for owner in owners)
     }
-    command = [sys.executable, "-c", ONLY_THESE, module, " ".join({"sie", *packages})]
+    command = [sys.executable, "-c", ONLY_THESE, code, " ".join({"sie", *packages})]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_with_four_packages(module):
-    run = import_with(module, with_dependencies(NEEDED))
+@pytest.mark.parametrize("code", [*(f"import {module}" for module in MODULES), A_STEP], ids=[*MODULES, "a step"])
+def test_the_method_runs_with_four_packages(code):
+    run = run_with(code, with_dependencies(NEEDED))
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_an_encoder_that_needs_another_package_names_it():
+    run = run_with("from sie.method.encoders import make_encoder; make_encoder('resnet18')", with_dependencies(NEEDED))
+    assert run.returncode and "install torchvision, or use 'resnet18_release' or 'small'" in run.stderr
 
 
 @pytest.mark.parametrize("missing", ["torch", "jaxtyping"])
 def test_a_package_that_is_not_allowed_is_not_found(missing):
-    "The test above can fail: what is left out cannot be imported."
-    run = import_with(missing, with_dependencies(("numpy",)))
+    "The tests above can fail: what is left out cannot be imported."
+    run = run_with(f"import {missing}", with_dependencies(("numpy",)))
     assert run.returncode and re.search(f"ModuleNotFoundError: No module named '{missing}'", run.stderr)

@@ -25,7 +25,8 @@ from sie.evaluation.figures import show_views
 from sie.evaluation.probes import Embedded, Head, Probe, read_off
 from sie.method.pretraining import Settings, load_model, pretrain
 from sie.objects.classes import CLASSES
-from sie.pipeline.params import check, fetch, load_params
+from sie.pipeline.command import fetch
+from sie.pipeline.params import check, load_params
 
 ROOT = Path(__file__).parents[1]
 BAD = YAML(typ="safe").load(ROOT / "tests/bad_inputs/layouts.yaml")
@@ -212,7 +213,10 @@ def test_missing_textures_are_refused_or_coloured_and_listed(tmp_path, monkeypat
 def test_the_digest_of_a_model_without_its_texture(tmp_path):
     fill(tmp_path, "chair/a/x.obj", content="mtllib x.mtl\nusemtl m\n" + TETRAHEDRON)
     fill(tmp_path, "chair/a/x.mtl", content="newmtl m\nmap_Kd gone.png\nKd 1 0 0\n")
-    digest = lambda: mf.MeshFileRenderer(folder=str(tmp_path), missing_textures="colour").digest("03001627", "a")
+
+    def digest():
+        return mf.MeshFileRenderer(folder=str(tmp_path), missing_textures="colour").digest("03001627", "a")
+
     with pytest.raises(ValueError, match="gone.png"):
         mf.usable_models(mf.mesh_objects(tmp_path))
     first = digest()
@@ -300,8 +304,8 @@ def test_a_data_set_of_other_classes(tmp_path, names):
     "names", [["dog", "cat", "03001627"], ["03001627", "cat", "chair", "dog"]], ids=["mixed", "one class twice"]
 )
 def test_the_archive_of_other_classes(tmp_path, capsys, names):
-    """A stream shows its classes only at its end, with lists and without. Synsets and other names may stand side by side,
-    and a synset's objects are of one class with those of its name in words."""
+    """A stream shows its classes only at its end, with lists and without. There may be synsets and other names, and a
+    synset's objects are of one class with those of its name in words."""
     import tarfile
 
     data = made(tmp_path / "set", names)
@@ -627,7 +631,9 @@ def test_links_and_sizes_are_refused(furniture, tmp_path, monkeypatch):
 
 
 def test_damaged_libraries_are_named(furniture, tmp_path):
-    make = lambda: rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+    def make():
+        return rm.make_folder(rm.libraries_in(furniture), tmp_path / "out")
+
     whole = (furniture / "A.sh3f").read_bytes()
     (furniture / "A.sh3f").write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="A.sh3f is not a whole zip archive"):

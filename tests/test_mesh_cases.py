@@ -1,9 +1,10 @@
-"""Small model files of the kinds that readers get wrong: each has the surface and the colours that it should, or is refused by name."""
+"""Small model files of the kinds that readers get wrong: each has the right surface and colours, or is refused."""
 
 import json
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mesh_cases import _dae, _stl, _stl_text, all_cases, gltf, png, write_cases  # noqa: E402
+from mesh_cases import PLY, _dae, _stl, _stl_text, all_cases, gltf, png, write_cases  # noqa: E402
 
 from sie.data import model_formats  # noqa: E402
 from sie.data.mesh_files import load_model  # noqa: E402
@@ -124,6 +125,29 @@ def test_stls_that_are_refused(tmp_path, data, says):
         load_model(tmp_path / "m.stl")
 
 
+TEXTURE_5 = {"baseColorTexture": {"index": 5}}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda header: header["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"].update(index=5),
+            "texture 5",
+        ),
+        (lambda header: header.pop("textures"), "texture 0"),
+        (lambda header: header["textures"][0].update(source=3), "image 3"),
+        (lambda header: header.pop("images"), "image 0"),
+    ],
+)
+def test_textures_and_images_that_a_gltf_lacks(tmp_path, change, says):
+    header = gltf()
+    change(header)
+    (tmp_path / "m.gltf").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match=f"m.gltf.*there is no {says}"):
+        load_model(tmp_path / "m.gltf")
+
+
 def test_a_texture_whose_set_of_coordinates_is_missing(tmp_path):
     def change(header, add):
         header["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
@@ -170,8 +194,9 @@ def test_two_sides_in_any_format_order_and_cut(tmp_path, suffix, order):
             )
         )
     elif suffix == ".ply":
-        head = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\nelement face 3\n"
-        head += "property list uchar int vertex_indices\nproperty uchar red\nproperty uchar green\nproperty uchar blue\nend_header"
+        head = PLY.format("ascii").replace("vertex 8", "vertex 4") + "element face 3\n"
+        head += "property list uchar int vertex_indices\n"
+        head += "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header"
         path.write_text(
             "\n".join(
                 [
@@ -207,7 +232,8 @@ def test_two_sides_in_any_format_order_and_cut(tmp_path, suffix, order):
 
 
 def test_polygons_are_cut_by_their_ears():
-    "Random star-shaped polygons in random planes: triangles add up to the polygon's area (by the shoelace formula) and keep its side."
+    """Random star-shaped polygons in random planes: the triangles add up to the polygon's area (shoelace formula) and
+    face its side."""
     rng = np.random.default_rng(0)
     for _ in range(200):
         size = int(rng.integers(4, 30))
@@ -275,7 +301,8 @@ def test_images_of_all_kinds(tmp_path, mode):
 
 def test_missing_textures_are_listed_and_their_material_shown(tmp_path):
     (tmp_path / "m.mtl").write_text(
-        "newmtl a\nKd 1 0 0\nmap_Kd gone.png\nmap_Bump bump.png\nmap_Ks gloss.png\nnorm normal.png\nnewmtl b\nmap_Kd other.png\n"
+        "newmtl a\nKd 1 0 0\nmap_Kd gone.png\nmap_Bump bump.png\nmap_Ks gloss.png\nnorm normal.png\n"
+        "newmtl b\nmap_Kd other.png\n"
     )
     (tmp_path / "m.obj").write_text(f"mtllib m.mtl\nusemtl a\n{CORNERS}vt 0 0\nf 1/1 2/1 3/1\n")
     assert missing_textures(tmp_path / "m.obj") == ["gone.png"]
@@ -321,14 +348,15 @@ def test_files_of_a_gltf(folder):
     ],
 )
 def test_a_file_that_was_not_read_whole_is_refused(folder, monkeypatch, case, reader, what):
-    read = getattr(model_formats, reader)
+    kind = model_formats.FORMATS[Path(case).suffix]
+    assert kind.read is getattr(model_formats, reader)
 
     def careless(path, textures):
-        model = read(path, textures)
+        model = kind.read(path, textures)
         setattr(model, what, getattr(model, what) - 1)
         return model
 
-    monkeypatch.setitem(model_formats.READERS, Path(case).suffix, careless)
+    monkeypatch.setitem(model_formats.FORMATS, Path(case).suffix, replace(kind, read=careless))
     with pytest.raises(ValueError, match=f"was not read whole.* instead of .*{model_formats.COUNTED[what]}"):
         load_model(folder / case)
 

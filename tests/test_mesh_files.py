@@ -150,13 +150,15 @@ def test_cutting_keeps_the_surface_and_stops_in_time(tmp_path, monkeypatch):
 def test_materials_of_an_obj(tmp_path):
     NOISE.save(tmp_path / "tex.png")
     (tmp_path / "m.mtl").write_text(
-        "newmtl half\r\nKd 0.5 0.25 0\r\nnewmtl image\r\nKd 0.1 0.1 0.1\r\nmap_Kd tex.png\r\nnewmtl nowhere\r\nmap_Kd tex.png\r\n"
+        "newmtl half\r\nKd 0.5 0.25 0\r\nnewmtl image\r\nKd 0.1 0.1 0.1\r\nmap_Kd tex.png\r\n"
+        "newmtl nowhere\r\nmap_Kd tex.png\r\n"
     )
     corners = "".join(f"v {x} {y} {z}\r\n" for z in range(4) for x, y in ((0, 0), (1, 0), (0, 1)))
     (tmp_path / "m.obj").write_text(
         "mtllib m.mtl\r\n"
         + corners
-        + "vt 0.5 0.5\r\nusemtl half\r\nf 1 2 3\r\nusemtl image\r\nf 4/1 5/1 6/1\r\nusemtl unknown\r\nf 7 8 9\r\nusemtl nowhere\r\nf 10 11 12\r\n"
+        + "vt 0.5 0.5\r\nusemtl half\r\nf 1 2 3\r\nusemtl image\r\nf 4/1 5/1 6/1\r\n"
+        + "usemtl unknown\r\nf 7 8 9\r\nusemtl nowhere\r\nf 10 11 12\r\n"
     )
     mesh = mf.load_model(tmp_path / "m.obj", up="z")
     by_height = colours(mesh)[np.argsort(mesh.triangles_center[:, 2])]

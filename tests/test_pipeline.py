@@ -44,24 +44,23 @@ def to_run(repo: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    "A copy of the repository with small parameters, which are committed."
-    clone = copy_of_the_repository(tmp_path_factory.mktemp("clone") / "sie", "smoke")
-    change(clone, **TINY)
-    # another question about the same runs: all but the report is in DVC's cache by then
-    (clone / "presets.yaml").write_text("default: {}\nfewer:\n  methods: [sie_matrix, random]\n")
-    assert (
-        run(clone, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qam", "small").returncode
-        == 0
-    )
+    "A copy of the repository with two small presets, which are committed."
+    clone = copy_of_the_repository(tmp_path_factory.mktemp("clone") / "sie", "default")
+    presets = YAML(typ="safe").load(clone / "presets.yaml")
+    tiny = {**presets["smoke"], **TINY}
+    fewer = {**tiny, "methods": ["sie_matrix", "random"]}  # the same runs: all but the report is in DVC's cache then
+    YAML().dump({"default": {}, "tiny": tiny, "fewer": fewer}, clone / "presets.yaml")
+    commit = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qam", "small"]
+    assert run(clone, *commit).returncode == 0
     return clone
 
 
 @pytest.fixture(scope="module")
 def repo(clone) -> Path:
     "The place in which the pipeline ran."
-    result = run(clone, "sie", "repro")
+    result = run(clone, "sie", "repro", "tiny")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return clone / "runs/default"
+    return clone / "runs/tiny"
 
 
 def test_every_stage_leaves_an_executed_notebook_without_errors(repo):
@@ -81,7 +80,7 @@ def test_one_tidy_table(repo):
     assert list(metrics) == ["preset", "method", "seed", "part", "split", "metric", "value"]
     assert (
         set(metrics["method"]) == {*METHODS, "chance"}
-        and set(metrics["preset"]) == {"smoke"}
+        and set(metrics["preset"]) == {"tiny"}
         and metrics["value"].notna().all()
     )
     read_off = (
@@ -178,7 +177,7 @@ def test_presets_leave_no_debris_and_share_what_they_have_in_common(clone, repo)
     assert ran == {"report"}, other.stdout
     assert (clone / "runs/fewer/models/sie_matrix/seed-0/model.safetensors").exists()
     started = time.perf_counter()
-    back = run(clone, "sie", "repro")
+    back = run(clone, "sie", "repro", "tiny")
     assert back.returncode == 0 and "Running stage" not in back.stdout, back.stdout
     assert time.perf_counter() - started < 30
     assert (repo / "results/metrics.csv").read_bytes() == before
@@ -189,7 +188,7 @@ def test_presets_leave_no_debris_and_share_what_they_have_in_common(clone, repo)
 
 def test_a_log_of_a_run_says_how_far_it_is(clone):
     "Once a minute in a log; here at once, as the stage is asked to."
-    folder = place("default", clone)
+    folder = place("tiny", clone)
     code = (
         "import sys, time, json, os\n"
         "from sie.pipeline.stage import shown_progress\n"
@@ -202,9 +201,11 @@ def test_a_log_of_a_run_says_how_far_it_is(clone):
 
 
 def test_an_interrupted_run_says_how_to_go_on(clone, repo):
-    change(clone, **{"pretrain.epochs": 4000})
+    presets = YAML(typ="safe").load(clone / "presets.yaml")
+    presets["tiny"]["pretrain.epochs"] = 4000
+    YAML().dump(presets, clone / "presets.yaml")
     command = subprocess.Popen(
-        [BIN / "sie", "repro"],
+        [BIN / "sie", "repro", "tiny"],
         cwd=clone,
         env=environment(clone),
         stdin=subprocess.DEVNULL,
@@ -219,5 +220,5 @@ def test_an_interrupted_run_says_how_to_go_on(clone, repo):
     os.killpg(command.pid, signal.SIGINT)
     said, _ = command.communicate(timeout=60)
     assert command.returncode == 130 and "Traceback" not in said, said
-    assert said.rstrip().splitlines()[-1].startswith("Stopped. `make repro PRESET=default` goes on"), said
+    assert said.rstrip().splitlines()[-1].startswith("Stopped. `make repro PRESET=tiny` goes on"), said
     assert "ERROR" not in said, said

@@ -236,8 +236,11 @@ def test_a_stage_stopped_before_its_last_seed_keeps_the_finished_one(tmp_path, d
 
 def test_a_finished_seed_of_other_settings_or_code_is_not_taken_up(tmp_path, dataset, monkeypatch):
     folders = [tmp_path / name for name in ("models", "logs", "checkpoints")]
-    runs = lambda **settings: {"run": Settings(**{**SMALL, "epochs": 2, **settings})}
     steps = []
+
+    def runs(**settings):
+        return {"run": Settings(**{**SMALL, "epochs": 2, **settings})}
+
     monkeypatch.setattr("sie.method.pretraining._train", lambda *args: steps.append(args[1].lr) or _train(*args))
     for settings in ({}, {}, {"lr": 2e-3}):
         pretrain_all(dataset, runs(**settings), *folders)
@@ -255,7 +258,10 @@ def test_leftovers_go_with_the_next_stage_that_has_all_of_its_runs(tmp_path, dat
     monkeypatch.undo()
     (folders[2] / "of-another-run.safetensors").touch()
     pretrain_all(dataset, {"run": settings}, *folders)
-    left = lambda: sorted(str(p.relative_to(folders[2])) for p in folders[2].rglob("*.safetensors"))
+
+    def left():
+        return sorted(str(p.relative_to(folders[2])) for p in folders[2].rglob("*.safetensors"))
+
     assert left() == [f"done/{checkpoint_path('', dataset, settings)}", "of-another-run.safetensors"]
     other = Settings(**{**SMALL, "epochs": 3})
     pretrain_all(dataset, {"run": other}, *folders)

@@ -1,4 +1,6 @@
-"The authors' release end to end, small, from a server on this machine: download, faults on the way, the whole pipeline; before that the embedded data, killed and made in parts."
+"""The authors' release end to end, small, from a server on this machine: download, faults on the way, the pipeline.
+
+Before that, generated data that is killed and made in parts."""
 
 import hashlib
 import http.server
@@ -37,7 +39,9 @@ RELEASE = {"data.source": "3diebench", "data.input": "data/3diebench"}
 
 
 def objects() -> list[tuple[str, str]]:
-    "Objects of the authors' validation list where it is at hand, else such names: 3DIEBench has ids of 32 hexadecimal digits and ids that begin with u."
+    """Objects of the authors' validation list where it is at hand, else such names.
+
+    3DIEBench has ids of 32 hexadecimal digits and ids that begin with u."""
     if OFFICIAL.is_dir():
         names = [tuple(name.strip("/").split("/")) for name in np.load(OFFICIAL / "val_images.npy").tolist()]
     else:
@@ -147,7 +151,10 @@ def test_nothing_is_downloaded_unless_asked_for(repo, server):
 
 def test_a_rendering_killed_under_dvc_goes_on_in_parts(repo, server):
     out = repo / "data/shards"
-    stamps = lambda: {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.arrow")}
+
+    def stamps():
+        return {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.arrow")}
+
     process = subprocess.Popen(
         ["dvc", "repro", "fetch"],
         cwd=repo,

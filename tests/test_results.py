@@ -14,8 +14,8 @@ and where it comes from:
     {text: "0.771", share: relative}                                     from sie.evaluation.statistics.POOLED_SHARE
     {text: "15", stated: why it is in no committed file}
 
-`column` is a heading of `READ_OFF`, `RETRIEVED` or `ABLATED`. `of` and `minus` may be lists of methods: all of them,
-or all pairs, must give the same text.
+`column` is a heading of `READ_OFF`, `RETRIEVED` or `ABLATED`.
+`of` and `minus` may be lists of methods: all of them, or all pairs, must give the same text.
 `run` names another run of comparisons/ than the page's, `minus_run` that of the method that is subtracted.
 `claims` are statements without a number, {of, minus, column, is: higher | lower | not separated}, judged by the
 95 % interval of the paired differences.

@@ -69,8 +69,10 @@ import sys
 from pathlib import Path
 import test_workers as t
 
-from sie.evaluation.probes import embed; from sie.evaluation.protocol import evaluate_all
 from sie.data.mesh_files import usable_models
+from sie.data.rendering import render_dataset
+from sie.evaluation.probes import embed
+from sie.evaluation.protocol import evaluate_all
 from sie.method.pretraining import ImageFormat, load_model, pretrain_all, Settings
 
 here = Path(sys.argv[1])
@@ -120,7 +122,7 @@ def start(folder, pool, end):
     "A process that runs a pool, and what is there as soon as its workers are at work."
     begun, body = POOLS[pool]
     (folder / "script.py").write_text(IMPORTS + body + end)
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(storage.__file__).parents[1])])
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(storage.__file__).parents[2])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": path}
     command = [sys.executable, folder / "script.py", folder]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True), folder / begun
@@ -173,7 +175,7 @@ def test_a_script_from_standard_input_is_told_to_be_a_file(tmp_path, workers):
         [sys.executable, "-", str(workers)], input=SCRIPT, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert process.returncode == 1 and process.stdout == ("" if workers else "[8]\n"), process.stderr
-    assert process.stderr.count("Traceback") == 1 and "<stdin> is no file" in process.stderr, process.stderr
+    assert process.stderr.count("Traceback") == 1 and "<stdin> is not a file" in process.stderr, process.stderr
     assert "Save the script as a file" in process.stderr and 'if __name__ == "__main__":' in process.stderr
 
 

@@ -57,7 +57,7 @@ def _is_unread(path: Path) -> bool:
     known = inner.suffix.lower() in MODEL_FORMATS and (inner != path or path.suffix.lower() not in SUFFIXES)
     return known and not is_hidden(path) and path.is_file()
 
-
+# %% ../../nbs/data/05_mesh_files.ipynb #cell006b
 def unread_models(
     folder: str | Path,  # holds a folder for each class
 ) -> list[Path]:  # sorted
@@ -96,7 +96,7 @@ def _model_in(
         raise ValueError(f"{home} holds {len(names)} models, {', '.join(names[:4])}{more}")
     return candidates[0] if candidates else home
 
-
+# %% ../../nbs/data/05_mesh_files.ipynb #cell008b
 def _class_objects(
     home: Path,  # the folder of a class
 ) -> tuple[list[tuple[str, Path]], list[str]]:  # (object id, model) of each, and what is wrong
@@ -450,6 +450,27 @@ def usable_models(
     return usable
 
 # %% ../../nbs/data/05_mesh_files.ipynb #cell036
+def _model_of(home: Path, object_id: str) -> Path | None:
+    "The model of an object in the folder of its class."
+    for suffix in (variant for lower in SUFFIXES for variant in (lower, lower.upper())):
+        if (home / (object_id + suffix)).is_file():
+            return home / (object_id + suffix)
+    for path in sorted(home.glob(f"{object_id}.*")):  # .Obj
+        if _is_model(path) and path.stem == object_id:
+            return path
+    if (home / object_id).is_dir():
+        path = _model_in(home / object_id)
+        return path if path.is_file() else None
+    return None
+
+
+def _digest_of_all(file: Path) -> str:
+    "SHA-256 of a model and of all files beside it that are not models: its materials and textures are among them."
+    beside = [path for path in sorted(file.parent.iterdir()) if path.is_file() and not _is_model(path)]
+    digests = [hashlib.sha256(path.read_bytes()).digest() for path in [file, *beside]]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+# %% ../../nbs/data/05_mesh_files.ipynb #cell036b
 @dataclass(frozen=True)
 class MeshFileRenderer(ProceduralRenderer):
     "Draws models from files."
@@ -460,18 +481,9 @@ class MeshFileRenderer(ProceduralRenderer):
 
     def _file(self, synset: str, object_id: str) -> Path:
         names = [synset, *([CLASS_BY_SYNSET[synset].name] if synset in CLASS_BY_SYNSET else [])]
-        for home in (Path(self.folder, name) for name in names):
-            for suffix in (variant for lower in SUFFIXES for variant in (lower, lower.upper())):
-                path = home / (object_id + suffix)
-                if path.is_file():
-                    return path
-            for path in sorted(home.glob(f"{object_id}.*")):  # .Obj
-                if _is_model(path) and path.stem == object_id:
-                    return path
-            if (home / object_id).is_dir():
-                path = _model_in(home / object_id)
-                if path.is_file():
-                    return path
+        for name in names:
+            if path := _model_of(Path(self.folder, name), object_id):
+                return path
         raise FileNotFoundError(f"{self.folder}: there is no model of {synset}/{object_id}")
 
     def digest(self, synset: str, object_id: str) -> str:
@@ -482,10 +494,7 @@ class MeshFileRenderer(ProceduralRenderer):
         except ValueError:
             if self.missing_textures == "refuse":
                 raise
-        # the existing ones of its materials and textures are among these
-        beside = [path for path in sorted(file.parent.iterdir()) if path.is_file() and not _is_model(path)]
-        digests = [hashlib.sha256(path.read_bytes()).digest() for path in [file, *beside]]
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+        return _digest_of_all(file)
 
     def __call__(
         self,

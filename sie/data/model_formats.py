@@ -34,8 +34,8 @@ from scipy.spatial.transform import Rotation
 
 # %% auto #0
 __all__ = ['ENCODINGS', 'NUMBER', 'GREY', 'OPTIONS', 'TYPES', 'PLACES', 'SUPPORTED', 'COMPONENTS', 'COLUMNS', 'WRAPS', 'UP_AXES',
-           'READERS', 'COUNTS', 'FILES', 'SUFFIXES', 'COUNTED', 'Part', 'naming', 'read_parts', 'model_files',
-           'missing_textures', 'model_digest']
+           'FORMATS', 'SUFFIXES', 'COUNTED', 'Part', 'naming', 'read_parts', 'model_files', 'missing_textures',
+           'model_digest']
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell009
 ENCODINGS = ("utf-8", "gbk", "shift_jis", "cp1252")  # of names in OBJ, MTL and PLY files, in the order tried
@@ -139,7 +139,7 @@ class Part:
 
 @dataclass
 class _Model:
-    "The content of a file. The numbers are what the reader found, to be compared with those of `COUNTS`."
+    "The content of a file. The numbers are what the reader found, to be compared with a count of another kind."
 
     parts: list[Part]
     faces: int  # polygons, triangles of strips, of fans and of glTF
@@ -434,6 +434,17 @@ def _index(word: bytes, count: int) -> int:
     return k - 1 if k > 0 else count + k
 
 
+def _point(words: list[bytes]) -> tuple[list[float], list[float]]:
+    "Position and colour of a corner; the colour is NaN if there is none."
+    if len(words) not in (3, 4, 6, 7, 8):
+        raise ValueError("a corner has 3 numbers, and a colour 3 more")
+    values = [float(word) for word in words]
+    colour = values[4:7] if len(words) == 8 else values[3:6]
+    if not all(map(math.isfinite, colour)):
+        raise ValueError("its colour is not finite")
+    return values[:3], colour if len(colour) == 3 else [np.nan] * 3
+
+# %% ../../nbs/data/04_model_formats.ipynb #cell029b
 class _ObjLines:
     "What the lines of an OBJ say."
 
@@ -456,7 +467,9 @@ class _ObjLines:
             return
         words = rest.partition(b"#")[0].split()
         if key == b"v":
-            self.add_point(words)
+            point, colour = _point(words)
+            self.points.append(point)
+            self.colours.append(colour)
         elif key == b"vt":
             self.uv.append([float(word) for word in (*words, b"0", b"0")[:2]])
         elif key == b"f" and len(words) > 2:
@@ -469,16 +482,6 @@ class _ObjLines:
             self.lines.append(number)
         elif key in (b"surf", b"call"):
             raise ValueError("free-form surfaces and calls of other files are not supported; export it as polygons")
-
-    def add_point(self, words: list[bytes]):
-        if len(words) not in (3, 4, 6, 7, 8):
-            raise ValueError("a corner has 3 numbers, and a colour 3 more")
-        values = [float(word) for word in words]
-        colour = values[4:7] if len(words) == 8 else values[3:6]
-        if not all(map(math.isfinite, colour)):
-            raise ValueError("its colour is not finite")
-        self.points.append(values[:3])
-        self.colours.append(colour if len(colour) == 3 else [np.nan] * 3)
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell030
 def _rows(rows: list, columns: int) -> Float[np.ndarray, "rows columns"]:
@@ -627,7 +630,7 @@ def _ply_elements(path: Path, head: _PlyHead, data: bytes) -> dict[str, dict[str
         raise ValueError(f"{path} goes on after everything that its head announces; it is damaged")
     return elements
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell036b
 def _ply_first_row(
     buffer: bytes,
     at: int,  # where the row begins
@@ -921,13 +924,18 @@ def _base(header: dict, primitive: dict) -> tuple[list[float], dict | None]:
     return metal.get("baseColorFactor", [1, 1, 1, 1]), metal.get("baseColorTexture")
 
 
-def _gltf_image(header: dict, texture: dict) -> int:
-    "The image of a texture, which may be of a kind that an extension adds."
-    found = header["textures"][texture["index"]]
+def _gltf_image(header: dict, texture: dict) -> tuple[int, dict]:
+    "Number and entry of a texture's image, which may be of a kind that an extension adds."
+    k = texture["index"]
+    if not 0 <= k < len(header.get("textures", [])):
+        raise ValueError(f"there is no texture {k}, which a material names")
+    found = header["textures"][k]
     source = found.get("extensions", {}).get("EXT_texture_webp", {}).get("source", found.get("source"))
     if source is None:
-        raise ValueError(f"texture {texture['index']} has no image of a kind that can be read (PNG, JPEG or WebP)")
-    return source
+        raise ValueError(f"texture {k} has no image of a kind that can be read (PNG, JPEG or WebP)")
+    if not 0 <= source < len(header.get("images", [])):
+        raise ValueError(f"there is no image {source}, which texture {k} names")
+    return source, header["images"][source]
 
 
 def _outside(item: dict) -> str | None:
@@ -946,7 +954,7 @@ def _gltf_files(path: Path) -> tuple[list[Path], dict[str, Path | None]]:
             raise ValueError(f"{path} names the buffer {uri}, which is missing")
     used = {p.get("material", -1): p for mesh in header.get("meshes", []) for p in mesh["primitives"]}
     bases = [_base(header, used[material])[1] for material in sorted(used)]
-    uris = [_outside(header["images"][_gltf_image(header, texture)]) for texture in bases if texture]
+    uris = [_outside(_gltf_image(header, texture)[1]) for texture in bases if texture]
     return needed, {uri: _uri(path, uri) for uri in uris if uri}
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell047
@@ -1025,8 +1033,7 @@ class _Gltf(_Buffers):
         return values
 
     def image(self, texture: dict) -> Image.Image | None:
-        k = _gltf_image(self.header, texture)
-        entry = self.header["images"][k]
+        k, entry = _gltf_image(self.header, texture)
         if k not in self.opened:
             if uri := _outside(entry):
                 self.opened[k] = self.textures(uri, _uri(self.path, uri))
@@ -1323,25 +1330,30 @@ def _dae_polygons(
         raise ValueError(f"<{faces.tag}> has {len(rows)} corners, and its polygons {sizes.sum()}")
     return rows, sizes
 
+# %% ../../nbs/data/04_model_formats.ipynb #cell058b
+class _DaeFaces:
+    "Polygons of a geometry, with the values of their corners."
 
-def _dae_values(
-    dae: _Dae,
-    name: str,  # of the geometry
-    semantic: str,  # meaning of the input
-    group: list[tuple[int, str, ElementTree.Element]],  # the inputs of that meaning
-    index: Float[np.ndarray, "corners inputs"],
-    axes: int,
-    wanted: str = "0",  # which set, if there are several
-) -> Float[np.ndarray, "corners axes"]:
-    "The values of an input at the corners. Raises `ValueError` if there is no such set, or no value of an index."
-    offset, _, source = group[0] if len(group) == 1 else next((e for e in group if e[1] == wanted), (0, "", None))
-    if source is None:
-        raise ValueError(f"{dae.path}: {name} has no {semantic} of the set {wanted}")
-    values = dae.numbers(source, axes)
-    own = index[:, offset]
-    if ((own < 0) | (own >= len(values))).any():
-        raise ValueError(f"{dae.path}: {name} has an index beyond its {len(values)} {semantic}s")
-    return values[own.astype(int)]
+    def __init__(self, dae: _Dae, name: str, faces: ElementTree.Element, mirrored: bool):
+        self.dae = dae
+        self.where = f"{dae.path}: {name} has"
+        self.inputs = dae.inputs(faces)
+        step = 1 + max(offset for group in self.inputs.values() for offset, *_ in group)
+        self.index, self.sizes = _dae_polygons(faces, step)
+        if mirrored:  # a mirrored node turns its faces over
+            self.index, self.sizes = self.index[::-1], self.sizes[::-1]
+
+    def values(self, semantic: str, axes: int, wanted: str = "0") -> Float[np.ndarray, "corners axes"]:
+        "The values of an input, of a wanted set if there are several. Raises `ValueError` if there are none."
+        group = self.inputs[semantic]
+        entries = group if len(group) == 1 else [entry for entry in group if entry[1] == wanted]
+        if not entries:
+            raise ValueError(f"{self.where} no {semantic} of the set {wanted}")
+        offset, _, source = entries[0]
+        values, own = self.dae.numbers(source, axes), self.index[:, offset]
+        if ((own < 0) | (own >= len(values))).any():
+            raise ValueError(f"{self.where} an index beyond its {len(values)} {semantic}s")
+        return values[own.astype(int)]
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell059
 UP_AXES = {
@@ -1351,41 +1363,29 @@ UP_AXES = {
 }
 
 
-def _add_dae_faces(
-    model: _Model,
-    dae: _Dae,
-    faces: ElementTree.Element,
+def _dae_parts(
+    faces: _DaeFaces,
     place: Float[np.ndarray, "4 4"],
     material: ElementTree.Element | None,  # that is bound to the faces
-    name: str,  # of the geometry
     textures: _Textures,
-):
-    "Add the polygons of an element to a model, turned so that y is up."
-    inputs = dae.inputs(faces)
-    index, sizes = _dae_polygons(faces, 1 + max(offset for group in inputs.values() for offset, *_ in group))
-    if np.linalg.det(place[:3, :3]) < 0:  # a mirrored node turns its faces over
-        index, sizes = index[::-1], sizes[::-1]
-
-    def values(semantic: str, axes: int, wanted: str = "0") -> np.ndarray:
-        return _dae_values(dae, name, semantic, inputs[semantic], index, axes, wanted)
-
+) -> list[Part]:
+    "The parts of some faces, turned so that y is up."
+    dae = faces.dae
     turned = UP_AXES[dae.root.findtext("asset/up_axis", "Y_UP").strip()]
     with np.errstate(invalid="ignore"):  # `read_parts` refuses what is not finite
-        points = (values("POSITION", 3) @ place[:3, :3].T + place[:3, 3]) @ turned.T
-    colours = np.full((len(index), 3), GREY)
+        points = (faces.values("POSITION", 3) @ place[:3, :3].T + place[:3, 3]) @ turned.T
+    colours = np.full((len(points), 3), GREY)
     uv, look = None, {}
     if material is not None:
         colours[:], file, wanted = _dae_diffuse(dae, material)
         image = textures(file, _uri(dae.path, file)) if file else None
-        if image and "TEXCOORD" in inputs:
-            colours[:], uv, look = 1, values("TEXCOORD", 2, wanted), {0: (image,)}
+        if image and "TEXCOORD" in faces.inputs:
+            colours[:], uv, look = 1, faces.values("TEXCOORD", 2, wanted), {0: (image,)}
         elif image:
             colours[:] = _mean(image)
-    elif "COLOR" in inputs:
-        colours = _linear(_unit(values("COLOR", 3), str(dae.path)))
-    model.parts += _polygon_parts(points, sizes, colours, uv, look=look)
-    model.faces += len(sizes)
-    model.placed += len(sizes) * ("TEXCOORD" in inputs)
+    elif "COLOR" in faces.inputs:
+        colours = _linear(_unit(faces.values("COLOR", 3), str(dae.path)))
+    return _polygon_parts(points, faces.sizes, colours, uv, look=look)
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell060
 def _read_dae(path: Path, textures: _Textures) -> _Model:
@@ -1394,11 +1394,15 @@ def _read_dae(path: Path, textures: _Textures) -> _Model:
     model = _Model([], 0)
     materials = set()
     for geometry, place, bound in _dae_instances(dae):
-        for faces in geometry.iterfind("mesh/*"):
-            if faces.tag in ("triangles", "polylist", "polygons", "tristrips", "trifans"):
-                material = bound.get(faces.get("material"))
-                _add_dae_faces(model, dae, faces, place, material, geometry.get("id"), textures)
-                materials.add(None if material is None else material.get("target"))
+        for item in geometry.iterfind("mesh/*"):
+            if item.tag not in ("triangles", "polylist", "polygons", "tristrips", "trifans"):
+                continue
+            faces = _DaeFaces(dae, geometry.get("id"), item, mirrored=np.linalg.det(place[:3, :3]) < 0)
+            material = bound.get(item.get("material"))
+            materials.add(None if material is None else material.get("target"))
+            model.parts += _dae_parts(faces, place, material, textures)
+            model.faces += len(faces.sizes)
+            model.placed += len(faces.sizes) * ("TEXCOORD" in faces.inputs)
     model.materials = len(materials - {None})
     return model
 
@@ -1499,33 +1503,26 @@ def _count_dae(path: Path) -> dict[str, int]:
     return {"faces": faces, "placed": placed, "materials": len(materials - {None})}
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell066
-READERS: dict[str, Callable[[Path, _Textures], _Model]] = {
-    ".obj": _read_obj,
-    ".ply": _read_ply,
-    ".glb": _read_gltf,
-    ".gltf": _read_gltf,
-    ".stl": _read_stl,
-    ".off": _read_off,
-    ".dae": _read_dae,
+@dataclass(frozen=True)
+class _Format:
+    "What is done with the files of a format."
+
+    read: Callable[[Path, _Textures], _Model]
+    count: Callable[[Path], dict[str, int]]  # numbers of `_Model`, found in another way
+    # files that a model needs, and textures by name, None where missing
+    files: Callable[[Path], tuple[list[Path], dict[str, Path | None]]] = lambda path: ([], {})
+
+
+FORMATS = {
+    ".obj": _Format(_read_obj, _count_obj, _obj_files),
+    ".ply": _Format(_read_ply, _count_ply, _ply_files),
+    ".glb": _Format(_read_gltf, _count_gltf, _gltf_files),
+    ".gltf": _Format(_read_gltf, _count_gltf, _gltf_files),
+    ".stl": _Format(_read_stl, _count_stl),
+    ".off": _Format(_read_off, _count_off),
+    ".dae": _Format(_read_dae, _count_dae, _dae_files),
 }
-COUNTS: dict[str, Callable[[Path], dict[str, int]]] = {
-    ".obj": _count_obj,
-    ".ply": _count_ply,
-    ".glb": _count_gltf,
-    ".gltf": _count_gltf,
-    ".stl": _count_stl,
-    ".off": _count_off,
-    ".dae": _count_dae,
-}
-#: Files that a model needs, and textures by name, None where missing. STL and OFF files need no others.
-FILES: dict[str, Callable[[Path], tuple[list[Path], dict[str, Path | None]]]] = {
-    ".obj": _obj_files,
-    ".ply": _ply_files,
-    ".glb": _gltf_files,
-    ".gltf": _gltf_files,
-    ".dae": _dae_files,
-}
-SUFFIXES = tuple(READERS)
+SUFFIXES = tuple(FORMATS)
 COUNTED = {
     "faces": "faces",
     "placed": "faces with texture coordinates",
@@ -1552,22 +1549,16 @@ def naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} cannot be read: {damaged} ({error!r})") from error
 
 
-def _files(path: Path) -> tuple[list[Path], dict[str, Path | None]]:
-    "The files that a model needs, and its textures by name, None where missing."
-    suffix = path.suffix.lower()
-    return FILES[suffix](path) if suffix in FILES else ([], {})
-
-
 def read_parts(
     path: Path,  # of one of `SUFFIXES`
     missing: str = "refuse",  # a texture that is missing: "refuse" the model, or show the material's own "colour"
 ) -> list[Part]:
     "The content of a model's file. Raises `ValueError` naming it and what is wrong with it."
-    suffix = path.suffix.lower()
+    kind = FORMATS[path.suffix.lower()]
     with naming(path):
-        _files(path)
-        model = READERS[suffix](path, _Textures(path, missing))
-        counted = COUNTS[suffix](path)
+        kind.files(path)
+        model = kind.read(path, _Textures(path, missing))
+        counted = kind.count(path)
     differing = {what: number for what, number in counted.items() if getattr(model, what) != number}
     wrong = [f"{getattr(model, what)} instead of {number} {COUNTED[what]}" for what, number in differing.items()]
     if wrong:
@@ -1590,7 +1581,7 @@ def model_files(
     Raises `ValueError` naming a missing library or buffer. `missing_textures` lists the textures that are missing."""
     path = Path(path)
     with naming(path):
-        needed, textures = _files(path)
+        needed, textures = FORMATS[path.suffix.lower()].files(path)
     return list(dict.fromkeys([path, *needed, *filter(None, textures.values())]))
 
 
@@ -1598,7 +1589,8 @@ def missing_textures(path: str | Path) -> list[str]:
     "The textures that a model needs and that are missing, as the model names them."
     path = Path(path)
     with naming(path):
-        return [name for name, file in _files(path)[1].items() if file is None]
+        textures = FORMATS[path.suffix.lower()].files(path)[1]
+    return [name for name, file in textures.items() if file is None]
 
 
 def model_digest(path: str | Path) -> str:

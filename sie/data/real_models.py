@@ -51,7 +51,6 @@ EXCEPTIONS: tuple[tuple[str | None, str], ...] = (
 )
 
 # %% ../../nbs/data/06_real_models.ipynb #cell006b
-#: Class, and what a model's name must contain; the first match counts.
 NAMES: tuple[tuple[str | None, str], ...] = (
     *EXCEPTIONS,
     ("airplane", "biplane|airplane"),

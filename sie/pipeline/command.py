@@ -49,12 +49,13 @@ def _make_data(data, renderer, part: tuple[int, int] | None) -> ViewDataset | No
 
 
 def fetch(params: Params, part: tuple[int, int] | None = None) -> ViewDataset | None:
-    """The data set that the parameters ask for, in `data/views`: rendered, from families or from files, or packed from the
-    authors' archive or folder. With `part=(k, n)`, only the k-th of n shares of its shards, k from 0; returns None then.
+    """The data set that the parameters ask for, in `data/views`.
 
-    It is made in `data/shards`, where finished shards stay: those of a call that was killed, of a part, or of the data set
-    before, where it has the same. `data/views` holds the same files under further names (hard links), so that DVC may
-    remove it before a stage."""
+    It is rendered, from families or from files, or packed from the authors' archive or folder. With `part=(k, n)` only
+    the k-th of n shares of its shards is made, k from 0, and None returned.
+
+    The shards are made in `data/shards` and stay there: those of a call that was killed, of a part, or of the data set
+    before. `data/views` has the same files under further names (hard links), so that DVC may remove it."""
     dataset = _make_data(params.data, params.renderer, part)
     if dataset is None:
         return None

@@ -69,8 +69,10 @@ def place(preset: str = "default", root: str | Path | None = None) -> Path:
 
 
 def enter() -> None:
-    """Go to where a stage's files are. A stage that `dvc repro` runs is there already; a stage notebook that is opened in
-    Jupyter goes to the place of the preset named by the environment's SIE_PRESET, or the default's."""
+    """Go to where a stage's files are.
+
+    A stage that `dvc repro` runs is there already. A stage notebook that is opened in Jupyter goes to the place of the
+    preset that the environment names by SIE_PRESET, or to the default's."""
     if not Path("params.yaml").exists():
         os.chdir(place(os.environ.get("SIE_PRESET", "default")))
 
@@ -79,11 +81,10 @@ PHOTOGRAPHS = ("retrieval_*", "strip_*")  # figures that are large and hold pict
 
 
 def keep(preset: str = "default", name: str | None = None, root: str | Path | None = None) -> Path:
-    """Copy report, metrics, tables, figures, parameters and lock of a preset's run to `comparisons/NAME`, in place of what
-    was there; NAME is the preset's if not given. Returns the folder.
+    """Copy report, metrics, tables, figures, parameters and lock of a preset's run to `comparisons/NAME`.
 
-    Raises `FileNotFoundError` where there is no finished run, and `ValueError` for a name that cannot be a folder's or is
-    that of another preset."""
+    NAME is the preset's if not given; what was there is replaced. Returns the folder. Raises `FileNotFoundError` where
+    there is no finished run, and `ValueError` for a name that cannot be a folder's or is that of another preset."""
     root = repository() if root is None else Path(root)
     run = root / PLACES / preset
     name = name or preset
@@ -115,8 +116,8 @@ def _is_whole(out: Mapping[str, Any]) -> bool:
 def check_dvc(folder: str | Path = ".") -> None:
     """Check that DVC can read what it wrote to `dvc.lock` and `.dvc/tmp/rwlock`.
 
-    Raises `ValueError` naming the file and what to do. DVC's other locks (`.dvc/tmp/lock`, `rwlock.lock`) may hold anything:
-    it locks them and does not read them."""
+    Raises `ValueError` naming the file and what to do. DVC's other locks (`.dvc/tmp/lock`, `rwlock.lock`) may hold
+    anything: it locks them and does not read them."""
     lock, rwlock = Path(folder) / "dvc.lock", Path(folder) / ".dvc/tmp/rwlock"
     if not lock.exists() and not rwlock.exists():
         return
@@ -143,6 +144,6 @@ def check_dvc(folder: str | Path = ".") -> None:
         except (ValueError, Invalid):
             time.sleep(0.5)
     raise ValueError(
-        f"{rwlock} is empty, half-written or damaged, as a full disk leaves it. It says which `dvc` is at work on which "
-        f"file. If none is, remove it: rm {rwlock}"
+        f"{rwlock} is empty, half-written or damaged, as a full disk leaves it. It says which `dvc` is at work on "
+        f"which file. If none is, remove it: rm {rwlock}"
     )

@@ -93,8 +93,9 @@ class _Lines:
 
 @contextmanager
 def shown_progress(stage: str, out: TextIO | None = None, every: float = 60.0, poll: float = 0.5):
-    """Show on `out` (standard output if not given) what is written to the file that SIE_PROGRESS then names: as a bar in a
-    terminal, else as a line every so many seconds."""
+    """Show what is written to the file that SIE_PROGRESS then names, on `out` (standard output if not given).
+
+    It is a bar in a terminal, else a line every so many seconds."""
     out = out or sys.stdout
     display = _Bar(stage, out) if out.isatty() else _Lines(stage, out, every)
     ended = threading.Event()
@@ -126,7 +127,7 @@ def shown_progress(stage: str, out: TextIO | None = None, every: float = 60.0, p
 def run_stage(notebook: str | Path, out: str | Path, parameters: Mapping[str, str] | None = None) -> None:
     """Execute a stage's notebook into `out`, showing its progress.
 
-    Raises `papermill.PapermillExecutionError` where a cell fails; `out` then holds what was executed, with the error."""
+    Raises `papermill.PapermillExecutionError` where a cell fails; `out` then holds what was executed and the error."""
     import papermill
 
     parameters = dict(parameters or {})
