@@ -53,7 +53,7 @@ def page_of(path: Path) -> str:
 def test_every_notebook_has_a_page(site):
     for path in NOTEBOOKS:
         nb, page = nbformat.read(path, as_version=4), site[page_of(path)]
-        heading = re.search(r"^# +(.+)$", nb.cells[0].source, re.M)[1]
+        heading = re.search(r"^# +(.+)$", nb.cells[0].source, re.M)[1].replace("`", "")
         assert page.h1.get_text().startswith(heading)
         pictures = sum(
             "image/png" in o.get("data", {})
