@@ -166,11 +166,18 @@ async function measure(page, width) {
   const outside = e => e.getBoundingClientRect().left < -1 || e.getBoundingClientRect().right > view.innerWidth + 1;
   const bar = all(".bd-header a, .bd-header button, .bd-header .navbar-brand").filter(shown);
   const side = all(".bd-sidebar-primary a, .bd-sidebar-secondary a").filter(shown);
+  const boxed = e => {  // in a box that scrolls by itself; the article is none
+    for (let box = e; !box.matches("article"); box = box.parentElement)
+      if (/auto|scroll/.test(view.getComputedStyle(box).overflowX)) return true;
+    return false;
+  };
+  const wide = all("article, article *").filter(e => shown(e) && outside(e) && !boxed(e));
   const drawn = all("mjx-container");
   const result = {
     inner: view.innerWidth,
     room: view.document.scrollingElement.clientWidth,
     scroll: view.document.scrollingElement.scrollWidth,
+    wide: wide.map(e => e.outerHTML.slice(0, 100)),
     math: all(".math").length,
     drawn: all(".math > mjx-container").length,
     raw: all(".math").filter(e => /\\\\[([]|[$]/.test(e.textContent)).map(e => e.textContent),
@@ -237,6 +244,7 @@ def test_pages_in_a_browser(measured, page, width):
     found = measured[f"{page} {width}"]
     assert found["inner"] == width
     assert found["scroll"] <= found["room"] + 1, f"scrolls sideways: {found['scroll']} px"
+    assert not found["wide"], f"reaches beyond the window: {found['wide'][:5]}"
     assert found["drawn"] == found["math"] and not found["raw"] and not found["errors"] and not found["flat"], found
     assert not found["small"], f"font sizes of table cells: {sorted(set(found['small']))} px"
     assert found["navigation"] and not found["clipped"], found["clipped"]
