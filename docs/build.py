@@ -370,11 +370,13 @@ def about(report: Path) -> str:
     described = re.search(rf"^{re.escape(report.parent.name)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M)
     if described:
         return described[1]
-    preset = load_params(given).preset
-    changed = changes(preset, given, ROOT / "params.yaml", presets)
+    params = load_params(given)
+    changed = changes(params.preset, given, ROOT / "params.yaml", presets)
+    if params.data.source == "procedural":
+        changed.pop("data.input", None)  # the file of the families' code, which was moved since
     # keys that are younger than the run have no value
     texts = [f"{key} {value_text(value)}" for key, value in changed.items() if value is not None]
-    return f"`{preset}` with {', '.join(texts)}"
+    return f"`{params.preset}` with {', '.join(texts)}"
 
 
 def report_page(path: Path):

@@ -53,7 +53,7 @@ def page_of(path: Path) -> str:
 def test_every_notebook_has_a_page(site):
     for path in NOTEBOOKS:
         nb, page = nbformat.read(path, as_version=4), site[page_of(path)]
-        heading = re.search(r"^# +(.+)$", nb.cells[0].source, re.M)[1]
+        heading = re.search(r"^# +(.+)$", nb.cells[0].source, re.M)[1].replace("`", "")
         assert page.h1.get_text().startswith(heading)
         pictures = sum(
             "image/png" in o.get("data", {})
@@ -124,25 +124,135 @@ def test_search_index_knows_every_name(site):
         assert {f"{module}.{name}" for name in importlib.import_module(module).__all__} <= known
 
 
+# ---- in a browser
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1000",
+)
+WIDTHS = (1440, 390)  # pixels
+PAGES = (
+    "index.html",
+    "nbs/tutorials/01_sie_in_one_sitting.html",
+    "nbs/method/02_predictors.html",
+    "nbs/method/03_losses.html",
+    "nbs/results/01_full.html",
+    "nbs/data/00_storage.html",
+    "reference/sie.method.losses.html",
+    "how-to/gpus-and-clusters.html",
+)
+# Shows each page in a frame of each width, as a window of Chromium is never narrower than some 500 pixels.
+MEASURE = """<!doctype html><body><pre id="measured"></pre><script>
+const cut = e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display != "inline";
+
+async function measure(page, width) {
+  const frame = document.createElement("iframe");
+  frame.style = `border: 0; height: 900px; width: ${width}px`;
+  frame.src = "/" + page;
+  const loaded = new Promise(resolve => frame.onload = resolve);
+  document.body.append(frame);
+  await loaded;
+  const view = frame.contentWindow;
+  const all = selector => [...view.document.querySelectorAll(selector)];
+  if (view.MathJax?.startup) await view.MathJax.startup.promise;
+  const shown = e => e.getClientRects().length && view.getComputedStyle(e).visibility != "hidden";
+  const outside = e => e.getBoundingClientRect().left < -1 || e.getBoundingClientRect().right > view.innerWidth + 1;
+  const bar = all(".bd-header a, .bd-header button, .bd-header .navbar-brand").filter(shown);
+  const side = all(".bd-sidebar-primary a, .bd-sidebar-secondary a").filter(shown);
+  const boxed = e => {  // in a box that scrolls by itself; the article is none
+    for (let box = e; !box.matches("article"); box = box.parentElement)
+      if (/auto|scroll/.test(view.getComputedStyle(box).overflowX)) return true;
+    return false;
+  };
+  const wide = all("article, article *").filter(e => shown(e) && outside(e) && !boxed(e));
+  const drawn = all("mjx-container");
+  const result = {
+    inner: view.innerWidth,
+    room: view.document.scrollingElement.clientWidth,
+    scroll: view.document.scrollingElement.scrollWidth,
+    wide: wide.map(e => e.outerHTML.slice(0, 100)),
+    math: all(".math").length,
+    drawn: all(".math > mjx-container").length,
+    raw: all(".math").filter(e => /\\\\[([]|[$]/.test(e.textContent)).map(e => e.textContent),
+    errors: all("mjx-merror, merror").length,
+    flat: drawn.filter(e => e.getBoundingClientRect().height < 4).length,
+    small: all("article td, article th").map(e => parseFloat(view.getComputedStyle(e).fontSize)).filter(s => s < 12.5),
+    navigation: bar.length,
+    clipped: [...bar.filter(outside), ...[...bar, ...side].filter(cut)].map(e => e.outerHTML.slice(0, 100)),
+  };
+  frame.remove();
+  return result;
+}
+
+(async () => {
+  const found = {};
+  for (const page of PAGES)
+    for (const width of WIDTHS) found[page + " " + width] = await measure(page, width);
+  document.getElementById("measured").textContent = JSON.stringify(found);
+})();
+</script></body>"""
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    "Serves the site, and /measure."
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        if self.path != "/measure":
+            return super().do_GET()
+        text = MEASURE.replace("PAGES", json.dumps(PAGES)).replace("WIDTHS", json.dumps(WIDTHS)).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(text)
+
+
+def in_browser(path: str, profile: Path, budget: int) -> BeautifulSoup:
+    "A page of the site after its scripts have run for so many milliseconds of virtual time."
+    handler = functools.partial(Handler, directory=HTML)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{path}"
+        options = [*FLAGS, f"--user-data-dir={profile}", f"--virtual-time-budget={budget}", "--dump-dom"]
+        done = subprocess.run([CHROMIUM, *options, url], capture_output=True, text=True, timeout=300)
+        server.shutdown()
+    return BeautifulSoup(done.stdout, "html.parser")
+
+
+@pytest.fixture(scope="module")
+def measured(site, tmp_path_factory) -> dict[str, dict]:
+    "What a browser measures of each page at each width."
+    text = in_browser("measure", tmp_path_factory.mktemp("profile"), 120_000).find(id="measured").get_text()
+    assert text, "the pages were not measured in time"
+    return json.loads(text)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_in_a_browser(measured, page, width):
+    "No page scrolls sideways, all formulas are drawn, tables are legible, and the navigation is in sight."
+    found = measured[f"{page} {width}"]
+    assert found["inner"] == width
+    assert found["scroll"] <= found["room"] + 1, f"scrolls sideways: {found['scroll']} px"
+    assert not found["wide"], f"reaches beyond the window: {found['wide'][:5]}"
+    assert found["drawn"] == found["math"] and not found["raw"] and not found["errors"] and not found["flat"], found
+    assert not found["small"], f"font sizes of table cells: {sorted(set(found['small']))} px"
+    assert found["navigation"] and not found["clipped"], found["clipped"]
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
 def test_search_in_a_browser(site, tmp_path):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=HTML)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/search.html?q=euler_to_quaternion"
-        flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
-        done = subprocess.run(
-            [CHROMIUM, *flags, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom", url],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        server.shutdown()
-    found = [a["href"] for a in BeautifulSoup(done.stdout, "html.parser").select("#search-results a[href]")]
-    assert any(
-        href.startswith("reference/sie.method.rotations.html#sie.method.rotations.euler_to_quaternion")
-        for href in found
-    ), found
+    page = in_browser("search.html?q=euler_to_quaternion", tmp_path, 20_000)
+    found = [a["href"] for a in page.select("#search-results a[href]")]
+    name = "sie.method.rotations.euler_to_quaternion"
+    assert any(href.startswith(f"reference/sie.method.rotations.html#{name}") for href in found), found
