@@ -7,7 +7,6 @@ import pytest
 
 OPTIONAL = (
     "PIL",
-    "dvclive",
     "jaxtyping",
     "lightning_fabric",
     "matplotlib",

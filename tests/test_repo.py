@@ -311,23 +311,22 @@ def modules() -> dict[str, tuple[int, str]]:
 
 
 def imports(path: Path) -> set[str]:
-    "Modules that a Python file imports, anywhere in it; those of the package as `sie.part.name`."
+    """Modules that a Python file imports, anywhere in it, or asks for by `needs("module", ...)`.
+
+    Those of the package are `sie.part.name`."""
     home = ["sie", *path.relative_to(ROOT / "sie").parts[:-1]]
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = (
-                ".".join([*home[: len(home) + 1 - node.level], *filter(None, [node.module])])
-                if node.level
-                else node.module
-            )
-            found |= (
-                {f"{base}.{alias.name}" for alias in node.names}
-                if base.count(".") < 2 and base.startswith("sie")
-                else {base}
-            )
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom():
+                above = home[: len(home) + 1 - node.level] if node.level else []
+                base = ".".join([*above, *filter(None, [node.module])])
+                of_package = base == "sie" or (base.startswith("sie.") and base.count(".") < 2)
+                found |= {f"{base}.{alias.name}" for alias in node.names} if of_package else {base}
+            case ast.Call(func=ast.Name(id="needs" | "import_module"), args=[ast.Constant(value=str(name)), *_]):
+                found.add(name)
     return found
 
 
