@@ -189,6 +189,7 @@ def test_a_stopped_stage_does_not_train_finished_seeds_again(undisturbed, tmp_pa
     model, checkpoints = repo / "models/sie/seed-0/model.safetensors", repo / "checkpoints"
 
     def one_core():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and so would the stage
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
     pipeline = Pipeline(repo, "pretrain", preexec_fn=one_core)

@@ -213,12 +213,17 @@ def test_an_interrupted_run_says_how_to_go_on(clone, repo):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     while not list((repo / "checkpoints").glob("*.safetensors")):
         assert command.poll() is None
         time.sleep(0.1)
     os.killpg(command.pid, signal.SIGINT)
-    said, _ = command.communicate(timeout=60)
+    try:
+        said, _ = command.communicate(timeout=60)
+    finally:
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
     assert command.returncode == 130 and "Traceback" not in said, said
     assert said.rstrip().splitlines()[-1].startswith("Stopped. `make repro PRESET=tiny` goes on"), said
     assert "ERROR" not in said, said

@@ -196,7 +196,14 @@ def stage(folder: Path, dataset: ViewDataset, **settings) -> subprocess.Popen:
         json.dumps({**SMALL, **settings}),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for_the_second_seed(run: subprocess.Popen, folder: Path) -> None:

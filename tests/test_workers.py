@@ -91,7 +91,10 @@ POOLS = {
     "checks of models": (
         "started",
         """
-    usable_models({("02691156", str(k)): here / f"{k}.ply" for k in range(16)}, up=t.SlowAxis("y"), workers=2)
+    models = {("02691156", str(k)): here / f"{k}.obj" for k in range(16)}
+    for path in models.values():
+        path.write_text("v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nv 0 0 1\\nf 1 2 3\\nf 1 2 4\\nf 1 3 4\\nf 2 3 4\\n")
+    usable_models(models, up=t.SlowAxis("y"), workers=2)
 """,
     ),
     "pretraining": (
@@ -161,6 +164,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path, pool):
 SCRIPT = """
 import sys
 
+from sie.method.system import map_in_workers, start_worker
 
 if __name__ == "__main__":
     print(list(map_in_workers(pow, [(2, 3)], int(sys.argv[1]))), flush=True)
@@ -196,7 +200,7 @@ def test_a_worker_that_ends_too_early():
     assert list(map_in_workers(pow, [(2, 3), (3, 2), (5, 1)], 0)) == [8, 9, 5]
     with pytest.raises(RuntimeError, match="memory ran out"):
         list(map_in_workers(ended, [("killed",)], 1))
-    with pytest.raises(RuntimeError, match=r"\(exit code 3\); what it printed is above"):
+    with pytest.raises(RuntimeError, match=r"\(exit code 3\); see its output above"):
         list(map_in_workers(ended, [("3",)], 1))
     results = map_in_workers(divmod, [(7, 2), (1, 0)], 1)
     assert next(results) == (3, 1)
