@@ -186,6 +186,18 @@ def test_presets_leave_no_debris_and_share_what_they_have_in_common(clone, repo)
     assert kept.returncode == 0 and (clone / "comparisons/fewer/metrics.csv").exists(), kept.stderr
 
 
+def test_the_command_evaluates_a_model_as_the_pipeline_does(clone, repo):
+    model, data = "runs/tiny/models/sie_matrix/seed-0", "runs/tiny/data/views"
+    result = run(clone, "sie", "evaluate", model, data, "--epochs", "2", "--out", "runs/table.csv")
+    assert result.returncode == 0, result.stderr
+    key = ["part", "split", "metric"]
+    found = pd.read_csv(clone / "runs/table.csv").set_index(key)["value"]
+    metrics = pd.read_csv(repo / "results/metrics.csv").query("method == 'sie_matrix' and seed == 0")
+    expected = metrics.set_index(key)["value"]
+    mrr = ("equivariant", "val", "mrr")  # no head is trained for it
+    assert abs(found[mrr] - expected[mrr]) < 1e-5 and set(found.index) == set(expected.index)
+
+
 def test_a_log_of_a_run_says_how_far_it_is(clone):
     "Once a minute in a log; here at once, as the stage is asked to."
     folder = place("tiny", clone)

@@ -23,7 +23,6 @@ from ..data.rendering import procedural_objects, render_dataset
 from ..data.storage import ViewDataset, verify
 from ..evaluation.probes import Probe, embed
 from ..evaluation.protocol import evaluate
-from ..method.encoders import Split
 from ..method.pretraining import load_model, pretrain
 from ..method.system import whole_folder
 from .params import Params, check, load_params, split
@@ -89,8 +88,7 @@ def evaluate_model(model: str | Path, data: str | Path, probe: Probe | None = No
     network, settings, images = load_model(model)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
     embedded = embed(network, dataset, images, settings.crop)
-    split = Split(embedded.representations.shape[-1], settings.equivariant)
-    return evaluate(embedded, split, probe or Probe(), network.cpu())
+    return evaluate(embedded, network.split, probe or Probe(), network.cpu())
 
 # %% ../../nbs/pipeline/03_command.ipynb #cell011
 def repro(preset: str, arguments: Sequence[str] = ()) -> int:
