@@ -128,18 +128,39 @@ def start(folder, pool, end):
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(storage.__file__).parents[2])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": path}
     command = [sys.executable, folder / "script.py", folder]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True), folder / begun
+    options = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options), folder / begun
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_workers_end_with_their_parent(tmp_path, pool):
-    process, begun = start(tmp_path, pool, "\n\nif __name__ == '__main__': run()\n")
+def at_work(process, begun):
+    "A process's children once they are at work, and those that are workers."
     deadline = time.time() + 120
     while not begun.is_file() and not (begun.is_dir() and any(begun.iterdir())):
         assert process.poll() is None and time.time() < deadline, process.stderr.read()
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    return children, [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_ctrl_c_is_the_parents_alone(tmp_path, pool):
+    process, begun = start(tmp_path, pool, "\n\nif __name__ == '__main__': run()\n")
+    children, workers = at_work(process, begun)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
+    try:
+        said = process.communicate(timeout=60)[1]
+        assert len(workers) >= 1 and not psutil.wait_procs(children, timeout=15)[1], "workers outlived their parent"
+    finally:
+        for child in children:
+            if child.is_running():
+                child.kill()
+    assert process.returncode and said.count("Traceback (most") == 1 and said.rstrip().endswith("KeyboardInterrupt"), said
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_workers_end_with_their_parent(tmp_path, pool):
+    process, begun = start(tmp_path, pool, "\n\nif __name__ == '__main__': run()\n")
+    children, workers = at_work(process, begun)
     process.send_signal(signal.SIGKILL)
     process.wait()
     try:

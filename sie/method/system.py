@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from operator import length_hint
 from pathlib import Path
 from types import ModuleType
@@ -175,15 +176,31 @@ def _check_script() -> None:
         raise RuntimeError(NO_FILE_MESSAGE.format(path))
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started here do not receive Ctrl-C, not even while they start.
+
+    Their parent does, and ends them."""
+    resource_tracker.ensure_running()  # its start would lift the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def start_worker(
     work: Callable,  # called as work(*args); both are pickled
     *args,
     threads: int = 1,  # that torch uses
 ) -> mp.Process:  # already started; `worker_failure` explains its exit code
-    "Start a worker process that ends with its parent. Raises `RuntimeError` if the script is not a file."
+    """Start a worker process that ends with its parent. Ctrl-C reaches the parent only, which must terminate the worker.
+
+    Raises `RuntimeError` if the script is not a file."""
     _check_script()
     process = mp.get_context("spawn").Process(target=_work, args=(threads, work, args))
-    process.start()
+    with _without_interrupts():
+        process.start()
     return process
 
 
@@ -213,12 +230,19 @@ def map_in_workers(
         yield from (work(*job) for job in jobs)
         return
     _check_script()
+    others = set(mp.active_children())
     try:
         with ProcessPoolExecutor(workers, mp.get_context("spawn"), _begin, (threads,)) as pool:
-            for _ in range(workers):
-                pool.submit(os.getpid)  # each starts a process
-            processes = mp.active_children()
-            yield from pool.map(work, *zip(*jobs), chunksize=chunksize)
+            with _without_interrupts():
+                for _ in range(workers):
+                    pool.submit(os.getpid)  # each starts a process
+            processes = set(mp.active_children()) - others
+            try:
+                yield from pool.map(work, *zip(*jobs), chunksize=chunksize)
+            except (KeyboardInterrupt, GeneratorExit):
+                for process in processes:
+                    process.terminate()
+                raise
     except BrokenProcessPool:
         raise RuntimeError(worker_failure([process.exitcode for process in processes])) from None
 
