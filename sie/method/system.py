@@ -194,7 +194,7 @@ def start_worker(
     *args,
     threads: int = 1,  # that torch uses
 ) -> mp.Process:  # already started; `worker_failure` explains its exit code
-    """Start a worker process that ends with its parent. Ctrl-C reaches the parent only, which must terminate the worker.
+    """Start a worker process that ends with its parent. Only the parent receives Ctrl-C, and must end the worker.
 
     Raises `RuntimeError` if the script is not a file."""
     _check_script()
