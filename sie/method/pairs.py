@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
 # %% auto #0
-__all__ = ['ViewSource', 'central', 'ArrayDataset', 'another_view', 'normalise', 'Pairs', 'SingleViews', 'PairDataset',
-           'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'PairLoader']
+__all__ = ['ViewSource', 'central', 'ArrayDataset', 'another_view', 'different_views', 'normalise', 'Pairs', 'Batch',
+           'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'ViewLoader']
 
 # %% ../../nbs/method/06_pairs.ipynb #source
 class ViewSource(Protocol):
@@ -180,6 +180,19 @@ def another_view(first: Int[np.ndarray, " pairs"], views: int, rng: np.random.Ge
     "For each first view (0 to views-1) a different second view, all with the same probability."
     return (first + rng.integers(1, views, size=len(first))) % views
 
+
+def different_views(count: int, objects: int, views: int, rng: np.random.Generator) -> Int[np.ndarray, "count objects"]:
+    """`count` different views (0 to views-1) of each of `objects` objects; all ordered choices are equally likely.
+
+    The first is uniform. Each further one is a uniform number among the steps from the first that are left."""
+    first = rng.integers(views, size=objects)
+    steps = np.zeros((count, objects), int)
+    for k in range(1, count):
+        steps[k] = rng.integers(1, views - k + 1, size=objects)
+        for taken in np.sort(steps[1:k], 0):
+            steps[k] += steps[k] >= taken
+    return (first + steps) % views
+
 # %% ../../nbs/method/06_pairs.ipynb #cell029
 @lru_cache(16)
 def _rows(
@@ -221,6 +234,15 @@ class Pairs(NamedTuple):
     latents_2: Float[Tensor, "batch latents"]
     labels: Int[Tensor, " batch"]
     objects: Int[Tensor, " batch"]  # index in the data that the pair was drawn from
+
+
+class Batch(NamedTuple):
+    "A batch of objects in several views each."
+
+    images: Float[Tensor, "views batch 3 height width"]  # normalised, each view channels_last
+    latents: Float[Tensor, "views batch latents"]  # 7 numbers, or 10 with translations
+    labels: Int[Tensor, " batch"]
+    objects: Int[Tensor, " batch"]  # index in the data that the views were drawn from
 
 
 class SingleViews(NamedTuple):
@@ -317,7 +339,7 @@ class JpegViews:
 class _Memory:
     "Float32 arrays that are reused once nobody holds what was handed out."
 
-    def __init__(self, keep: int = 8):  # arrays; two batches of pairs in use and one in the making need 6
+    def __init__(self, keep: int = 8):  # arrays; two batches in use and one in the making need 3
         self._arrays = deque(maxlen=keep)  # of [array, weak reference to the view of it that was handed out]
         self._lock = threading.Lock()
 
@@ -410,44 +432,37 @@ def load_views(
     return Views(images, latents, labels, dataset.mean, dataset.std).to(device)
 
 # %% ../../nbs/method/06_pairs.ipynb #cell034
-class _PairPlan:
-    "Which pairs make up an epoch."
+class _Plan:
+    "Which objects and views make up an epoch."
 
-    views: Views
+    data: Views
     batch_size: int
     seed: int
-    pairs_per_object: int
+    views: int
+    draws: int
     drop_last: bool
     _share: slice  # of each batch, for this process
 
     def __len__(self) -> int:
         "Batches in an epoch."
-        pairs = len(self.views) * self.pairs_per_object
-        return pairs // self.batch_size if self.drop_last else -(-pairs // self.batch_size)
+        drawn = len(self.data) * self.draws
+        return drawn // self.batch_size if self.drop_last else -(-drawn // self.batch_size)
 
-    def plan(
-        self, epoch: int
-    ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
-        "Objects, first views and second views of an epoch, in order: a pure function of seed and epoch."
+    def plan(self, epoch: int) -> tuple[Int[np.ndarray, " drawn"], Int[np.ndarray, "views drawn"]]:
+        "The objects of an epoch, in order, and the views of each: a pure function of seed and epoch."
         rng = np.random.default_rng([self.seed, epoch])
-        views = self.views.images.shape[1]
-        objects = np.concatenate([rng.permutation(len(self.views)) for _ in range(self.pairs_per_object)])
-        first = rng.integers(views, size=len(objects))
-        return objects, first, another_view(first, views, rng)
+        objects = np.concatenate([rng.permutation(len(self.data)) for _ in range(self.draws)])
+        return objects, different_views(self.views, len(objects), self.data.images.shape[1], rng)
 
-    def _batch(self, plan: Int[Tensor, "3 pairs"], k: int) -> Pairs:
-        objects, first, second = plan[:, k * self.batch_size : (k + 1) * self.batch_size][:, self._share]
-        return Pairs(
-            self.views.normalised(objects, first),
-            self.views.normalised(objects, second),
-            self.views.latents[objects, first],
-            self.views.latents[objects, second],
-            self.views.labels[objects],
-            objects,
-        )
+    def _batch(self, objects: Int[Tensor, " drawn"], views: Int[Tensor, "views drawn"], k: int) -> Batch:
+        mine = slice(k * self.batch_size, (k + 1) * self.batch_size)
+        objects, views = objects[mine][self._share], views[:, mine][:, self._share]
+        images = self.data.normalised(objects.repeat(len(views)), views.flatten())
+        latents = self.data.latents[objects, views]
+        return Batch(images.unflatten(0, views.shape), latents, self.data.labels[objects], objects)
 
 # %% ../../nbs/method/06_pairs.ipynb #ahead
-def _ahead(make: Callable[[int], Pairs], keys: range) -> Iterator[Pairs]:
+def _ahead(make: Callable[[int], Batch], keys: range) -> Iterator[Batch]:
     "make(key) for each key, computed one key ahead in a thread."
     with ThreadPoolExecutor(1) as pool:
         coming = deque(pool.submit(make, key) for key in keys[:1])
@@ -458,41 +473,44 @@ def _ahead(make: Callable[[int], Pairs], keys: range) -> Iterator[Pairs]:
             yield ready
 
 # %% ../../nbs/method/06_pairs.ipynb #loader
-class PairLoader(_PairPlan):
-    """Batches of random pairs of different views; each object is drawn `pairs_per_object` times an epoch.
+class ViewLoader(_Plan):
+    """Batches of random objects in different views of each; each object is drawn `draws` times an epoch.
 
-    Raises `ValueError` for fewer than two views per object, for fewer pairs than one batch, and for a batch that the
-    processes cannot share equally."""
+    Raises `ValueError` for fewer than two views, for more views than the data has of an object, for fewer objects than
+    one batch, and for a batch that the processes cannot share equally."""
 
     def __init__(
         self,
-        views: Views,  # to draw from
-        batch_size: int,  # pairs, of all processes together
+        data: Views,  # to draw from
+        batch_size: int,  # objects, of all processes together
         seed: int,  # of all epochs
-        pairs_per_object: int = 1,  # passes over the objects in an epoch, each in a new order
+        views: int = 2,  # of each object; two make a pair
+        draws: int = 1,  # passes over the objects in an epoch, each in a new order
         drop_last: bool = True,  # drop the last batch of an epoch if it is not full
         rank: int = 0,  # of this process, which gets its share of each batch
         world_size: int = 1,  # number of processes
     ):
-        self.views = views
+        self.data = data
         self.batch_size = batch_size
         self.seed = seed
-        self.pairs_per_object = pairs_per_object
+        self.views = views
+        self.draws = draws
         self.drop_last = drop_last
         if world_size > 1 and (batch_size % world_size or not drop_last):
             reason = "" if drop_last else ", since the last batch may be smaller (drop_last is False)"
             raise ValueError(f"{world_size} processes cannot share batches of {batch_size} equally{reason}")
-        if views.images.shape[1] < 2:
-            raise ValueError(f"the data has {views.images.shape[1]} view per object; pairs need at least two")
+        stored = data.images.shape[1]
+        if not 2 <= views <= stored:
+            raise ValueError(f"views is {views}; it must be at least 2, and the data has {stored} of each object")
         if not len(self):
-            raise ValueError(f"{len(views)} objects, {pairs_per_object} times, do not fill one batch of {batch_size}")
+            raise ValueError(f"{len(data)} objects, {draws} times, do not fill one batch of {batch_size}")
         self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pairs]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, or this process's share of each, from batch `start` on.
 
         Images that must be decoded are decoded one batch ahead, in a thread that ends with the iteration."""
-        plan = torch.from_numpy(np.stack(self.plan(epoch))).to(self.views.images.device)
-        batch = partial(self._batch, plan)
+        objects, views = (torch.from_numpy(index).to(self.data.images.device) for index in self.plan(epoch))
+        batch = partial(self._batch, objects, views)
         todo = range(start, len(self))
-        return _ahead(batch, todo) if isinstance(self.views.images, JpegViews) else map(batch, todo)
+        return _ahead(batch, todo) if isinstance(self.data.images, JpegViews) else map(batch, todo)
