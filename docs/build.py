@@ -398,7 +398,7 @@ PARTS = {  # folder of nbs/: heading of its section, description
     "results": ("Results", "One page for each comparison, the most important first."),
     "pipeline": ("Pipeline", "The configuration of a run, and the stages."),
 }
-HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets")
+HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets", "glossary")
 
 
 def how_to() -> list[tuple[str, str, str]]:
