@@ -147,7 +147,7 @@ def test_a_repository_that_is_not_there(hub, tmp_path):
     found = run(hub, tmp_path, "SIE.from_pretrained('nobody/model')")
     assert (
         found.returncode
-        and "FileNotFoundError: nobody/model is no folder and no model of the package (sie_matrix), "
+        and "FileNotFoundError: nobody/model is neither a folder nor a model of the package (sie_matrix), "
         "and the hub has none of this name"
         in found.stderr
     )
