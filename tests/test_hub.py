@@ -171,6 +171,6 @@ def test_without_huggingface_hub(tmp_path):
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (
         found.returncode
-        and "ImportError: anyone/model is no folder" in found.stderr
+        and "ImportError: anyone/model is neither a folder" in found.stderr
         and 'pip install "sie[hub]"' in found.stderr
     )

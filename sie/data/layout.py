@@ -335,7 +335,7 @@ def _classes_in(folder: Path) -> Path:
 
 # %% ../../nbs/data/03_layout.ipynb #cell048h
 def _read_folder(home: Path) -> dict[str, bytes]:
-    "The files of an object's folder, by name. Raises `ValueError` naming what is no file."
+    "The files of an object's folder, by name. Raises `ValueError` naming what is not a file."
     files = _inside(home)
     for file in files:
         if not file.is_file():
@@ -504,7 +504,7 @@ def _find_source(source: Path) -> tuple[Path, Path | None]:
 # %% ../../nbs/data/03_layout.ipynb #cell049
 def import_layout(
     source: str | Path,  # a folder or `.tar.gz` in the released layout, or a folder with the `.tar.gz`
-    out: str | Path,  # folder of the data set; one that is there is replaced or continued
+    out: str | Path,  # folder of the data set; an existing one is replaced or continued
     lists: str | Path | None = None,  # folder of the split lists, if not beside the objects
     val_fraction: float = 0.2,  # share of validation objects, without lists
     seed: int = 0,  # of the split, without lists

@@ -118,7 +118,7 @@ def _start(out: Path) -> None:
 
 
 def _is_whole(path: Path, made_with: str, objects: int) -> bool:
-    "Whether a shard is there, undamaged, and made with what it should be made with."
+    "Whether a shard exists, is undamaged, and was made with these settings."
     try:
         if _read_table(path).schema.metadata[b"made_with"].decode() != made_with:
             return False
@@ -181,7 +181,7 @@ def _render_shards(
     render: Callable,
     workers: int,
 ) -> None:
-    "Render the objects of shards, and write each shard when all of its objects are there."
+    "Render the objects of shards, and write each shard when all of its objects are rendered."
     jobs = [(render, *name, *options) for shard in shards.values() for name in shard]
     rows = map_in_workers(render_object, jobs, workers)
     size = None
@@ -205,7 +205,7 @@ def render_dataset(
     val_fraction: float = 0.2,  # share of validation objects
     jpeg_quality: int = 95,  # 1..100
     workers: int | None = None,  # processes, 0 for this one; as many as cores if not given
-    objects_per_shard: int = 32,  # what a kill costs at most, for each shard in work
+    objects_per_shard: int = 32,  # rendered again after a kill, at most, for each unfinished shard
     part: tuple[int, int] | None = None,  # (k, n): the k-th of n shares of the shards, k from 0
 ) -> ViewDataset | None:  # None for a part
     """Render objects into a data set, or continue one: shards with the same settings (and, if the renderer has a method

@@ -65,7 +65,7 @@ def check_class_name(
 
 # %% ../../nbs/data/00_storage.ipynb #cell004e
 def label_classes(
-    names: Iterable[str],  # of the classes that are there, as their folders are named
+    names: Iterable[str],  # of the classes, as their folders are named
 ) -> tuple[dict[str, int], tuple[str, ...]]:  # label of each name, and readable names of all classes by label
     "ShapeNetCore's 55 labels if all names are ShapeNetCore's; otherwise labels in the order of the sorted names."
     names = set(names)

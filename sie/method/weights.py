@@ -280,7 +280,7 @@ _PARAMS: Mapping[str, Any] = {
 
 # %% ../../nbs/method/08_weights.ipynb #cell015b
 def _read_params(path: Path, params: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
-    """What is known of a checkpoint's training, and its source: `params`, or the file params.json beside it.
+    """What is known about a checkpoint's training, and its source: `params`, or the file params.json beside it.
 
     Raises `ValueError` naming file and key for values that the authors' program does not write."""
     file = path.with_name("params.json")
