@@ -1,4 +1,5 @@
 # Each target sets up what it needs (.venv with the packages of requirements.txt) and then does its one job.
+#   make setup                                .venv alone, which all other targets make when needed
 #   make repro [PRESET=name in presets.yaml]   every number and figure again: the DVC pipeline, in runs/default or runs/PRESET
 #   make keep [PRESET=name] [NAME=name]       copy a run's report, metrics, tables, figures and parameters to comparisons/, by the preset's name or this
 #   make test                                 notebooks as tests, then tests/
@@ -24,7 +25,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	@sed -n '2,10s/^# *//p' Makefile
+	@sed -n '2,11s/^# *//p' Makefile
 
 setup: $(SETUP)
 

@@ -398,7 +398,7 @@ PARTS = {  # folder of nbs/: heading of its section, description
     "results": ("Results", "One page for each comparison, the most important first."),
     "pipeline": ("Pipeline", "The configuration of a run, and the stages."),
 }
-HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets")
+HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets", "glossary")
 
 
 def how_to() -> list[tuple[str, str, str]]:
@@ -492,7 +492,7 @@ def site() -> None:
         write(f"{name}.md", listing(*page).encode())
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    linked = ["benchmarks/README", "CHANGELOG", "CONTRIBUTING"]  # copied, because the front page links to them
+    linked = ["benchmarks/README", "comparisons/README", "CHANGELOG", "CONTRIBUTING"]  # copied: other pages link to them
     index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)
 

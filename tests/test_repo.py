@@ -248,6 +248,14 @@ def test_guides_are_listed_with_title_and_description():
         assert re.match(r"# \S.*\n\n[A-Z].*[.:]\n\n", guide(name)), f"{name}.md begins with a title and one sentence"
 
 
+def test_glossary_has_the_terms_of_the_tutorials():
+    for path in ROOT.glob("nbs/tutorials/*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        for term in re.findall(r"\*\*([a-z][a-z ]+)\*\*", text):  # bold where they are introduced
+            assert term.removesuffix("s") in guide("glossary").lower(), f"{path.name} introduces {term}"
+
+
 def test_links_of_texts_lead_somewhere():
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/how-to/*.md")]:
         for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", path.read_text(encoding="utf-8")):

@@ -67,7 +67,7 @@ def test_every_notebook_has_a_page(site):
 def test_lists_say_what_each_run_was(site):
     listed = site["runs.html"].article.select("tr")
     rows = {row.a.get_text(): row.select("td")[1].get_text() for row in listed if row.td}
-    assert rows["Report: full"] == "the default with every method of the paper and four seeds"
+    assert rows["Report: full"] == "the default with every method of the paper, ours (sie_matrix) and four seeds"
     assert rows["Report: large_200_epochs"] == (
         "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, pretrain.seeds 0, "
         "pretrain.invariant_share 0.5, pretrain.epochs 200"

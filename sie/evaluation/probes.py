@@ -43,7 +43,7 @@ class Embedded:
     "Every view of a data set, embedded, with its latents, labels and split."
 
     representations: Float[Tensor, "objects views dim"]
-    latents: Float[Tensor, "objects views latents"]  # 7, or 10 where objects are moved
+    latents: Float[Tensor, "objects views latents"]  # 7, or 10 with translations
     labels: Int[Tensor, " objects"]
     train: Int[Tensor, " train"]  # indices of the training objects
     val: Int[Tensor, " val"]  # indices of the validation objects

@@ -237,7 +237,7 @@ OTHER_HEADS = {
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #columns-2
 _HITS = (1, 2, 5, 10)
-#: Where predictions land.
+#: How well predictions retrieve the right view.
 RETRIEVED = {
     "MRR": ("mrr", "equivariant", "val"),
     "MRR train": ("mrr", "equivariant", "train"),
@@ -246,7 +246,7 @@ RETRIEVED = {
     "PRE val-val": ("pre", "equivariant", "val"),
     "PRE val-all": ("pre", "equivariant", "all"),
 }
-#: What no other table has.
+#: Columns that are in no other table.
 FURTHER = {
     "top-5": ("top5", "all", "val"),
     "colour R², linear": ("colour_r2_pooled_linear", "all", "val"),

@@ -269,7 +269,6 @@ def _mean_over_pairs(function: Callable[[Outputs], Tensor], outputs: Outputs | V
     pairs = outputs.pairs
     return sum(map(function, pairs)) / len(pairs)
 
-
 # %% ../../nbs/method/04_methods.ipynb #cell010
 #: Share of the embedding in the invariance term of `vicreg_part_inv`: 1,792 of 2,048 in the authors' code.
 INVARIANT_SHARE = 0.875
