@@ -492,7 +492,7 @@ def site() -> None:
         write(f"{name}.md", listing(*page).encode())
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    linked = ["benchmarks/README", "comparisons/README", "CHANGELOG", "CONTRIBUTING"]  # copied: other pages link to them
+    linked = ["benchmarks/README", "comparisons/README", "CHANGELOG", "CONTRIBUTING"]  # copied: pages link to them
     index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)
 
