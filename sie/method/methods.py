@@ -366,13 +366,13 @@ _ONE_HEAD = {"heads": {"equivariant": "all"}, "predictor": "hypernetwork"}
 
 _EQUI_ONLY = Method(
     "equi_only",
-    "SIE without invariance and without a split, the predictions' term at its full weight",
+    "SIE's terms without invariance and without γ, on the whole representation",
     **_ONE_HEAD,
     terms={"prediction": _EQUIVARIANCE["equivariance"]} | _REGULARISATION | _VARIANCE_OF_PREDICTION,
 )
 _SIMCLR_EQUI_ONLY = Method(
     "simclr_equi_only",
-    "NT-Xent between prediction and target alone",
+    "NT-Xent between prediction and target only, on the whole representation",
     **_ONE_HEAD,
     terms={"prediction": _CONTRAST_OF_PREDICTION["equivariance"]},
 )

@@ -407,7 +407,7 @@ class ImageFormat:
 
 
 def save_model(model: Model, settings: Settings, images: ImageFormat, folder: str | Path) -> None:
-    "Write a model's three files, `MODEL_FILES`. A folder that is there already is replaced."
+    "Write a model's three files, `MODEL_FILES`. An existing folder is replaced."
     with whole_folder(Path(folder)) as temporary:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
         for name, values in {"settings": settings, "images": images}.items():
