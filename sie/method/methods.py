@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,12 @@ def view_pairs(views: int) -> list[tuple[int, int]]:
     return [(0, 1)] if views == 2 else list(permutations(range(views), 2))
 
 
+@lru_cache
+def _pair_index(views: int, device: torch.device) -> Int[Tensor, "2 pairs"]:
+    "First and second views of `view_pairs`. It stays on the device, since copying it there would stop a GPU."
+    return torch.tensor(view_pairs(views), device=device).T
+
+
 @dataclass
 class ViewOutputs:
     """The model's outputs for a batch of objects in several views each.
@@ -90,7 +97,7 @@ class ViewOutputs:
     @property
     def joined(self) -> Outputs:
         "The outputs for all pairs of views, with a first dimension for the pairs."
-        first, second = torch.tensor(view_pairs(len(self.h)), device=self.h.device).T
+        first, second = _pair_index(len(self.h), self.h.device)
         both = {"h": self.h, "u": self.u, "z": self.z, "logits": self.logits}
         of = {f"{name}1": _rows(x, first) for name, x in both.items()}
         of |= {f"{name}2": _rows(x, second) for name, x in both.items()}
@@ -458,8 +465,8 @@ class Model(nn.Module):
         labels: Int[Tensor, " batch"],  # classes, used by the supervised reference only
     ) -> ViewOutputs:
         "Representations, embeddings and predictions for a batch of objects in several views each."
-        pairs = torch.tensor(view_pairs(len(images)), device=latents.device)
-        first, second = (latents[index].flatten(0, 1) for index in pairs.T)
+        pairs = view_pairs(len(images))
+        first, second = (torch.cat([latents[pair[k]] for pair in pairs]) for k in (0, 1))
         g = transformation(first, second, self.method.form, self.method.colour)
         return _apply_heads(self, _each_view(self.encoder, images), g.unflatten(0, (len(pairs), -1)), labels)
 
