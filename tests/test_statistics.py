@@ -120,13 +120,14 @@ def test_an_interval_over_seeds_and_objects_is_that_of_a_direct_loop(answers, re
     ]
     full = np.arange(OBJECTS)
     of_seeds = [scored(answers["a", s], metric, full) - scored(answers["b", s], metric, full) for s in SEEDS]
-    loop = [np.mean(one) + stats.sem(of_seeds) * rng.standard_t(len(SEEDS) - 1) for one in both for _ in range(500)]
+    error = stats.sem(of_seeds)
+    loop = np.concatenate([np.mean(one) + error * rng.standard_t(len(SEEDS) - 1, 500) for one in both])
     mean, low, high = difference(tidy(answers, [metric]), (metric, "all", "test"), "a", "b", resampled)
     assert mean == pytest.approx(np.mean(of_seeds), abs=1e-6)
     width = np.subtract(*np.quantile(loop, [0.975, 0.025]))
     np.testing.assert_allclose([low, high], np.quantile(loop, [0.025, 0.975]), atol=0.06 * width)
     table = differences(tidy(answers, [metric]), {"": (metric, "all", "test")}, [("a", "b")], resampled)
-    share = np.mean(np.array(loop) <= 0)
+    share = np.mean(loop <= 0)
     assert table["p"].item() == pytest.approx(2 * min(share, 1 - share), abs=0.01)
     assert table["covers"].item() == "seeds and objects"
 
