@@ -255,9 +255,11 @@ def test_runs_on_other_objects_are_refused(sums):
         Resampled({("a", 0): sums["a", 0], ("b", 0): other})
 
 
-def test_a_metric_or_split_without_sums_is_refused(answers, sums, resampled):
+def test_a_metric_seed_or_split_without_sums_is_refused(resampled):
     with pytest.raises(ValueError, match="no sums for each object of mrr, equivariant, test"):
         resampled.values("a", SEEDS, ("mrr", "equivariant", "test"))
+    with pytest.raises(ValueError, match=r"a: there are no sums for each object of the seeds \[7\]"):
+        resampled.values("a", [0, 7], TOP1)
     with pytest.raises(ValueError, match="a, seed 0: there are no sums .* split 'val'"):
         resampled.values("a", SEEDS, ("top1", "all", "val"))
 

@@ -109,7 +109,7 @@ def _sums_of_heads(
             sums[f"{head}/angles"] = histograms.numpy().astype(np.uint16)
     return sums
 
-
+# %% ../../nbs/evaluation/02_protocol.ipynb #sums-retrieval
 def _sums_of_retrieval(found: Mapping[tuple[str, str, str], Tensor], queries: Mapping[str, Tensor]) -> Sums:
     sums = {}
     for (part, split, metric), scores in found.items():

@@ -45,7 +45,18 @@ def decimals(metric: str) -> int:
     "Decimals with which tables show a metric: 1 for degrees, 2 for all others."
     return 1 if "degrees" in metric else 2
 
+# %% ../../nbs/evaluation/03_statistics.ipynb #resampled
+def _check_objects(sums: Mapping[tuple[str, int], Sums]) -> None:
+    "Raises `ValueError` where two runs were not evaluated on the same objects."
+    seen: dict[str, tuple[tuple[str, int], np.ndarray]] = {}
+    for run, arrays in sums.items():
+        for name in (name for name in arrays if name.endswith("/objects")):
+            other, objects = seen.setdefault(name, (run, arrays[name]))
+            if not np.array_equal(objects, arrays[name]):
+                split = name.removesuffix("/objects")
+                raise ValueError(f"{other} and {run} were evaluated on different objects of the split {split!r}")
 
+# %% ../../nbs/evaluation/03_statistics.ipynb #resampled-class
 class Resampled:
     """The metrics of training runs on test objects that are drawn again, the same ones for all runs.
 
@@ -53,16 +64,12 @@ class Resampled:
     same objects."""
 
     def __init__(self, sums: Mapping[tuple[str, int], Sums], draws: int = 5_000, seed: int = 0):
-        self.sums, self.draws, self.seed = sums, draws, seed
+        _check_objects(sums)
+        self.sums = sums
+        self.draws = draws
+        self.seed = seed
         self._drawn: dict[str, np.ndarray] = {}
         self._values: dict[tuple[str, int, Key], np.ndarray] = {}
-        seen: dict[str, tuple[tuple[str, int], np.ndarray]] = {}
-        for run, arrays in sums.items():
-            for name in (name for name in arrays if name.endswith("/objects")):
-                other, objects = seen.setdefault(name, (run, arrays[name]))
-                if not np.array_equal(objects, arrays[name]):
-                    split = name.removesuffix("/objects")
-                    raise ValueError(f"{other} and {run} were evaluated on different objects of the split {split!r}")
 
     @classmethod
     def read(cls, folder: str | Path, methods: Iterable[str], seeds: Sequence[int], **options) -> Resampled:
@@ -78,9 +85,15 @@ class Resampled:
         return self._drawn[split]
 
     def values(self, method: str, seeds: Iterable[int], key: Key) -> Float[np.ndarray, "draws seeds"] | None:
-        "A metric of the runs of a method in each draw; None for a method without sums, such as chance."
-        if any((method, seed) not in self.sums for seed in seeds):
+        """A metric of the runs of a method in each draw; None for a method without sums, such as chance.
+
+        Raises `ValueError` where only some of its seeds have sums, or the sums lack the metric or the split."""
+        seeds = list(seeds)
+        missing = [seed for seed in seeds if (method, seed) not in self.sums]
+        if len(missing) == len(seeds):
             return None
+        if missing:
+            raise ValueError(f"{method}: there are no sums for each object of the seeds {missing}")
         return np.stack([self._of_run(method, seed, key) for seed in seeds], 1)
 
     def _of_run(self, method: str, seed: int, key: Key) -> np.ndarray:
@@ -180,7 +193,7 @@ def _paired(
     of_a, of_b = (objects.values(method, both.index, key) for method in (a, b))
     return both, None if of_a is None or of_b is None else of_a - of_b
 
-
+# %% ../../nbs/evaluation/03_statistics.ipynb #differences
 def difference(
     metrics: pd.DataFrame, key: Key, a: str, b: str, objects: Resampled | None = None
 ) -> tuple[float, float, float]:
@@ -327,7 +340,7 @@ def difference_table(found: pd.DataFrame, columns: Mapping[str, Key]) -> pd.Data
     table = pd.DataFrame.from_dict(rows, "index", columns=["difference", "p", "p, corrected"]).rename_axis(names)
     return table.reset_index("methods")
 
-
+# %% ../../nbs/evaluation/03_statistics.ipynb #latex
 _LATEX = {"±": r"$\pm$", "−": "$-$", "²": "$^2$", "_": r"\_", "%": r"\%", "<": "$<$"}
 
 
