@@ -173,7 +173,7 @@ def simulated(rng, experiments, seeds, objects, by_seed, by_object, by_both):
     ],
 )
 def test_intervals_contain_the_truth_and_p_values_are_uniform(seeds, by_seed, by_object, by_both):
-    "In 1,200 experiments of 100 objects, 95 % +- 2; where both matter up to 99 %, as their interaction is counted twice."
+    "In 1,200 experiments of 100 objects, 95 % +- 2; with an interaction up to 99 %, as it is counted twice."
     count = 1200
     rng = np.random.default_rng(2)
     values, resampled = simulated(rng, count, seeds, 100, by_seed, by_object, by_both)
