@@ -204,7 +204,6 @@ class Method:
     predictor: str | None = None  # None, "hypernetwork" or "mlp"
     form: str = "quaternion"  # of the transformation, a name in `sie.method.rotations.FORMS`
     colour: bool = False  # whether the transformation includes the two hue differences
-    regressor_width: int | None = None  # of the regressor's two hidden layers; None: twice its part
     split: bool = field(init=False)  # whether the heads receive different parts of the representation
 
     def __post_init__(self):
@@ -387,7 +386,6 @@ _SUPERVISED = Method(
     "supervised",
     "trained on labels and g: upper reference",
     heads={"classifier": "all", "regressor": "all"},
-    regressor_width=1024,
     terms={"classification": (1, _classification)} | _regression(10),
 )
 
@@ -482,10 +480,9 @@ def _make_heads(method: Method, split: Split, widths: Sequence[int], classes: in
         heads["classifier"] = nn.Linear(sizes["classifier"], classes)
     if "regressor" in sizes:
         both = 2 * sizes["regressor"]
-        width = method.regressor_width or both
         g = transformation_size(method.form, method.colour)
         heads["regressor"] = nn.Sequential(
-            nn.Linear(both, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, g)
+            nn.Linear(both, both), nn.ReLU(), nn.Linear(both, both), nn.ReLU(), nn.Linear(both, g)
         )
     return heads
 
