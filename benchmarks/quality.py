@@ -96,7 +96,7 @@ def scored(dataset: ViewDataset, model: torch.nn.Module) -> dict[str, float]:
 
 def table(rows: list[dict]) -> str:
     "The history as a table, oldest first."
-    shown = ("date", "classes", "method", "what", "changes", "images", "seconds", *SCORES)
+    shown = ("date", "classes", "method", "what", "changes", "images", "seconds", *SCORES, "seeds")
     lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * 5 + "---:|" * (len(shown) - 5)]
     lines += ["| " + " | ".join(row[column] for column in shown) + " |" for row in rows]
     return "\n".join(lines)
