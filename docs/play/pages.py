@@ -1,0 +1,41 @@
+"""The pages of docs/play for docs/build.py: their text, and the scripts and data that lie beside them on the site."""
+
+import html
+import shutil
+from pathlib import Path
+
+from play.objects import SHEET_COLUMNS, file_name, write_objects
+from sie.objects.classes import CLASSES
+
+HERE = Path(__file__).parent
+PAGES = ("predictor", "gallery")
+#: What lies beside the pages: patterns in docs/play.
+BESIDE = ("*.js", "*.css", "*.json", "*.jpg", "vendor/three.js", "vendor/LICENSE")
+
+
+def object_links() -> str:
+    "A picture of each family that leads to its model."
+    items = []
+    for k, c in enumerate(CLASSES):
+        row, column = divmod(k, SHEET_COLUMNS)
+        name = file_name(c)
+        items.append(
+            f'<a href="objects/{name}.glb" data-object="{name}" download>'
+            f'<span style="--column: {column}; --row: {row}"></span>{html.escape(c.name)}</a>'
+        )
+    return "\n".join(['<div id="objects">', *items, "</div>"])
+
+
+def write_play(extra: Path) -> dict[str, str]:
+    """Write what lies beside the pages to `extra`/play, which Sphinx copies to the site.
+
+    Returns the Markdown of each page by its name."""
+    folder = extra / "play"
+    for path in (path for pattern in BESIDE for path in HERE.glob(pattern)):
+        target = folder / path.relative_to(HERE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    write_objects(folder / "objects")
+    texts = {name: (HERE / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
+    texts["gallery"] = texts["gallery"].replace("<!-- objects -->", object_links())
+    return texts
