@@ -2,6 +2,7 @@
 
 import html
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from play.objects import SHEET_COLUMNS, file_name, write_objects
@@ -26,16 +27,21 @@ def object_links() -> str:
     return "\n".join(['<div id="objects">', *items, "</div>"])
 
 
-def write_play(extra: Path) -> dict[str, str]:
+def scripted(name: str) -> str:
+    "The end of a page: its style and its script, which lie beside it on the site."
+    return f'\n<link rel="stylesheet" href="play.css">\n<script type="module" src="{name}.js"></script>\n'
+
+
+def write_play(extra: Path, relinked: Callable[[str], str]) -> dict[str, str]:
     """Write what lies beside the pages to `extra`/play, which Sphinx copies to the site.
 
-    Returns the Markdown of each page by its name."""
+    `relinked` makes links between sources those of the site. Returns the Markdown of each page by its name."""
     folder = extra / "play"
     for path in (path for pattern in BESIDE for path in HERE.glob(pattern)):
         target = folder / path.relative_to(HERE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     write_objects(folder / "objects")
-    texts = {name: (HERE / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
+    texts = {name: relinked((HERE / f"{name}.md").read_text(encoding="utf-8")) + scripted(name) for name in PAGES}
     texts["gallery"] = texts["gallery"].replace("<!-- objects -->", object_links())
     return texts
