@@ -417,8 +417,9 @@ def how_to() -> list[tuple[str, str, str]]:
 def play_pages() -> list[tuple[str, str, str]]:
     "Write the pages of docs/play and the files beside them. Returns their paths, titles and first lines."
     entries = []
-    for name, text in write_play(ROOT / "_docs/extra").items():
-        write(f"play/{name}.md", relink(text, "docs/play", site_target).encode())
+    pages = write_play(ROOT / "_docs/extra", lambda text: relink(text, "docs/play", site_target))
+    for name, text in pages.items():
+        write(f"play/{name}.md", text.encode())
         head, lead = re.match(r"# +(.+)\n+(.+)", text).groups()
         entries.append((f"play/{name}.md", head, lead))
     return entries

@@ -20,7 +20,7 @@ import trimesh
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from sie.data.scene import Renderer, Scene, pixels, srgb_to_linear
+from sie.data.scene import Renderer, Scene, srgb_to_linear
 from sie.method.rotations import sample_latents
 from sie.method.system import cores
 from sie.objects.classes import CLASSES, ShapeClass

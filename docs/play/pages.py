@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from play.objects import SHEET_COLUMNS, file_name, write_objects
+
 from sie.objects.classes import CLASSES
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
 """Measure what the page "The predictor in motion" shows: `python docs/play/record.py FOLDER`.
 
-FOLDER is what `docs/play/train.py` made. Writes docs/play/motion.json, training.json and views.jpg, which are committed,
-as a training takes longer than the site may.
+FOLDER is what `docs/play/train.py` made. Writes motion.json, training.json and views.jpg beside this file. They are
+committed, as a training takes longer than the site may.
 """
 
 import json
