@@ -48,7 +48,10 @@ function showAngles() {
     if (Math.abs(slider.value - angles[k]) > 0.5) slider.value = Math.round(angles[k]);
     slider.nextElementSibling.textContent = rounded(angles[k]);
   });
-  const outside = angles.some(a => Math.abs(a) > 90.5);
+}
+
+function showRange() {
+  const outside = toEuler(rotation).some(a => Math.abs(a / DEGREE) > 90.5);
   $("range").textContent = outside ? "This rotation is outside 3DIEBench's range, for which there are pictures." : "";
 }
 
@@ -57,6 +60,7 @@ function turnTo(quaternion, fromSliders = false) {
   rotation = quaternion.map(x => x / length);
   if (fromSliders) AXES.forEach(axis => ($(axis).nextElementSibling.textContent = rounded($(axis).value)));
   else showAngles();
+  showRange();
   showPicture();
   stage?.turn(rotation);
 }

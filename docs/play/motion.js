@@ -41,6 +41,7 @@ class Panel {
     this.data = data;
     this.method = method;
     this.form = data.methods[method];
+    $(`plane-${method}`).closest("section").hidden = false;
   }
 
   show(object, axis) {
@@ -91,17 +92,21 @@ class Panel {
     const g = entries(this.form, this.axis, degrees).map(x => number(x + 0));
     const rows = this.form === "matrix" ? [g.slice(0, 3), g.slice(3, 6), g.slice(6)] : [g];
     $(`g-${this.method}`).textContent = rows.map(row => row.join("  ")).join("\n");
-    const predicted = this.at(this.data.turned[k]);
-    const all = this.embeddings.map(e => cosine(predicted, e));
-    const nearest = this.data.turned[all.indexOf(Math.max(...all))];
+    this.#read(k);
+  }
+
+  // What the prediction at the angle of a picture is like, and which of the views of the training's range is nearest.
+  #read(k) {
+    const { turned } = this.data;
+    const predicted = this.at(turned[k]);
+    const known = this.embeddings.filter((_, i) => turned[i] <= KNOWN).map(e => cosine(predicted, e));
+    const nearest = turned[known.indexOf(Math.max(...known))];
     const output = $(`reading-${this.method}`);
-    output.dataset.cosine = this.cosines[k];
-    output.dataset.unturned = this.unturned[k];
-    output.dataset.nearest = nearest;
-    const own = this.data.turned[k];
+    Object.assign(output.dataset, { cosine: this.cosines[k], unturned: this.unturned[k], nearest });
     output.textContent =
-      `At ${own}° the cosine of prediction and embedding is ${number(this.cosines[k])} ` +
-      `(without turning z: ${number(this.unturned[k])}). The picture nearest to the prediction is that of ${nearest}°.`;
+      `At ${turned[k]}° the cosine of prediction and embedding is ${number(this.cosines[k])} ` +
+      `(without turning z: ${number(this.unturned[k])}). ` +
+      `Of the views from 0° to ${KNOWN}°, the one nearest to the prediction is that at ${nearest}°.`;
   }
 }
 

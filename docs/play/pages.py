@@ -1,6 +1,7 @@
 """The pages of docs/play for docs/build.py: their text, and the scripts and data that lie beside them on the site."""
 
 import html
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -44,5 +45,7 @@ def write_play(extra: Path, relinked: Callable[[str], str]) -> dict[str, str]:
         shutil.copy(path, target)
     write_objects(folder / "objects")
     texts = {name: relinked((HERE / f"{name}.md").read_text(encoding="utf-8")) + scripted(name) for name in PAGES}
+    if not (HERE / "training.json").exists():  # made by train.py and record.py: without it there is no third figure
+        texts["predictor"] = re.sub(r"\n## How it is learnt\n.*?(?=\n<link )", "", texts["predictor"], flags=re.S)
     texts["gallery"] = texts["gallery"].replace("<!-- objects -->", object_links())
     return texts

@@ -1,9 +1,10 @@
-// The page "The predictor in motion": three figures, each of which works without the others.
+// The page "The predictor in motion": figures that work without each other.
 import { startImitation } from "./imitation.js";
 import { startMotion } from "./motion.js";
 import { startTraining } from "./training.js";
 
-for (const start of [startImitation, startMotion, startTraining])
+const figures = { imitation: startImitation, motion: startMotion, training: startTraining };
+for (const [id, start] of Object.entries(figures).filter(([id]) => document.getElementById(id)))
   Promise.resolve()
     .then(start)
-    .catch(error => console.error(error));
+    .catch(error => console.error(id, error));

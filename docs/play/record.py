@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sie.data.scene import Renderer
 from sie.method.pretraining import load_model, read_curves
-from sie.method.weights import SIE
+from sie.method.weights import SIE, shipped_models
 from sie.objects.classes import CLASSES
 from sie.objects.gallery import make_object
 from sie.pipeline.params import load_params
@@ -133,10 +133,8 @@ def main(folder: Path) -> None:
     images = {(name, axis): pictures(name, axis) for name in OBJECTS for axis in AXES}
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in images.values()])
     Image.fromarray(sheet).save(HERE / "views.jpg", quality=85)
-    models = {
-        "sie": SIE.from_pretrained(folder / "models/sie"),
-        "sie_matrix": SIE.from_pretrained("sie_matrix"),  # that ships with the package: the same settings and seed
-    }
+    shipped = shipped_models()  # of the same settings and seed
+    models = {method: SIE.from_pretrained(shipped.get(method, folder / "models" / method)) for method in METHODS}
     for file, content in (
         ("motion.json", motion(models, images)),
         ("training.json", training(folder, images[OVER_TRAINING])),

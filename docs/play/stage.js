@@ -96,6 +96,7 @@ export class Stage {
       part.receiveShadow = true;
     });
     model.rotation.x = Math.PI / 2; // a GLB has y up
+    this.shown = name;
     this.object.clear();
     this.object.add(model);
     const floor = new three.Color(...hsv(floorHue, scene.floor_saturation, scene.floor_value));
@@ -120,5 +121,7 @@ export class Stage {
 
   draw() {
     this.renderer.render(this.world, this.camera);
+    const turn = this.object.quaternion.toArray().map(x => x.toFixed(3));
+    Object.assign(this.renderer.domElement.dataset, { object: this.shown ?? "", turn }); // what is on the canvas now
   }
 }
