@@ -24,7 +24,7 @@ export class Chart {
   constructor(svg, { width = 320, height = 190, x, y, title }) {
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const [left, right, top, bottom] = [y.label === undefined ? 12 : 46, 10, title ? 24 : 10, 40];
+    const [left, right, top, bottom] = [y.label === undefined ? 12 : 38 + (y.label ? 18 : 0), 10, title ? 24 : 10, 40];
     this.x = value => left + ((value - x.range[0]) / (x.range[1] - x.range[0])) * (width - left - right);
     this.y = value => height - bottom - ((value - y.range[0]) / (y.range[1] - y.range[0])) * (height - top - bottom);
     this.left = left;

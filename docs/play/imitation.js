@@ -21,6 +21,7 @@ function drawHistogram(form, values, share) {
     counts[Math.max(0, Math.min(BINS - 1, bin))] += 1 / values.length;
   }
   const chart = new Chart($(`histogram-${form}`), {
+    width: 240,
     height: 150,
     x: { range: [LOW, HIGH], ticks: [-1, 0, 1], label: "best linear function of g" },
     y: { range: [0, Math.max(...counts)] },
@@ -41,7 +42,7 @@ function drawHistogram(form, values, share) {
 // The shares while all three ranges are equal.
 function drawCurves() {
   const chart = new Chart($("shares"), {
-    width: 640,
+    width: 440,
     height: 240,
     x: { range: [0, 180], ticks: [0, 30, 60, 90, 120, 150, 180], label: "largest angle about each axis, degrees" },
     y: { range: [0, 1], ticks: [0, 0.5, 1], label: "share of a constant", text: t => `${100 * t} %` },

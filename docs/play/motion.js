@@ -136,7 +136,7 @@ export async function startMotion() {
     turn();
   };
   $("object").replaceChildren(...data.objects.map(name => new Option(name)));
-  $("object").value = "chair";
+  $("object").value = "car";
   $("axis").value = "z";
   for (const id of ["object", "axis"]) $(id).addEventListener("input", show);
   $("turned").addEventListener("input", turn);

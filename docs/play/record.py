@@ -30,7 +30,7 @@ START = -90  # degrees about the axis; 3DIEBench's angles are -90 to 90
 STEP = 15  # degrees between two pictures
 TURNED = np.arange(0, 360 + STEP, STEP)  # of which those up to 180 end in 3DIEBench's range
 LIGHT = (0.1, 0.6, 1.2, 0.15)  # floor hue, light theta, light phi, light hue
-OVER_TRAINING = ("chair", "z")  # object and axis that are shown over training
+OVER_TRAINING = ("car", "z")  # object and axis that are shown over training
 CURVES = {
     "train/loss": "loss",
     "train/invariance": "invariance",
