@@ -395,17 +395,11 @@ def test_gallery_without_scripts(site):
     for c, link in list(zip(CLASSES, links))[::9]:
         made = load_model(HTML / "play" / link["href"])
         mesh = make_object(c.synset, 0)
-        # parts of one colour lie together in the file: faces are compared in the order of their places
-        order, expected = (np.lexsort(np.round(m.triangles_center, 4).T) for m in (made, mesh))
         assert len(made.faces) == len(mesh.faces)
-        np.testing.assert_allclose(
-            made.triangles_center[order].mean(0), mesh.triangles_center[expected].mean(0), atol=1e-5
-        )
-        np.testing.assert_allclose(made.extents, mesh.extents, atol=1e-5)
-        nearest = cKDTree(made.triangles_center).query(mesh.triangles_center)
-        assert nearest[0].max() < 1e-4
-        colours = made.visual.face_colors[nearest[1], :3].astype(int) - mesh.visual.face_colors[:, :3]
-        assert np.mean(np.abs(colours).max(1) <= 1) > 0.99  # some faces have the same centre
+        # faces lie in another order in the file: each must be where one of the same colour is, and the other way round
+        here, there = (np.c_[m.triangles_center, m.visual.face_colors[:, :3] / 255] for m in (made, mesh))
+        for one, other in ((here, there), (there, here)):
+            assert cKDTree(one).query(other)[0].max() < 0.008, c.name  # colours are rounded to 1 / 255
 
 
 def test_files_of_the_gallery_are_small():
