@@ -23,6 +23,7 @@ from fastcore.docments import docments
 from nbconvert import MarkdownExporter
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
+from play.pages import write_play
 from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -413,6 +414,17 @@ def how_to() -> list[tuple[str, str, str]]:
     return entries
 
 
+def play_pages() -> list[tuple[str, str, str]]:
+    "Write the pages of docs/play and the files beside them. Returns their paths, titles and first lines."
+    entries = []
+    pages = write_play(ROOT / "_docs/extra", lambda text: relink(text, "docs/play", site_target))
+    for name, text in pages.items():
+        write(f"play/{name}.md", text.encode())
+        head, lead = re.match(r"# +(.+)\n+(.+)", text).groups()
+        entries.append((f"play/{name}.md", head, lead))
+    return entries
+
+
 def exporting(notebooks: Iterable[str]) -> dict[str, str]:
     "The module that each of these notebooks exports to, if any."
     modules = {}
@@ -465,7 +477,8 @@ def write_reports(names: dict[str, str]) -> list[tuple[str, str, str]]:
 
 def site() -> None:
     "Write _docs/source anew."
-    shutil.rmtree(SOURCE.parent, ignore_errors=True)
+    for made in ("source", "html"):  # beside them are files of the page "The 55 families in 3D" that take long to make
+        shutil.rmtree(ROOT / "_docs" / made, ignore_errors=True)
     # Sphinx takes the page it reads last for the definition of a name: `reference` comes after `nbs` in the alphabet.
     notebooks = {f"{part}/{name}": nb for part in PARTS for name, nb in processed(ROOT / "nbs" / part).items()}
     modules = exporting(notebooks)
@@ -484,6 +497,7 @@ def site() -> None:
         "evaluation": (*PARTS["evaluation"], "Notebook", sections["evaluation"]),
         "data": (*PARTS["data"], "Notebook", sections["data"] + sections["objects"]),
         "results": (*PARTS["results"], "Comparison", [*sections["results"], reports]),
+        "play": ("Play", "Pages that answer to the mouse and the keyboard.", "Page", play_pages()),
         "how-to": ("How-to", "One guide for each task.", "Guide", how_to() + sections["pipeline"]),
         "reference/index": ("API", "Every exported name with its signature, by module.", "Module", references),
         "runs": ("Reports", "All tables and figures of each committed run.", "Notebook", write_reports(names)),
