@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from .analysis import plane
 from .figures import picture, plt, rotation_angle
-from .retrieval import ranks
 from ..method.predictors import HyperLinear
 from ..method.rotations import ANGLES, LATENT_NAMES, TRANSLATIONS, transformation
 from ..method.system import needs
@@ -141,7 +140,7 @@ def find_turned(
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell015
 #: Share of the embeddings' squared length that the directions kept may miss.
-MISSED = 1e-4
+MISSED = 2e-4
 
 
 def directions(z: Float[Tensor, "*batch dim"], missed: float = MISSED) -> Float[Tensor, "dim kept"]:
@@ -177,12 +176,11 @@ def in_directions(predictor: nn.Module, basis: Float[Tensor, "dim kept"]) -> nn.
 # %% ../../nbs/evaluation/06_steering.ipynb #cell016
 def quantised(
     values: Float[Tensor, "*rows n"],
-    kind: torch.dtype,  # torch.int8 or torch.int16
-) -> tuple[Int[Tensor, "*rows n"], Float[Tensor, " *rows"]]:
+) -> tuple[Int[Tensor, "*rows n"], Float[Tensor, " *rows"]]:  # int8, float32
     "Whole numbers, and the factor of each row: their product is the row again, up to half a factor."
-    scale = values.abs().amax(-1) / torch.iinfo(kind).max
+    scale = values.abs().amax(-1) / torch.iinfo(torch.int8).max
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return (values / scale[..., None]).round().to(kind), scale
+    return (values / scale[..., None]).round().to(torch.int8), scale
 
 
 def restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -195,14 +193,14 @@ def restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _small(tensors: Mapping[str, Tensor], kind: torch.dtype) -> dict[str, Tensor]:
+def _small(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     "Tensors of two or more dimensions quantised, each with its `.scale`; vectors as they are."
     found = {}
     for name, tensor in tensors.items():
         if tensor.ndim < 2:
             found[name] = tensor.float().contiguous()
         else:
-            found[name], found[f"{name}.scale"] = quantised(tensor.float(), kind)
+            found[name], found[f"{name}.scale"] = quantised(tensor.float())
     return found
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell018
@@ -254,8 +252,8 @@ def packed_model(
     z = embedded(model, candidates)
     basis = directions(z)
     small = in_directions(model.model.predictor, basis)
-    tensors = _small({"z": z @ basis}, torch.int8)
-    weights = _small(small.state_dict(), torch.int16)
+    tensors = _small({"z": z @ basis})
+    weights = _small(small.state_dict())
     small.load_state_dict(restored(weights))
     stored = restored(tensors)["z"]
     layers = [layer for layer in small.layers if isinstance(layer, (HyperLinear, nn.Linear))]
@@ -414,7 +412,7 @@ def _widget_class() -> type:
         still = b""  # a picture for where there are no widgets
 
         def _repr_mimebundle_(self, **kwargs):
-            bundle = {"text/plain": repr(self), "image/png": base64.b64encode(self.still).decode()}
+            bundle = {"text/plain": repr(self), "image/jpeg": base64.b64encode(self.still).decode()}
             if os.environ.get("TQDM_DISABLE"):  # the output is to be stored: a widget would not live there
                 return bundle
             data, metadata = super()._repr_mimebundle_(**kwargs)
@@ -444,7 +442,7 @@ def steer(
     shown = shrunk(candidates.pictures, (round(height * smaller), round(width * smaller)))
     file = BytesIO()
     figure = show_steering(models, candidates)
-    figure.savefig(file, dpi=60)
+    figure.savefig(file, format="jpeg", dpi=72, pil_kwargs={"quality": 60})
     plt.close(figure)
     made = widget(
         views=packed_views(candidates),

@@ -70,7 +70,7 @@ export function transformation(form, colour, p, q, t = [0, 0, 0]) {
 
 // ---- data
 
-const KINDS = { I8: Int8Array, I16: Int16Array, F32: Float32Array };
+const KINDS = { I8: Int8Array, F32: Float32Array };
 
 // A safetensors file: its tensors as {data, shape}, those with a scale multiplied by it, and the text of its header.
 export function readTensors(source) {
@@ -358,7 +358,8 @@ class Page {
     this.start = 0;
     this.by = 0; // number of a model, "identity" or "chance"
     this.model = 0; // the last model chosen, in whose space the identity is
-    this.asked = this.steering.angles(0, 0);
+    this.asked = this.inside(this.steering.angles(0, 0));
+    this.asked[2] += (this.asked[2] > 0 ? -70 : 70) * DEGREE; // a turn to begin with
     this.frame = 0;
     this.build();
     this.begin();
@@ -433,7 +434,7 @@ class Page {
     this.sliders = ["x", "y", "z"].map((name, axis) => this.slider(name, axis));
     this.dragging();
     const back = element("button", { type: "button" }, "Back to the start");
-    back.addEventListener("click", () => this.ask(this.steering.angles(this.object, this.start)));
+    back.addEventListener("click", () => this.ask(this.inside(this.steering.angles(this.object, this.start))));
     const other = element("button", { type: "button" }, "Some other turn");
     other.addEventListener("click", () => this.ask([0, 1, 2].map(() => (2 * Math.random() - 1) * LIMIT)));
     const [first, ...next] = this.foundViews.map(({ figure }) => figure);
@@ -477,7 +478,7 @@ class Page {
   turnBy(right, down) {
     const turn = multiply(quaternion([0, 0, right]), quaternion([-down, 0, 0]));
     const wanted = multiply(turn, quaternion(this.asked));
-    const inside = eulerAngles(wanted).map(angle => Math.max(-LIMIT, Math.min(LIMIT, angle)));
+    const inside = this.inside(eulerAngles(wanted));
     const missed = angleBetween(quaternion(inside), wanted) * DEGREE;
     if (missed <= 2 * Math.hypot(right, down)) this.ask(inside); // else beyond the range, where it would jump
   }
@@ -515,13 +516,15 @@ class Page {
   // ---- what changes
 
   choose({ object = this.object, start = this.start, by = this.by }) {
-    const other = object !== this.object || start !== this.start;
     this.object = object;
     this.start = start;
     this.by = by;
     if (typeof by === "number") this.model = by;
-    if (other) this.asked = this.steering.angles(object, start).map(angle => Math.max(-LIMIT, Math.min(LIMIT, angle)));
     this.begin();
+  }
+
+  inside(angles) {
+    return angles.map(angle => Math.max(-LIMIT, Math.min(LIMIT, angle)));
   }
 
   ask(angles) {
@@ -645,7 +648,7 @@ class Page {
       element("thead", {}, cells("th", ["", "mean of 1/rank", "median error"])), element("tbody", {}, ...body));
     this.summaries = rows;
     const { error, typical_error: typical } = this.current;
-    this.errorNote.textContent = `To be small, embeddings are stored in 8 bits and matrices in 16. The cosines of ` +
+    this.errorNote.textContent = `To be small, embeddings and matrices are stored in 8 bits. The cosines of ` +
       `${this.current.name} differ from the model's own by ${typical.toFixed(4)} on average (root mean square), and by ` +
       `${error.toFixed(3)} at most.`;
   }
