@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sie.data.storage import ViewDataset
+    from sie.method.methods import Method
     from sie.method.weights import SIE
 
 # %% auto #0
 __all__ = ['MISSED', 'STARTS', 'LARGEST_PICTURE', 'STATIC', 'Candidates', 'shrunk', 'embedded', 'Found', 'find_turned',
-           'directions', 'in_directions', 'quantised', 'restored', 'cosine_errors', 'packed_model', 'described',
-           'sheet', 'from_sheet', 'packed_views', 'write_page', 'show_steering', 'steer']
+           'directions', 'in_directions', 'quantised', 'restored', 'predictions', 'packed_model', 'described', 'sheet',
+           'from_sheet', 'packed_views', 'write_page', 'show_steering', 'steer']
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell006
 @dataclass(frozen=True, eq=False)
@@ -219,28 +220,27 @@ def _planes(z: Float[Tensor, "objects views dim"], basis: Float[Tensor, "dim kep
 
 
 @torch.no_grad()
-def cosine_errors(
-    model: SIE,
+def predictions(
+    predictor: nn.Module,
+    method: Method,  # says how the predictor is conditioned
     z: Float[Tensor, "objects views dim"],
-    small: nn.Module,  # `in_directions`, with the numbers that are stored
-    stored: Float[Tensor, "objects views kept"],
     latents: Float[Tensor, "objects views latents"],
-) -> tuple[float, float]:
-    "Largest and root mean square error of a cosine, by what is stored, over all objects, starts, targets and views."
-    predictor = copy.deepcopy(model.model.predictor).cpu()
-    conditioning = model.model.method.form, model.model.method.colour
-    views, errors = z.shape[1], []
-    for full, few, rows in zip(z, stored, latents):
-        for start in range(min(STARTS, views)):
-            begin = rows[start].expand_as(rows)
-            wanted = torch.cat([rows[:, ANGLES], begin[:, ANGLES.stop :]], 1)
-            g = transformation(begin, wanted, *conditioning)
-            exact = predictor(full[start].expand(views, -1), g)
-            found = small(few[start].expand(views, -1), g)
-            exact = normalize(exact, dim=-1) @ normalize(full, dim=-1).T
-            errors.append(normalize(found, dim=-1) @ normalize(few, dim=-1).T - exact)
-    errors = torch.stack(errors)
-    return errors.abs().max().item(), errors.square().mean().sqrt().item()
+) -> Float[Tensor, "objects starts views dim"]:
+    "What is predicted from each start for the rotation of each view, with the colours and the place of the start."
+    starts = min(STARTS, z.shape[1])
+    begin = latents[:, :starts, None].expand(-1, -1, z.shape[1], -1)
+    wanted = begin.clone()
+    wanted[..., ANGLES] = latents[:, None, :, ANGLES]
+    g = transformation(begin, wanted, method.form, method.colour)
+    repeated = z[:, :starts, None].expand(-1, -1, z.shape[1], -1)
+    pairs = zip(repeated.flatten(0, 2).split(1024), g.flatten(0, 2).split(1024))
+    return torch.cat([predictor(some, turns) for some, turns in pairs]).unflatten(0, g.shape[:3])
+
+
+def _cosines(
+    predicted: Float[Tensor, "objects starts views dim"], z: Float[Tensor, "objects views dim"]
+) -> Float[Tensor, "objects starts views views"]:
+    return normalize(predicted, dim=-1) @ normalize(z, dim=-1)[:, None].mT
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell019
 def packed_model(
@@ -249,8 +249,9 @@ def packed_model(
     candidates: Candidates,
 ) -> bytes:  # a safetensors file
     "What the page needs of a model. Raises `ValueError` as `embedded` does."
-    z = embedded(model, candidates)
-    basis = directions(z)
+    z, method = embedded(model, candidates), model.model.method
+    predicted = predictions(copy.deepcopy(model.model.predictor).cpu(), method, z, candidates.latents)
+    basis = directions(torch.stack([z[:, None].expand_as(predicted), predicted]))
     small = in_directions(model.model.predictor, basis)
     tensors = _small({"z": z @ basis})
     weights = _small(small.state_dict())
@@ -258,17 +259,18 @@ def packed_model(
     stored = restored(tensors)["z"]
     layers = [layer for layer in small.layers if isinstance(layer, (HyperLinear, nn.Linear))]
     hypernetwork = isinstance(layers[0], HyperLinear)
-    largest, typical = cosine_errors(model, z, small, stored, candidates.latents)
+    approximate = predictions(small, method, stored, candidates.latents)
+    errors = _cosines(approximate, stored) - _cosines(predicted, z)
     info = {
         "name": name,
         "kind": "hypernetwork" if hypernetwork else "mlp",
         "bias": bool(hypernetwork and small.bias),
         "relu": bool(not hypernetwork or small.relu),
-        "form": model.model.method.form,
-        "colour": model.model.method.colour,
+        "form": method.form,
+        "colour": method.colour,
         "dimensions": z.shape[-1],
-        "error": largest,
-        "typical_error": typical,
+        "error": errors.abs().max().item(),
+        "typical_error": errors.square().mean().sqrt().item(),
     }
     weights = {f"predictor.{key}": tensor for key, tensor in weights.items()}
     return save({**tensors, **weights, **_planes(z, basis)}, {"model": json.dumps(info)})

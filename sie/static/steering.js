@@ -467,7 +467,7 @@ class Page {
     });
     this.trueView.addEventListener("pointermove", event => {
       if (!last) return;
-      const scale = (120 * DEGREE) / this.trueView.clientWidth; // radians a pixel
+      const scale = (120 * DEGREE) / this.trueView.offsetWidth; // radians a pixel
       this.turnBy((event.clientX - last.clientX) * scale, (event.clientY - last.clientY) * scale);
       last = event;
     });
