@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['MISSED', 'STARTS', 'LARGEST_PICTURE', 'STATIC', 'Candidates', 'shrunk', 'embedded', 'Found', 'find_turned',
            'directions', 'in_directions', 'quantised', 'restored', 'predictions', 'packed_model', 'described', 'sheet',
-           'from_sheet', 'packed_views', 'write_page', 'show_steering', 'steer']
+           'from_sheet', 'packed_views', 'write_page', 'show_steering', 'Steering', 'steer']
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell006
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def find_turned(
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell015
 #: Share of the embeddings' squared length that the directions kept may miss.
-MISSED = 2e-4
+MISSED = 5e-4
 
 
 def directions(z: Float[Tensor, "*batch dim"], missed: float = MISSED) -> Float[Tensor, "dim kept"]:
@@ -403,53 +403,64 @@ def _widget_class() -> type:
     anywidget = needs("anywidget", extra="evaluation")
     traitlets = needs("traitlets", extra="evaluation")
 
-    class Steering(anywidget.AnyWidget):
+    class SteeringWidget(anywidget.AnyWidget):
         "Turn an object by sliders or by dragging, and see the views nearest to the predicted embedding."
 
         _esm = (STATIC / "steering.js").read_text(encoding="utf-8")
         _css = (STATIC / "steering.css").read_text(encoding="utf-8")
-        views = traitlets.Bytes().tag(sync=True)  # `packed_views`
-        models = traitlets.List(traitlets.Bytes()).tag(sync=True)  # `packed_model` of each
-        sheets = traitlets.List(traitlets.Bytes()).tag(sync=True)  # `sheet` of each object
-        still = b""  # a picture for where there are no widgets
+        views = traitlets.Bytes().tag(sync=True)  # as in `Steering`
+        models = traitlets.List(traitlets.Bytes()).tag(sync=True)
+        sheets = traitlets.List(traitlets.Bytes()).tag(sync=True)
 
-        def _repr_mimebundle_(self, **kwargs):
-            bundle = {"text/plain": repr(self), "image/jpeg": base64.b64encode(self.still).decode()}
-            if os.environ.get("TQDM_DISABLE"):  # the output is to be stored: a widget would not live there
-                return bundle
-            data, metadata = super()._repr_mimebundle_(**kwargs)
-            return {**data, **bundle}, metadata
+    return SteeringWidget
 
-        def __repr__(self):
-            return f"steer({len(self.models)} models, {len(self.sheets)} objects)"
 
-    return Steering
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What `steer` returns: at the end of a cell it shows as a widget.
+
+    Where the environment variable TQDM_DISABLE is set, as when notebooks are executed to be stored, it shows as a
+    picture: a widget would not live there."""
+
+    views: bytes  # `packed_views`
+    models: Sequence[bytes]  # `packed_model` of each
+    sheets: Sequence[bytes]  # `sheet` of each object
+    still: bytes  # a picture, JPEG
+
+    def widget(self):  # an anywidget.AnyWidget
+        "A widget, to be placed among others."
+        return _widget_class()(views=self.views, models=list(self.models), sheets=list(self.sheets))
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = {"text/plain": repr(self), "image/jpeg": base64.b64encode(self.still).decode()}
+        if os.environ.get("TQDM_DISABLE"):
+            return bundle
+        shown, _ = self.widget()._repr_mimebundle_(**kwargs)
+        return {**shown, **bundle}
+
+    def __repr__(self) -> str:
+        return f"steer({len(self.models)} models, {len(self.sheets)} objects)"
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell030
 def steer(
     model: SIE | Mapping[str, SIE],  # one, or several by name, to compare them
     dataset: ViewDataset | Candidates,
     objects: Sequence[int] | None = None,  # of the data set; twelve validation objects if not given
-):  # an anywidget.AnyWidget
-    """A widget to turn objects of a data set in the latent space of a model.
+) -> Steering:
+    """Turn objects of a data set in the latent space of a model, by hand.
 
-    Where the environment variable TQDM_DISABLE is set, as when notebooks are executed to be stored, it shows as a
-    picture. Raises `ModuleNotFoundError` without anywidget, and `ValueError` for a model that has no predictor or was
-    trained on larger pictures than the data set has."""
-    widget = _widget_class()
+    Raises `ModuleNotFoundError` without anywidget, and `ValueError` for a model that has no predictor or was trained on
+    larger pictures than the data set has."""
+    needs("anywidget", extra="evaluation")
     models = dict(model) if isinstance(model, Mapping) else {model.settings.method: model}
     candidates = dataset if isinstance(dataset, Candidates) else Candidates.of(dataset, objects)
     height, width = candidates.pictures.shape[-2:]
     smaller = min(1, LARGEST_PICTURE / max(height, width))
     shown = shrunk(candidates.pictures, (round(height * smaller), round(width * smaller)))
-    file = BytesIO()
+    packed = [packed_model(one, name, candidates) for name, one in models.items()]
+    still = BytesIO()
     figure = show_steering(models, candidates)
-    figure.savefig(file, format="jpeg", dpi=72, pil_kwargs={"quality": 60})
+    figure.savefig(still, format="jpeg", dpi=72, pil_kwargs={"quality": 60})
     plt.close(figure)
-    made = widget(
-        views=packed_views(candidates),
-        models=[packed_model(one, name, candidates) for name, one in models.items()],
-        sheets=[sheet(of_object) for of_object in shown.permute(0, 1, 3, 4, 2).numpy()],
-    )
-    made.still = file.getvalue()
-    return made
+    sheets = [sheet(of_object) for of_object in shown.permute(0, 1, 3, 4, 2).numpy()]
+    return Steering(packed_views(candidates), packed, sheets, still.getvalue())
