@@ -40,6 +40,10 @@ REAL = {
     "bunk bed": "blendswap-cc-by.bunkBed",
     "desk": "blendswap-cc-by.simpleDesk",
 }
+LICENCES = {
+    "CC0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "CC BY 3.0": "https://creativecommons.org/licenses/by/3.0/",
+}
 
 
 def rotations() -> np.ndarray:
@@ -50,7 +54,7 @@ def rotations() -> np.ndarray:
 
 def credit(row: pd.Series) -> dict[str, str]:
     "Creator, licence and source of a model, from the table of credits that comes with the models."
-    licence = "CC0 (public domain)" if row.licence == "Public domain" else "CC BY 3.0"
+    licence = "CC0" if row.licence == "Public domain" else "CC BY 3.0"
     return {"title": row["name"], "creator": row.creator, "licence": licence, "source": row.source}
 
 
@@ -129,8 +133,12 @@ def steerable(names: Sequence[str]) -> dict[str, SIE]:
 
 def credits_table(entries: Sequence[dict]) -> str:
     "Markdown that credits the creators of the real models."
-    rows = [f"| {e['name']} | {e['credit']['creator']} | {e['credit']['licence']} |" for e in entries if e["credit"]]
-    return "\n".join(["| Object | Creator | Licence |", "|---|---|---|", *rows])
+    rows = ["| Object | Title | Creator | Licence |", "|---|---|---|---|"]
+    for entry in entries:
+        if credited := entry["credit"]:
+            licence = f"[{credited['licence']}]({LICENCES[credited['licence']]})"
+            rows.append(f"| {entry['name']} | {credited['title']} | {credited['creator']} | {licence} |")
+    return "\n".join(rows)
 
 
 def make_page(folder: Path, names: Sequence[str] = ()) -> str:

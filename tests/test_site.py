@@ -266,13 +266,13 @@ def test_search_in_a_browser(site, tmp_path):
 def test_the_steering_page_says_what_it_is_without_javascript(site):
     page = site["steering.html"].article
     assert "Choose an object and a start view" in page.get_text()
-    picture = page.select_one("#steering img")
+    picture = page.select_one("#player img")
     assert (HTML / picture["src"]).stat().st_size < 100_000 and len(picture["alt"]) > 40
-    credited = [row.select("td")[2].get_text() for row in page.select("table tr") if row.td]
+    credited = [row.select("td")[3].get_text() for row in page.select("table tr") if row.td]
     objects = json.loads((ROOT / "docs/steering/objects.json").read_text(encoding="utf-8"))["objects"]
     assert len(objects) == 12
     assert credited == [entry["credit"]["licence"] for entry in objects if entry["credit"]]
-    assert set(credited) <= {"CC0 (public domain)", "CC BY 3.0"}
+    assert set(credited) <= {"CC0", "CC BY 3.0"}
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
@@ -281,14 +281,17 @@ def test_the_steering_page_loads_in_3_megabytes_and_turns_in_a_frame(site):
     try:
         browser.open("steering.html")
         filled = """new Promise(done => { const look = () =>
-            steering.steering ? done(steering.steering.steering.objects) : setTimeout(look, 100); look(); })"""
+            player.steering ? done(player.steering.steering.objects) : setTimeout(look, 100); look(); })"""
         assert browser.run(filled) == 12
+        assert browser.run("document.querySelector('article h1').textContent").startswith("Steering")
+        width = browser.run("document.querySelector('.st-first').offsetWidth")
+        assert 80 < width < 250, "the style sheet is not in use"
         shown = browser.run("[...document.querySelectorAll('.st-object .st-name')].map(e => e.textContent)")
         assert len(set(shown)) == 12
         browser.run("new Promise(done => setTimeout(done, 2000))")  # pictures are loaded after the data
         assert 1_000_000 < browser.received() < 3_000_000
         times = browser.run(
-            """Array.from({length: 60}, (_, k) => { const page = steering.steering;
+            """Array.from({length: 60}, (_, k) => { const page = player.steering;
             page.asked = [k / 60, -k / 60, 1 - k / 40];
             const begin = performance.now(); page.update(); document.body.offsetHeight;
             return performance.now() - begin; })"""
