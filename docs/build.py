@@ -1,7 +1,8 @@
-"""Make README.md and the sources of the site: `python docs/build.py readme` and `python docs/build.py site`.
+"""Make README.md and the sources of the site: `python docs/build.py readme`, `python docs/build.py site [MODEL ...]`.
 
 README.md and the front page of the site are nbs/index.ipynb. The other sources (_docs/source) are the notebooks as
-nbdev processes them, the reports of comparisons/, the guides of docs/how-to and a reference page for each module.
+nbdev processes them, the reports of comparisons/, the guides of docs/how-to, a reference page for each module, and the
+steering page, with the models given (names in the package, or folders) or else all of the package.
 Sphinx makes HTML of them (`make docs`).
 """
 
@@ -28,6 +29,7 @@ from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "_docs/source"
+EXTRA = ROOT / "_docs/extra"  # files that the site has as they are
 LINK = re.compile(r'(\[[^\]]*\]\(|src="|href=")(?!\w+:|#|/)([^)"#\s]+)(#[^)"\s]*)?')
 DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*(\S.*?)[ \t]*$\n?", re.M)
 
@@ -256,6 +258,8 @@ def site_target(path: str) -> str:
         return "/" + path.removeprefix("docs/")
     if path == "nbs/index.ipynb":
         return "/index.ipynb"
+    if path == "docs/steering/page.md":
+        return "/steering.md"
     file = ROOT / path
     if file.is_file() and file.suffix != ".ipynb":
         write(path, file.read_bytes())
@@ -475,7 +479,16 @@ def write_reports(names: dict[str, str]) -> list[tuple[str, str, str]]:
     return entries
 
 
-def site() -> None:
+def write_steering(models: Iterable[str]) -> None:
+    "Write the steering page, and what it loads."
+    from steering import PLAYER, make_page  # here and not above: only the site needs the models
+
+    text = relink(make_page(EXTRA / "steering", list(models)), "docs/steering", site_target)
+    player = f"```{{raw}} html\n{PLAYER.read_text(encoding='utf-8')}```"
+    write("steering.md", text.replace("{player}", player).encode())
+
+
+def site(models: Iterable[str] = ()) -> None:
     "Write _docs/source anew."
     for made in ("source", "html"):  # beside them are files of the page "The 55 families in 3D" that take long to make
         shutil.rmtree(ROOT / "_docs" / made, ignore_errors=True)
@@ -504,8 +517,10 @@ def site() -> None:
     }
     for name, page in lists.items():
         write(f"{name}.md", listing(*page).encode())
+    write_steering(models)
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
+    tree.insert(1, "steering")
     linked = ["benchmarks/README", "comparisons/README", "CHANGELOG", "CONTRIBUTING"]  # copied: pages link to them
     index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)
@@ -515,7 +530,7 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["readme"]:
             (ROOT / "README.md").write_text(readme(), encoding="utf-8")
-        case ["site"]:
-            site()
+        case ["site", *models]:
+            site(models)
         case _:
             sys.exit(__doc__)

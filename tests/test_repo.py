@@ -71,8 +71,9 @@ def stale(root: Path, scratch: Path) -> set[str]:
     for name in ("nbs", "docs"):
         shutil.copytree(root / name, scratch / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     (scratch / "sie").mkdir()
-    shutil.copy(root / "sie/py.typed", scratch / "sie")  # this file and the trained models: what no notebook makes
-    shutil.copytree(root / "sie/pretrained", scratch / "sie/pretrained")
+    shutil.copy(root / "sie/py.typed", scratch / "sie")  # this file and what is in two folders: what no notebook makes
+    for name in ("pretrained", "static"):
+        shutil.copytree(root / "sie" / name, scratch / "sie" / name)
     for command in ([BIN / "nbdev_export"], [BIN / "nbdev_clean"], [sys.executable, "docs/build.py", "readme"]):
         subprocess.run(command, cwd=scratch, check=True, stdin=subprocess.DEVNULL)
     found = {f"sie/{name}" for name in differences(root / "sie", scratch / "sie")}

@@ -162,6 +162,7 @@ PAGES = (
     "how-to/gpus-and-clusters.html",
     "play/gallery.html",
     "play/predictor.html",
+    "steering.html",
 )
 # Shows each page in a frame of each width, as a window of Chromium is never narrower than some 500 pixels.
 MEASURE = """<!doctype html><body><pre id="measured"></pre><script>
@@ -491,3 +492,47 @@ def test_curves_on_the_page_are_the_recorded_ones(played):
         assert int(point["step"]) == recorded["sie"]["step"][k]
         assert float(point["r2"]) == recorded["sie"]["r2"][k]
         assert float(point["explained"]) == recorded["sie_matrix"]["explained"][k]
+# ---- the steering page; its numbers are tested in test_steering.py
+
+
+def test_the_steering_page_says_what_it_is_without_javascript(site):
+    page = site["steering.html"].article
+    assert "Choose an object and a start view" in page.get_text()
+    picture = page.select_one("#player img")
+    assert (HTML / picture["src"]).stat().st_size < 100_000 and len(picture["alt"]) > 40
+    credited = [row.select("td")[3].get_text() for row in page.select("table tr") if row.td]
+    objects = json.loads((ROOT / "docs/steering/objects.json").read_text(encoding="utf-8"))["objects"]
+    assert len(objects) == 12
+    assert credited == [entry["credit"]["licence"] for entry in objects if entry["credit"]]
+    assert set(credited) <= {"CC0", "CC BY 3.0"}
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_the_steering_page_loads_in_3_megabytes_and_turns_in_a_frame(site):
+    browser = pytest.importorskip("browser", exc_type=ImportError).Browser(HTML)
+    try:
+        browser.open("steering.html")
+        filled = """new Promise(done => { const look = () =>
+            player.steering ? done(player.steering.steering.objects) : setTimeout(look, 100); look(); })"""
+        assert browser.run(filled) == 12
+        assert browser.run("document.querySelector('article h1').textContent").startswith("Steering")
+        width = browser.run("document.querySelector('.st-first').offsetWidth")
+        assert 80 < width < 250, "the style sheet is not in use"
+        shown = browser.run("[...document.querySelectorAll('.st-object .st-name')].map(e => e.textContent)")
+        assert len(set(shown)) == 12
+        browser.run("new Promise(done => setTimeout(done, 2000))")  # pictures are loaded after the data
+        assert 1_000_000 < browser.received() < 3_000_000
+        times = browser.run(
+            """Array.from({length: 60}, (_, k) => { const page = player.steering;
+            page.asked = [k / 60, -k / 60, 1 - k / 40];
+            const begin = performance.now(); page.update(); document.body.offsetHeight;
+            return performance.now() - begin; })"""
+        )
+        assert np.median(times) < 33, f"a step takes {np.median(times):.0f} ms; 30 frames a second leave 33"
+        for theme, dark in {"light": False, "dark": True}.items():
+            browser.run(f"document.documentElement.dataset.theme = '{theme}'")
+            colour = browser.run("getComputedStyle(document.querySelector('.st-numbers strong')).color")
+            brightness = np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]])
+            assert (brightness > 150) == dark, f"{theme}: {colour}"
+    finally:
+        browser.close()
