@@ -492,6 +492,8 @@ def test_curves_on_the_page_are_the_recorded_ones(played):
         assert int(point["step"]) == recorded["sie"]["step"][k]
         assert float(point["r2"]) == recorded["sie"]["r2"][k]
         assert float(point["explained"]) == recorded["sie_matrix"]["explained"][k]
+
+
 # ---- the steering page; its numbers are tested in test_steering.py
 
 
