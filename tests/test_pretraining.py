@@ -72,13 +72,17 @@ def start(folder: Path, dataset: ViewDataset, **settings) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("method", ["sie_matrix", "supervised"])
-def test_killed_and_started_again_ends_in_the_same_weights(tmp_path, dataset, method):
-    whole = start(tmp_path / "whole", dataset, method=method)
+@pytest.mark.parametrize(
+    "settings",
+    [{"method": "sie_matrix"}, {"method": "supervised"}, {"method": "sie_matrix", "optimiser": "muon", "views": 4}],
+    ids=["sie_matrix", "supervised", "muon"],
+)
+def test_killed_and_started_again_ends_in_the_same_weights(tmp_path, dataset, settings):
+    whole = start(tmp_path / "whole", dataset, **settings)
     assert whole.wait() == 0, whole.stderr.read()
     kills = 0
     for _ in range(20):
-        run = start(tmp_path / "killed", dataset, method=method)
+        run = start(tmp_path / "killed", dataset, **settings)
         checkpoints, before = tmp_path / "killed/checkpoints", _newest(tmp_path / "killed/checkpoints")
         while run.poll() is None and (kills >= 3 or _newest(checkpoints) == before):
             time.sleep(0.005)  # kill it soon after its next checkpoint

@@ -118,8 +118,9 @@ def repro(preset: str, arguments: Sequence[str] = ()) -> int:
     if stopped.is_set():
         print(f"\nStopped. `make repro PRESET={preset}` goes on: finished stages and checkpoints are kept in {folder}.")
         return 130
-    if code == 0:
-        print(f"The report: {os.path.relpath(folder / 'results/report.ipynb')}")
+    report = folder / "results/report.ipynb"
+    if code == 0 and report.exists():  # not if the arguments name an earlier stage
+        print(f"The report: {os.path.relpath(report)}")
     return code
 
 # %% ../../nbs/pipeline/03_command.ipynb #cell012
