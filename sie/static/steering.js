@@ -268,6 +268,12 @@ export class Steering {
     return this.quaternions[object].map(p => angleBetween(p, q));
   }
 
+  // The view whose rotation is nearest to q: the cosine of half the angle between is the product of the quaternions.
+  nearest(object, [x, y, z, w]) {
+    const products = this.quaternions[object].map(p => Math.abs(p[0] * x + p[1] * y + p[2] * z + p[3] * w));
+    return products.indexOf(Math.max(...products));
+  }
+
   // The prediction by a model ("identity": the start's own embedding) for a rotation.
   predict(model, object, start, q, by = "model") {
     const z = model.embedding(object, start);
@@ -318,8 +324,7 @@ export class Steering {
     const from = this.angles(object, start);
     return Array.from({ length: STEPS + 1 }, (_, step) => {
       const q = quaternion(from.map((angle, axis) => angle + (step / STEPS) * (angles[axis] - angle)));
-      const distances = this.distances(object, q);
-      const real = step ? distances.indexOf(Math.min(...distances)) : start;
+      const real = step ? this.nearest(object, q) : start;
       return { real, prediction: this.predict(model, object, start, q, by) };
     });
   }
