@@ -148,7 +148,8 @@ def make_page(folder: Path, names: Sequence[str] = ()) -> str:
     relative to the page of the site."""
     candidates, sheets, entries = committed()
     models = steerable(names)
-    write_page(folder, models, candidates, sheets)
+    write_page(folder, models, candidates, sheets, first_views="objects.webp")
+    (folder / "objects.webp").write_bytes(sheet(candidates.pictures[:, 0].permute(0, 2, 3, 1).numpy()))
     chair = list(candidates.names).index("chair")
     saved(show_steering(models, candidates, object=chair), folder / "still.webp", dpi=90)
     for name in ("steering.js", "steering.css"):

@@ -268,6 +268,12 @@ export class Steering {
     return this.quaternions[object].map(p => angleBetween(p, q));
   }
 
+  // The view whose rotation is nearest to q: the cosine of half the angle between is the product of the quaternions.
+  nearest(object, [x, y, z, w]) {
+    const products = this.quaternions[object].map(p => Math.abs(p[0] * x + p[1] * y + p[2] * z + p[3] * w));
+    return products.indexOf(Math.max(...products));
+  }
+
   // The prediction by a model ("identity": the start's own embedding) for a rotation.
   predict(model, object, start, q, by = "model") {
     const z = model.embedding(object, start);
@@ -318,8 +324,7 @@ export class Steering {
     const from = this.angles(object, start);
     return Array.from({ length: STEPS + 1 }, (_, step) => {
       const q = quaternion(from.map((angle, axis) => angle + (step / STEPS) * (angles[axis] - angle)));
-      const distances = this.distances(object, q);
-      const real = step ? distances.indexOf(Math.min(...distances)) : start;
+      const real = step ? this.nearest(object, q) : start;
       return { real, prediction: this.predict(model, object, start, q, by) };
     });
   }
@@ -349,10 +354,11 @@ const fixed = (value, digits) => value.toFixed(digits);
 let pages = 0; // names of radio buttons must differ between widgets on a page
 
 class Page {
-  constructor(root, steering, sheets) {
+  constructor(root, steering, sheets, firstViews) {
     this.root = root;
     this.steering = steering;
     this.sheets = sheets;
+    this.firstViews = firstViews;
     this.number = (pages += 1);
     this.object = 0;
     this.start = 0;
@@ -372,13 +378,18 @@ class Page {
   }
 
   show(span, view, label) {
-    const { columns } = this.steering;
-    const rows = Math.ceil(this.steering.views / columns);
-    const along = (k, count) => (count > 1 ? (100 * k) / (count - 1) : 0);
-    span.style.backgroundImage = `url("${this.sheets[this.object]}")`;
+    this.place(span, this.sheets[this.object], view, this.steering.views);
+    span.setAttribute("aria-label", label);
+  }
+
+  // Picture number k of a sheet that has as many columns as rows, or one more.
+  place(span, sheet, k, pictures) {
+    const columns = Math.ceil(Math.sqrt(pictures));
+    const rows = Math.ceil(pictures / columns);
+    const along = (number, count) => (count > 1 ? (100 * number) / (count - 1) : 0);
+    span.style.backgroundImage = `url("${sheet}")`;
     span.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
-    span.style.backgroundPosition = `${along(view % columns, columns)}% ${along(Math.floor(view / columns), rows)}%`;
-    if (label) span.setAttribute("aria-label", label);
+    span.style.backgroundPosition = `${along(k % columns, columns)}% ${along(Math.floor(k / columns), rows)}%`;
   }
 
   choices(legend, name, values, changed) {
@@ -396,12 +407,11 @@ class Page {
     const { names, models } = this.steering;
     const pictures = names.map((name, object) => {
       const span = this.view();
-      this.object = object;
-      this.show(span, 0);
+      if (this.firstViews) this.place(span, this.firstViews, object, names.length);
+      else this.place(span, this.sheets[object], 0, this.steering.views);
       span.setAttribute("aria-hidden", "true");
       return { value: object, content: [span, element("span", { className: "st-name" }, name)] };
     });
-    this.object = 0;
     this.objects = this.choices("Object", "object", pictures, value => this.choose({ object: value }));
     this.startViews = Array.from({ length: Math.min(this.steering.starts, this.steering.views) }, () => this.view());
     this.starts = this.choices("Start view", "start", this.startViews.map((span, value) => ({ value, content: [span] })),
@@ -656,8 +666,10 @@ class Page {
 
 // ---- where it comes from
 
-export function mount(root, views, models, sheets) {
-  root.steering = new Page(root, new Steering(views, models), sheets);
+// `sheets` are addresses of the objects' pictures, and `firstViews` that of the first of each, so that a sheet is loaded
+// when its object is chosen.
+export function mount(root, views, models, sheets, firstViews) {
+  root.steering = new Page(root, new Steering(views, models), sheets, firstViews);
   return root.steering;
 }
 
@@ -669,8 +681,9 @@ export async function load(root, folder) {
     return answer.arrayBuffer();
   };
   const views = await fetched("views.safetensors");
-  const { models, sheets } = JSON.parse(readTensors(views).text.views);
-  return mount(root, views, await Promise.all(models.map(fetched)), sheets.map(name => folder + name));
+  const { models, sheets, first_views: firstViews } = JSON.parse(readTensors(views).text.views);
+  const data = await Promise.all(models.map(fetched));
+  return mount(root, views, data, sheets.map(name => folder + name), firstViews && folder + firstViews);
 }
 
 export default {
