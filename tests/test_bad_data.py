@@ -81,7 +81,7 @@ def changed(table, row):
         columns[row["column"]] = column.cast({"float": pa.float32(), "binary": pa.binary()}[row["cast"]])
     else:
         values = column.to_pylist()
-        other = {"train": "val", "val": "train"}.get(values[row["row"]])
+        other = {"train": "val", "val": "test", "test": "train"}.get(values[row["row"]])
         values[row["row"]] = other if row["value"] == "flip" else row["value"]
         columns[row["column"]] = pa.array(values, column.type)
     return pa.record_batch(columns, metadata=table.schema.metadata)

@@ -5,7 +5,7 @@
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell003
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("sie.evaluation.protocol needs pandas: pip install 'sie[evaluation]'") from error
 
-from .probes import Embedded, Head, Probe, chance_scores, read_off, targets
+from .probes import Embedded, FittedHeads, Head, Probe, chance_scores, few_shot, fit_heads, targets
 from .retrieval import chance_pre, chance_retrieval, pre, predict_views, retrieval
 from ..method.encoders import PARTS, Split
 from ..method.methods import Model
@@ -24,12 +24,31 @@ from ..method.pretraining import load_model
 from ..method.system import cores, map_in_workers
 
 # %% auto #0
-__all__ = ['evaluate', 'evaluate_all', 'chance_levels']
+__all__ = ['SCORED', 'GALLERIES', 'SHOTS', 'Row', 'evaluate', 'evaluate_all', 'chance_levels']
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell023
+#: Splits on which heads are scored, where they have objects.
+SCORED = ("val", "test", "unseen")
+#: Split in the results -> queries and candidates of PRE.
+GALLERIES = {
+    "train": ("train", ("train",)),
+    "val": ("val", ("val",)),
+    "all": ("val", ("train", "val")),
+    "test": ("test", ("test",)),
+    "test_all": ("test", ("train", "val", "test")),
+    "unseen": ("unseen", ("unseen",)),
+}
+SHOTS = (1, 5)  # objects of each unseen class that are shown
+Row = tuple[str, str, str, float]  # part, split, metric, value
+
+
 def _metric(target: str, score: str, linear: bool) -> str:
     "The name of a head's score in the results."
     return score if target == "class" else f"{target}_{score}{'_linear' if linear else ''}"
+
+
+def _scored(e: Embedded) -> list[str]:
+    return [split for split in SCORED if len(getattr(e, split))]
 
 
 def _heads(e: Embedded, split: Split) -> dict[tuple[str, str, bool], Head]:
@@ -45,16 +64,55 @@ def _heads(e: Embedded, split: Split) -> dict[tuple[str, str, bool], Head]:
     return heads
 
 
-def _retrieved(e: Embedded, model: Model) -> list[tuple[str, str, str, float]]:
-    "Rows of retrieval: part, split, metric, value."
+def _ordered(rows: list[Row]) -> list[Row]:
+    "Part by part, the class first."
+    return sorted(rows, key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
+
+# %% ../../nbs/evaluation/02_protocol.ipynb #scores-of
+def _read_off(
+    fitted: FittedHeads, keys: Iterable[tuple[str, str, bool]], e: Embedded, split: str, name: str
+) -> list[Row]:
+    "The scores of all heads on the objects of a split, under a name. Unseen classes have no score for the class."
     rows = []
-    for name, queries in {"train": e.train, "val": e.val}.items():
-        predicted = predict_views(e, queries, model.predictor, model.method.form, model.method.colour)
-        scores = retrieval(predicted, e.embeddings[queries])
-        rows += [("equivariant", name, metric, value) for metric, value in scores.items()]
-        rows.append(("equivariant", name, "pre", pre(e, predicted, queries, queries)))
-        if name == "val":
-            rows.append(("equivariant", "all", "pre", pre(e, predicted, queries, torch.cat([e.train, e.val]))))
+    for (part, target, linear), scores in zip(keys, fitted.scores(e, split)):
+        if split != "unseen" or target != "class":
+            rows += [(part, name, _metric(target, score, linear), value) for score, value in scores.items()]
+    return _ordered(rows)
+
+
+def _shots(e: Embedded) -> list[int]:
+    "How many objects of each unseen class can be shown, with at least one left to be classified."
+    if not len(e.unseen):
+        return []
+    smallest = e.labels[e.unseen].unique(return_counts=True)[1].min()
+    return [shots for shots in SHOTS if shots < smallest]
+
+
+def _few_shot(e: Embedded, split: Split) -> list[Row]:
+    "Top-1 among unseen classes, of which a few objects are shown."
+    return [
+        (part, "unseen", f"top1_{shots}shot", few_shot(e, shots, part=partial(split, part=part)))
+        for part in PARTS
+        for shots in _shots(e)
+    ]
+
+
+def _retrieved(e: Embedded, model: Model, names: Mapping[str, str] = {}) -> list[Row]:
+    "Rows of retrieval. `names` are the splits to be scored and their names in the results; all if it is empty."
+    rows = []
+    predicted = {}
+    for name, (queries, candidates) in GALLERIES.items():
+        if not len(getattr(e, queries)) or (names and name not in names):
+            continue
+        of = e.split(queries)
+        if queries not in predicted:
+            predicted[queries] = predict_views(e, of, model.predictor, model.method.form, model.method.colour)
+        shown = names.get(name, name)
+        if candidates == (queries,):
+            scores = retrieval(predicted[queries], e.embeddings[of])
+            rows += [("equivariant", shown, metric, value) for metric, value in scores.items()]
+        among = torch.cat([e.split(split) for split in candidates])
+        rows.append(("equivariant", shown, "pre", pre(e, predicted[queries], of, among)))
     return rows
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #evaluate
@@ -63,61 +121,108 @@ def evaluate(
     split: Split,  # which dimensions are which part
     probe: Probe = Probe(),
     model: Model | None = None,  # whose predictor is evaluated, if it has one
+    further: Mapping[str, Embedded] = {},  # name -> another data set, embedded by the same model
 ) -> pd.DataFrame:  # columns part, split, metric, value
     """All measurements of one model.
 
-    Metrics are `top1` and `top5`; for each of `TARGETS` `..._r2_pooled`, `..._r2_per_entry` and, for rotations,
-    `..._degrees` (the median angle), of an MLP and, with the ending `_linear`, of a linear head; and for a model with
-    a predictor `mrr`, `h1` to `h10` and `pre`.
+    Heads are trained on the training objects, and scored on validation and test objects and on those of unseen classes,
+    where there are any. They are also scored on the test objects of `further` data sets, whose rows have the name of
+    the data set as their split.
 
-    Raises `ValueError` where the split has another dimension than the representations, and as `read_off` does."""
+    Metrics are `top1` and `top5`; for each of `TARGETS` `..._r2_pooled`, `..._r2_per_entry` and, for rotations,
+    `..._degrees` (the median angle), of an MLP and, with the ending `_linear`, of a linear head; for unseen classes
+    `top1_1shot` and `top1_5shot`, of the nearest class mean; and for a model with a predictor `mrr`, `h1` to `h10` and
+    `pre`.
+
+    Raises `ValueError` where the split has another dimension than the representations, for a further data set with the
+    name of a split or without test objects, and as `fit_heads` does."""
     dim = e.representations.shape[-1]
     if split.dim != dim:
         raise ValueError(f"the split is of {split.dim} dimensions, the representations have {dim}")
+    _check_names(further)
     heads = _heads(e, split)
-    rows = []
-    for (part, target, linear), scores in zip(heads, read_off(e, [*heads.values()], probe)):
-        rows += [(part, "val", _metric(target, score, linear), value) for score, value in scores.items()]
-    rows.sort(key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
+    fitted = fit_heads(e, [*heads.values()], probe)
+    rows = [row for name in _scored(e) for row in _read_off(fitted, heads, e, name, name)]
+    rows += _few_shot(e, split)
     if model is not None and model.predictor is not None:
         rows += _retrieved(e, model)
+    for name, other in further.items():
+        rows += _read_off(fitted, heads, other, "test", name)
+        if model is not None and model.predictor is not None:
+            rows += _retrieved(other, model, {"test": name})
     return pd.DataFrame(rows, columns=["part", "split", "metric", "value"])
 
+
+def _check_names(further: Mapping[str, Embedded]) -> None:
+    for name, other in further.items():
+        if name in GALLERIES:
+            raise ValueError(f"a further data set cannot be named {name!r}: that is a split")
+        if not len(other.test):
+            raise ValueError(f"{name} has no test objects, of {len(other.labels)} in all")
+
 # %% ../../nbs/evaluation/02_protocol.ipynb #evaluate-all
-def _evaluate_saved(embedded: Path, model: Path, probe: Probe) -> pd.DataFrame:
+def _evaluate_saved(embedded: Path, model: Path, probe: Probe, further: Mapping[str, Path]) -> pd.DataFrame:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_model(model)[0].to(device)
-    return evaluate(Embedded.load(embedded, device), loaded.split, probe, loaded)
+    others = {name: Embedded.load(file, device) for name, file in further.items()}
+    return evaluate(Embedded.load(embedded, device), loaded.split, probe, loaded, others)
 
 
 def evaluate_all(
     embedded: Mapping[str, Path],  # name -> file of `Embedded.save`
     models: Mapping[str, Path],  # name -> folder of the model
     probe: Probe = Probe(),
+    further: Mapping[str, Mapping[str, Path]] = {},  # name -> further data set -> file of `Embedded.save`
 ) -> pd.DataFrame:  # as `evaluate`, with the column `name` in front
     "Evaluate several models side by side, one per core; on a GPU, if there is one, one after another."
-    jobs = [(file, models[name], probe) for name, file in embedded.items()]
+    jobs = [(file, models[name], probe, further.get(name, {})) for name, file in embedded.items()]
     workers = 1 if torch.cuda.is_available() else min(len(jobs), cores())
     if len(jobs) == 1:
         workers = 0  # a process of its own takes seconds to start
     tables = map_in_workers(_evaluate_saved, jobs, workers)
     return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
 
+# %% ../../nbs/evaluation/02_protocol.ipynb #chance-levels
+def _most_frequent(e: Embedded, split: str, fitted: Embedded) -> dict[str, float]:
+    "Accuracy of the five classes that are most frequent among the training objects."
+    known = torch.bincount(fitted.labels[fitted.split("train")], minlength=int(e.labels.max()) + 1)
+    asked = torch.bincount(e.labels[e.split(split)], minlength=len(known))
+    shares = asked[known.argsort(descending=True, stable=True)] / asked.sum()
+    return {"top1": shares[0].item(), "top5": shares[:5].sum().item()}
 
-def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:
-    "Scores without any information, in the form of `evaluate`."
-    in_train = torch.bincount(e.labels[e.train])
-    in_val = torch.bincount(e.labels[e.val], minlength=len(in_train))
-    most_frequent = in_train.argsort(descending=True, stable=True)
-    shares = in_val[most_frequent] / len(e.val)
-    val = {"top1": shares[0].item(), "top5": shares[:5].sum().item()}
-    for target in targets(e):
-        scores = chance_scores(e, target, probe)
+
+def _chance_of_heads(e: Embedded, probe: Probe, split: str, fitted: Embedded) -> dict[str, float]:
+    scores = {} if split == "unseen" else _most_frequent(e, split, fitted)
+    for target in targets(fitted):
+        of_target = chance_scores(e, target, probe, split, fitted)
         for linear in (False, True):
-            val |= {_metric(target, score, linear): value for score, value in scores.items()}
-    rows = [(part, "val", metric, value) for part in PARTS for metric, value in val.items()]
-    for name, objects in {"train": e.train, "val": e.val}.items():
-        scores = {**chance_retrieval(e.latents.shape[1]), "pre": chance_pre(e, objects)}
-        rows += [("equivariant", name, metric, value) for metric, value in scores.items()]
-    rows.append(("equivariant", "all", "pre", chance_pre(e, torch.cat([e.train, e.val]))))
+            scores |= {_metric(target, score, linear): value for score, value in of_target.items()}
+    return scores
+
+
+def _chance_of_retrieval(e: Embedded, names: Mapping[str, str] = {}) -> list[Row]:
+    rows = []
+    for name, (queries, candidates) in GALLERIES.items():
+        if not len(getattr(e, queries)) or (names and name not in names):
+            continue
+        among = torch.cat([e.split(split) for split in candidates])
+        scores = {
+            **(chance_retrieval(e.latents.shape[1]) if candidates == (queries,) else {}),
+            "pre": chance_pre(e, among),
+        }
+        rows += [("equivariant", names.get(name, name), metric, value) for metric, value in scores.items()]
+    return rows
+
+
+def chance_levels(e: Embedded, probe: Probe = Probe(), further: Mapping[str, Embedded] = {}) -> pd.DataFrame:
+    "Scores without any information, in the form of `evaluate`."
+    scored = {name: (e, name) for name in _scored(e)} | {name: (other, "test") for name, other in further.items()}
+    rows = []
+    for name, (of, split) in scored.items():
+        rows += [(part, name, *score) for part in PARTS for score in _chance_of_heads(of, probe, split, e).items()]
+    classes = len(e.labels[e.unseen].unique())
+    rows += [(part, "unseen", f"top1_{shots}shot", 1 / classes) for part in PARTS for shots in _shots(e)]
+    rows += _chance_of_retrieval(e)
+    for name, other in further.items():
+        rows += _chance_of_retrieval(other, {"test": name})
     return pd.DataFrame(rows, columns=["part", "split", "metric", "value"])
