@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +60,7 @@ from sie.method.pairs import (
 from sie.method.rotations import LATENT_RANGES
 from sie.method.system import free_memory
 from sie.objects.classes import CLASSES
+from sie.pipeline.command import _further
 
 SYNSETS = [c.synset for c in CLASSES]
 OBJECTS = [(synset, f"{k:06d}") for synset in SYNSETS[:2] for k in range(5)]
@@ -849,6 +851,20 @@ def test_a_data_set_with_two_splits_is_read(tmp_path):
     assert len(old.split("test")) == len(old.split("unseen")) == 0 and "8 train + 2 val)" in repr(old)
     again = render_dataset(data.path, OBJECTS, Stripes(), views=4, workers=0, objects_per_shard=4)
     assert again.fingerprint == data.fingerprint  # made again, it has three splits
+
+
+def test_further_data_sets_are_taken_or_skipped_or_refused(dataset, tmp_path, capsys):
+    def further(**folders):
+        data = SimpleNamespace(unseen_rotations=False, further={k: str(tmp_path / v) for k, v in folders.items()})
+        return {name: other.fingerprint for name, other in _further(data, None, dataset)}
+
+    other = render_dataset(tmp_path / "real", OBJECTS[:3], Stripes(), views=4, workers=0, seed=1, test_only=True)
+    assert further(real=other.path, missing="nowhere") == {"real": other.fingerprint}
+    assert "missing is skipped: there is no" in capsys.readouterr().out
+    names = [("dog", f"{k}") for k in range(3)]
+    render_dataset(tmp_path / "dogs", names, Stripes(), views=4, workers=0)
+    with pytest.raises(ValueError, match="data.further.dogs: .*dogs has other classes"):
+        further(dogs="dogs")
 
 
 def test_arrays_with_and_without_a_test_split():

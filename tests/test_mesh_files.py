@@ -577,3 +577,7 @@ def test_fetch_renders_a_folder_of_models(models, tmp_path, monkeypatch, capsys)
     with pytest.raises(ValueError, match="chair has 2, mug has 2; each class must have at least 3"):
         fetch(params())
     assert not list((tmp_path / "none").iterdir())
+    for k in range(3):
+        write(models / f"mug/more{k}.glb", FOUR)
+    assert set(fetch(params(min_objects=3)).synsets) == {"mug"}
+    assert "1 classes have fewer than 3 models and are left out: chair (2)" in capsys.readouterr().out

@@ -236,7 +236,9 @@ def test_the_command_fits_heads_on_one_data_set_and_scores_them_on_another(clone
     assert set(found.index) == set(expected.index)
     assert abs(found["equivariant", "mrr"] - expected["equivariant", "mrr"]) < 1e-5
     alone = run(clone, "sie", "evaluate", model, turned)
-    assert alone.returncode and "there are no train objects, of" in alone.stderr and "Traceback" not in alone.stderr
+    assert (
+        alone.returncode and "no training objects to fit heads on" in alone.stderr and "Traceback" not in alone.stderr
+    )
 
 
 def test_a_log_of_a_run_says_how_far_it_is(clone):

@@ -361,7 +361,7 @@ def split_objects(
     seed: int = 0,  # of the draw
     held_out: Sequence[str] = (),  # classes whose objects are in none of the three splits, but in "unseen"
     test: Bool[np.ndarray, " objects"] | None = None,  # which objects are for testing, where that is fixed
-) -> Int[np.ndarray, " objects"]:  # the split of each object, a name in `SPLITS`
+) -> np.ndarray:  # the split of each object, a name in `SPLITS`
     """Draw validation and test objects class by class; all others are for training.
 
     Raises `ValueError` for fractions that are not between 0 and 1 or leave nothing for training, for a held-out class

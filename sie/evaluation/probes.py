@@ -387,7 +387,7 @@ def few_shot(
     for _ in range(episodes):
         shown = [rng.choice(np.flatnonzero(labels.cpu() == c), shots, replace=False) for c in range(len(counts))]
         means = [h[support, rng.integers(h.shape[1], size=shots)].mean(0) for support in shown]
-        asked = np.setdiff1d(np.arange(len(objects)), np.concatenate(shown))
+        asked = torch.from_numpy(np.setdiff1d(np.arange(len(objects)), np.concatenate(shown))).to(h.device)
         nearest = torch.cdist(h[asked].flatten(0, 1), torch.stack(means)).argmin(1).unflatten(0, (len(asked), -1))
         hits.append((nearest == labels[asked, None]).float().mean().item())
     return float(np.mean(hits))

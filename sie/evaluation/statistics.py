@@ -273,10 +273,10 @@ def on_split(columns: Mapping[str, Key], split: str) -> dict[str, Key]:
 
     Comparisons that were made with two splits have "val" only."""
     splits = {"test": split, "test_all": "all" if split == "val" else f"{split}_all"}
-    return {
-        heading.replace("test", split): (metric, part, splits.get(of, of))
-        for heading, (metric, part, of) in columns.items()
-    }
+    keys = {heading: (metric, part, splits.get(of, of)) for heading, (metric, part, of) in columns.items()}
+    if split == "val":
+        return {heading.replace("test", "val"): key for heading, key in keys.items()}
+    return {heading.removesuffix(" test-test"): key for heading, key in keys.items()}
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell102
 #: Question -> method to start from -> its variants.

@@ -28,7 +28,7 @@ from ..evaluation.protocol import evaluate
 from ..method.pretraining import load_model, pretrain
 from ..method.system import whole_folder
 from .params import UNSEEN_ROTATIONS as UNSEEN
-from .params import Data, Params, check, check_test_split, load_params, split
+from .params import Data, Params, check, check_test_split, enough, load_params, split
 from .places import check_dvc, keep, place
 
 # %% auto #0
@@ -42,14 +42,19 @@ TURNED, FURTHER = "data/turned", "data/further"  # the same of the test sets bey
 def _objects(data: Data) -> list[tuple[str, str]]:
     if data.source == "procedural":
         return procedural_objects(data.objects_per_class, data.chosen)
-    return usable_models(mesh_objects(data.input), data.skip_broken, data.up, missing=data.missing_textures)
+    models = usable_models(mesh_objects(data.input), data.skip_broken, data.up, missing=data.missing_textures)
+    objects, few = enough(models, data)
+    if few:
+        left_out = ", ".join(f"{name} ({count})" for name, count in few.items())
+        print(f"{len(few)} classes have fewer than {data.min_objects} models and are left out: {left_out}")
+    return objects
 
 
 def _make_data(data: Data, renderer, part: tuple[int, int] | None) -> ViewDataset | None:
     drawn = {name: getattr(data, name) for name in ("val_fraction", "test_fraction", "held_out", "seed")}
     if data.source == "3diebench":
         return import_layout(data.input, SHARDS, **drawn, part=part)
-    objects = list(_objects(data))
+    objects = _objects(data)
     split(objects, data)  # too few models: say so before they are rendered
     options = {name: getattr(data, name) for name in ("views", "ranges", "jpeg_quality")}
     return render_dataset(SHARDS, objects, renderer, **drawn, **options, part=part)
@@ -150,6 +155,10 @@ def evaluate_model(
         raise ValueError(f"{data} and {fit} have different classes, so their labels do not mean the same")
     if fit and not len(dataset.split("test")):
         raise ValueError(f"{data} has no test objects: it was made when there were two splits; make it again")
+    if not len(base.split("train")):
+        raise ValueError(
+            f"{base.path} has no training objects to fit heads on; name a data set that has some: --fit BASE"
+        )
     network, settings, images = load_model(model)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
     embedded = embed(network, base, images, settings.crop)

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -42,12 +43,12 @@ from sie.method.rotations import (
     has_translations,
     sample_latents,
 )
-from ..objects.classes import CLASSES
+from ..objects.classes import CLASS_BY_SYNSET, CLASSES
 
 # %% auto #0
 __all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'LARGEST_LATENT', 'ClassName',
            'UNSEEN_ROTATIONS', 'LONGEST_NAME', 'MOST_VALUES', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
-           'read_yaml', 'load_params', 'check_test_split', 'check', 'split', 'write_preset', 'changes']
+           'read_yaml', 'load_params', 'check_test_split', 'check', 'enough', 'split', 'write_preset', 'changes']
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell006
 class _Section(BaseModel):
@@ -155,6 +156,7 @@ class Data(_Section):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None  # for testing; None: a file with two splits
     held_out: Annotated[list[Text], AfterValidator(_distinct)] = []  # classes of the split "unseen"
     unseen_rotations: bool = False  # render the test objects in other rotations too (procedural, meshes)
+    min_objects: _whole(3, 1_000_000) | None = None  # leave out classes with fewer models (meshes)
     further: Annotated[dict[Text, Text], AfterValidator(_names_of_sets)] = {}  # name -> folder of a data set
     seed: Seed
     ranges: Annotated[dict[str, Any], BeforeValidator(_valid_ranges)]  # of each latent (procedural, meshes)
@@ -166,6 +168,11 @@ class Data(_Section):
         return [c.synset for c in CLASSES if not self.classes or c.name in self.classes]
 
     @property
+    def seen(self) -> list[str]:
+        "Synsets of the classes that are not held out."
+        return [s for s in self.chosen if not {s, CLASS_BY_SYNSET[s].name} & set(self.held_out)]
+
+    @property
     def image(self) -> int | None:
         "Side of the rendered images, pixels; `None` for imported data."
         return None if self.source == "3diebench" else self.crop or self.size
@@ -175,7 +182,7 @@ class Data(_Section):
         "Number of training objects of procedural data; `None` if there is no test fraction."
         if self.test_fraction is None:
             return None
-        counts = np.full(len(self.chosen) - len(self.held_out), self.objects_per_class)
+        counts = np.full(len(self.seen), self.objects_per_class)
         val, test = split_sizes(counts, self.val_fraction, self.test_fraction)
         return int((counts - val - test).sum())
 
@@ -372,7 +379,7 @@ def _check_splits(data: Data) -> None:
         raise ValueError(
             f"data.held_out names {unknown[0]!r}, which is none of data.classes{_meant(unknown[0], names)}"
         )
-    if len(data.chosen) - len(data.held_out) < 2:
+    if len(data.seen) < 2:
         raise ValueError(f"data.held_out leaves fewer than 2 of the {len(data.chosen)} classes to train on")
 
 
@@ -724,7 +731,18 @@ def check(params: Params) -> None:
         objects = mesh_objects(params.data.input)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"data.input: {error}") from None
-    _check_training(params, int((split(objects, params.data) == "train").sum()))
+    _check_training(params, int((split(enough(objects, params.data)[0], params.data) == "train").sum()))
+
+
+def enough(
+    objects: Iterable[tuple[str, str]], data: Data
+) -> tuple[list[tuple[str, str]], dict[str, int]]:  # what is kept; number of objects of each class that is not
+    "The objects of classes that have at least `data.min_objects`."
+    objects = list(objects)
+    counts = Counter(CLASS_BY_SYNSET[name].name if name in CLASS_BY_SYNSET else name for name, _ in objects)
+    few = {name: count for name, count in sorted(counts.items()) if count < (data.min_objects or 0)}
+    synsets = {c.synset for c in CLASSES if c.name in few}
+    return [o for o in objects if o[0] not in few and o[0] not in synsets], few
 
 
 def split(objects: Iterable[tuple[str, str]], data: Data) -> np.ndarray:
