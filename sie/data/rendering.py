@@ -99,7 +99,7 @@ def render_object(
     return ObjectRow(synset, object_id, latents, jpegs, translations)
 
 # %% ../../nbs/data/02_rendering.ipynb #unseen
-_BEYOND = ((-np.pi, -np.pi / 2), (np.pi / 2, np.pi))
+_BEYOND = (np.pi / 2, 3 * np.pi / 2)
 UNSEEN_ROTATIONS: Ranges = {"rotation_x": _BEYOND, "rotation_z": _BEYOND}  # in place of those ranges of the latents
 
 # %% ../../nbs/data/02_rendering.ipynb #cell021

@@ -379,7 +379,7 @@ def _check_splits(data: Data) -> None:
         raise ValueError(
             f"data.held_out names {unknown[0]!r}, which is none of data.classes{_meant(unknown[0], names)}"
         )
-    if len(data.seen) < 2:
+    if data.held_out and len(data.seen) < 2:
         raise ValueError(f"data.held_out leaves fewer than 2 of the {len(data.chosen)} classes to train on")
 
 
