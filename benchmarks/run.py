@@ -1073,13 +1073,13 @@ def any_embedded(scale: Scale):
     labels = np.arange(len(data.objects)) // data.objects_per_class
     shape, embedding = (len(labels), data.views), model.heads["equivariant"][-1].out_features
     latents = torch.from_numpy(np.stack([sample_latents(data.views, rng) for _ in labels]))
-    split = map(torch.from_numpy, split_objects(labels, data.val_fraction, data.seed))
+    split = split_objects([synset for synset, _ in data.objects], data.val_fraction, data.test_fraction, data.seed)
     return model, Embedded(
         torch.randn(*shape, model.encoder.dim),
         latents,
         torch.from_numpy(labels),
-        *split,
-        torch.randn(*shape, embedding),
+        embeddings=torch.randn(*shape, embedding),
+        **{name: torch.from_numpy(np.flatnonzero(split == name)) for name in ("train", "val", "test")},
     )
 
 

@@ -17,7 +17,7 @@ import simplejpeg
 from ruamel.yaml import YAML
 from test_dataset import OBJECTS, Recorder, Stripes, contents, member
 
-from sie.data.layout import LIST_NAMES, export_layout, import_layout
+from sie.data.layout import export_layout, import_layout
 from sie.data.rendering import render_dataset
 from sie.data.storage import ViewDataset, _finish, _read_table, _write_table, verify
 from sie.method.rotations import LATENT_RANGES
@@ -81,7 +81,7 @@ def changed(table, row):
         columns[row["column"]] = column.cast({"float": pa.float32(), "binary": pa.binary()}[row["cast"]])
     else:
         values = column.to_pylist()
-        other = {"train": "val", "val": "train"}.get(values[row["row"]])
+        other = {"train": "val", "val": "test", "test": "train"}.get(values[row["row"]])
         values[row["row"]] = other if row["value"] == "flip" else row["value"]
         columns[row["column"]] = pa.array(values, column.type)
     return pa.record_batch(columns, metadata=table.schema.metadata)
@@ -253,7 +253,7 @@ def test_a_shard_that_was_damaged_while_a_data_set_was_unfinished(exported, data
     assert parts().fingerprint == dataset.fingerprint and shard.read_bytes() == whole  # made again
     shard.write_bytes(whole.replace(jpeg, jpeg[:-9] + bytes([jpeg[-9] ^ 1]) + jpeg[-8:]))
     with pytest.raises(ValueError, match=r"shard-00000.arrow is damaged: what it holds of 02691156/000002 \(row 2\)"):
-        _finish(tmp_path / "parts", lambda labels: np.arange(10) < 2, {})
+        _finish(tmp_path / "parts", lambda synsets: ["train"] * 10, {})
 
 
 # Archives
@@ -354,8 +354,8 @@ def test_unusual_folders(exported, fingerprint, tmp_path, row):
     layout = shutil.copytree(exported, tmp_path / "layout")
     unusual(layout, row)
     if "remove" in row:
-        for name in LIST_NAMES:
-            (layout / name).unlink()
+        for path in layout.glob("*.npy"):
+            path.unlink()
     if "top" in row:
         (tmp_path / row["top"]).mkdir()
         layout = layout.rename(tmp_path / row["top"] / "3DIEBench").parent
@@ -383,13 +383,12 @@ def test_what_cannot_be_split_is_refused_before_it_is_rendered(tmp_path):
         def __call__(self, *arguments):
             raise AssertionError("was rendered")
 
-    with pytest.raises(ValueError, match="one side would be empty"):
+    with pytest.raises(ValueError, match="airplane has 2; each class must have at least 3"):
         render_dataset(tmp_path / "set", OBJECTS[:2], Never(), workers=0)
     with pytest.raises(ValueError, match="there are no objects"):
         render_dataset(tmp_path / "set", [], Never(), workers=0)
-    with pytest.warns(UserWarning, match=r"1 of 2 classes have no validation object: 02747177 \(trash bin\)"):
-        with pytest.raises(AssertionError, match="was rendered"):
-            render_dataset(tmp_path / "set", OBJECTS[:6], Never(), workers=0)
+    with pytest.raises(ValueError, match="trash bin has 1; each class must have at least 3"):
+        render_dataset(tmp_path / "set", OBJECTS[:6], Never(), workers=0)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import gc
 import gzip
 import io
 import itertools
+import json
 import os
 import pickle
 import shutil
@@ -14,33 +15,41 @@ import sys
 import tarfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import simplejpeg
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
-from sie.data.layout import LIST_NAMES, _tar_files, export_layout, import_layout, read_split_lists
+from sie.data.layout import _tar_files, export_layout, import_layout, read_split_lists
 from sie.data.rendering import ProceduralRenderer, procedural_objects, render_dataset, render_object
 from sie.data.storage import (
     ViewDataset,
     _channel_statistics,
     _decode_by_torchvision,
+    _fingerprint,
     _finish,
     _OnePass,
+    _read_table,
+    _write_table,
     check_row,
     split_objects,
+    verify,
     write_shard,
 )
 from sie.method.pairs import (
+    SPLITS,
+    ArrayDataset,
     Batch,
     JpegViews,
     PairDataset,
@@ -53,6 +62,7 @@ from sie.method.pairs import (
 from sie.method.rotations import LATENT_RANGES
 from sie.method.system import free_memory
 from sie.objects.classes import CLASSES
+from sie.pipeline.command import _further
 
 SYNSETS = [c.synset for c in CLASSES]
 OBJECTS = [(synset, f"{k:06d}") for synset in SYNSETS[:2] for k in range(5)]
@@ -106,20 +116,96 @@ def contents(folder):
 # Splits
 
 
-@given(st.lists(st.integers(0, 6), min_size=10, max_size=200), st.floats(0.1, 0.9), st.integers(0, 5))
-def test_split_is_stratified_and_disjoint(labels, fraction, seed):
-    labels = np.array(labels)
-    train, val = split_objects(labels, fraction, seed)
-    assert np.array_equal(np.sort(np.r_[train, val]), np.arange(len(labels)))
-    assert len(val) == round(fraction * len(labels))
-    share = fraction * np.bincount(labels)
-    assert (abs(np.bincount(labels[val], minlength=len(share)) - share) < 1).all()
-    assert np.array_equal(split_objects(labels, fraction, seed)[1], val)
+NAMES = ["02691156", "02747177", "chair", "dog", "sofa", "table", "thing 1"]  # synsets, ShapeNet's names, others
+CLASSES_OF = st.lists(st.integers(3, 60), min_size=1, max_size=7).flatmap(
+    lambda counts: st.permutations([name for name, count in zip(NAMES, counts) for _ in range(count)])
+)
+FRACTIONS = st.tuples(st.floats(0.02, 0.9), st.floats(0.02, 0.9)).filter(lambda pair: sum(pair) < 0.99)
+
+
+def counts_in(split, classes, name):
+    "Objects of each class in a split."
+    return np.array([np.sum((np.array(classes) == c) & (split == name)) for c in sorted(set(classes))])
+
+
+@given(CLASSES_OF, FRACTIONS, st.integers(0, 5))
+def test_every_object_is_in_one_of_three_splits_and_every_class_in_each(classes, fractions, seed):
+    val_fraction, test_fraction = fractions
+    split = split_objects(classes, val_fraction, test_fraction, seed)
+    assert split.shape == (len(classes),) and set(split) == {"train", "val", "test"}
+    for name in ("train", "val", "test"):
+        assert counts_in(split, classes, name).min() >= 1
+    assert np.array_equal(split, split_objects(classes, val_fraction, test_fraction, seed))
+
+
+@given(CLASSES_OF, FRACTIONS, st.integers(0, 5))
+def test_a_class_has_its_share_of_each_split(classes, fractions, seed):
+    "Within one object, and exactly in total, where the share of no class is below one object or leaves none."
+    split = split_objects(classes, *fractions, seed)
+    counts = np.array([classes.count(c) for c in sorted(set(classes))])
+    for name, fraction, least in (("test", fractions[1], 2), ("val", fractions[0], 1)):
+        found, share = counts_in(split, classes, name), fraction * counts
+        others = counts_in(split, classes, "test") if name == "val" else 0
+        room = counts - others - least
+        assert (found <= np.maximum(np.ceil(share + 1e-9), 1)).all()
+        assert (found >= np.minimum(np.floor(share), room)).all()
+        if (share >= 1).all() and (np.ceil(share) <= room).all():
+            assert (abs(found - share) < 1).all() and found.sum() == round(fraction * counts.sum())
+
+
+@given(CLASSES_OF, FRACTIONS, st.integers(0, 5), st.floats(0.02, 0.9))
+def test_the_test_objects_do_not_depend_on_how_many_are_for_validation(classes, fractions, seed, other):
+    test = split_objects(classes, *fractions, seed) == "test"
+    assume(other + fractions[1] < 0.99)
+    assert np.array_equal(test, split_objects(classes, other, fractions[1], seed) == "test")
+
+
+@given(CLASSES_OF, st.integers(0, 5), st.data())
+def test_held_out_classes_are_in_no_other_split(classes, seed, data):
+    there = sorted(set(classes))
+    held_out = data.draw(st.lists(st.sampled_from(there), unique=True, max_size=len(there) - 1))
+    split = split_objects(classes, seed=seed, held_out=held_out)
+    assert np.array_equal(split == "unseen", np.isin(classes, held_out))
+    kept = [c not in held_out for c in classes]
+    assert set(split[kept]) == {"train", "val", "test"}
+
+
+@given(CLASSES_OF, st.floats(0.02, 0.9), st.integers(0, 5), st.data())
+def test_validation_is_cut_from_what_is_not_for_testing(classes, val_fraction, seed, data):
+    "The test objects are given, as those of a release are."
+    test = np.array(data.draw(st.lists(st.booleans(), min_size=len(classes), max_size=len(classes))))
+    split = split_objects(classes, val_fraction, seed=seed, test=test)
+    assert np.array_equal(split == "test", test)
+    counts = np.array([classes.count(c) for c in sorted(set(classes))])
+    left, found = counts - counts_in(split, classes, "test"), counts_in(split, classes, "val")
+    assert (found[left > 1] >= 1).all() and (found[left <= 1] == 0).all() and (found < np.maximum(left, 1)).all()
+    assert (found <= np.maximum(np.ceil(val_fraction * counts + 1e-9), 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        (["chair"] * 5 + ["sofa"] * 2 + ["dog"], "dog has 1, sofa has 2; each class must have at least 3"),
+        (["chair"] * 5 + ["03001627"] + ["04256520"], "sofa has 1"),
+    ],
+)
+def test_a_class_that_is_too_small_is_named(classes, says):
+    with pytest.raises(ValueError, match=says):
+        split_objects(classes)
+    seen = split_objects([*classes], held_out=["sofa", "dog"] if "dog" in classes else ["sofa"])
+    assert set(seen) == {"train", "val", "test", "unseen"}  # a class that is held out may be of any size
+
+
+def test_the_test_objects_are_those_that_two_splits_had_for_validation():
+    "So that a model trained with them has seen no test object. The numbers are those of version 0.1.0."
+    split = split_objects(["02691156"] * 10 + ["02747177"] * 5, 0.2, 0.2, seed=0)
+    assert np.flatnonzero(split == "test").tolist() == [4, 6, 10]
 
 
 def test_split_is_random_within_a_class():
-    chosen = np.bincount(np.concatenate([split_objects(np.zeros(10), 0.2, seed)[1] for seed in range(500)]))
-    assert chisquare(chosen).pvalue > 1e-4
+    for name, expected in (("test", 0.2), ("val", 0.1)):
+        drawn = np.concatenate([np.flatnonzero(split_objects(["a"] * 10, seed=seed) == name) for seed in range(500)])
+        assert len(drawn) == 500 * 10 * expected and chisquare(np.bincount(drawn)).pvalue > 1e-4
 
 
 # Reading
@@ -146,8 +232,8 @@ def test_opening_maps_instead_of_reading(dataset):
     assert isinstance(again.jpeg(3, 2), memoryview) and again.jpeg(3, 2).readonly
     with pytest.raises(IndexError, match="object 10, view 0: there are 10 objects with 4 views"):
         again.jpeg(10, 0)
-    with pytest.raises(ValueError, match="'train' or 'val'"):
-        again.split("test")
+    with pytest.raises(ValueError, match="it must be one of train, val, test, unseen"):
+        again.split("validation")
 
 
 def test_decoded_views_match_the_encoded_ones(dataset):
@@ -539,10 +625,7 @@ def test_two_views_are_drawn_as_pairs_always_were():
 
 
 def test_another_order_and_other_shards_give_the_same_content(dataset, tmp_path):
-    lists = {
-        key: k in dataset.split("val")
-        for k, key in enumerate(zip(dataset.synsets.tolist(), dataset.object_ids.tolist()))
-    }
+    lists = dict(zip(zip(dataset.synsets.tolist(), dataset.object_ids.tolist()), dataset._split.tolist()))
     other = render_dataset(tmp_path / "a", OBJECTS[::-1], Stripes(), views=4, workers=0, objects_per_shard=3)
     rows = {key: k for k, key in enumerate(zip(other.synsets.tolist(), other.object_ids.tolist()))}
     for k, key in enumerate(lists):
@@ -551,7 +634,7 @@ def test_another_order_and_other_shards_give_the_same_content(dataset, tmp_path)
         )
     assert not np.array_equal(dataset.latents[0], dataset.latents[1])
     assert _finish(tmp_path / "a", lists, {}).fingerprint == dataset.fingerprint
-    lists[OBJECTS[0]] = not lists[OBJECTS[0]]
+    lists[OBJECTS[0]] = {"train": "val", "val": "test", "test": "train"}[lists[OBJECTS[0]]]
     assert _finish(tmp_path / "a", lists, {}).fingerprint != dataset.fingerprint
 
 
@@ -647,13 +730,12 @@ def test_rendering_refuses(tmp_path):
 def test_procedural_objects_are_rendered(tmp_path):
     data = render_dataset(
         tmp_path / "set",
-        procedural_objects(2, SYNSETS[:2]),
+        procedural_objects(3, SYNSETS[:2]),
         ProceduralRenderer(size=24, samples=1, crop=16),
         views=2,
         workers=0,
-        val_fraction=0.5,
     )
-    assert len(data) == 4 and (data.height, data.width) == (16, 16) and data.decode_all().float().std() > 5
+    assert len(data) == 6 and (data.height, data.width) == (16, 16) and data.decode_all().float().std() > 5
     assert data.info["source"]["scene"]["camera_radius"] == 2.5
 
 
@@ -696,9 +778,123 @@ def test_import_without_lists_splits_by_class(exported, tmp_path):
     layout = shutil.copytree(
         exported, tmp_path / "layout", ignore=shutil.ignore_patterns("*_images.npy", "*_labels.npy")
     )
-    data = import_layout(layout, tmp_path / "set", val_fraction=0.4, seed=3)
-    assert np.array_equal(np.bincount(data.labels[data.split("val")]), [2, 2])
-    assert np.array_equal(data.split("val"), split_objects(data.labels, 0.4, 3)[1])
+    data = import_layout(layout, tmp_path / "set", val_fraction=0.4, test_fraction=0.4, seed=3)
+    for name, count in {"train": 1, "val": 2, "test": 2}.items():
+        assert np.array_equal(np.bincount(data.labels[data.split(name)]), [count, count])
+    assert np.array_equal(data._split, split_objects(data.synsets, 0.4, 0.4, 3))
+
+
+def authors_lists(folder, test):
+    "Replace the lists of a folder by the authors' two, whose second has the given objects."
+    names = np.sort(np.concatenate([np.load(path) for path in folder.glob("*_images.npy")]))
+    for path in [*folder.glob("*_images.npy"), *folder.glob("*_labels.npy")]:
+        path.unlink()
+    for split, listed in {"train": [n for n in names if n not in test], "val": test}.items():
+        np.save(folder / f"{split}_images.npy", np.array(listed))
+        np.save(folder / f"{split}_labels.npy", np.array([SYNSETS.index(n.split("/")[1]) for n in listed]))
+
+
+def names_in(data, split):
+    return {f"/{s}/{o}/" for s, o in zip(data.synsets[data.split(split)], data.object_ids[data.split(split)])}
+
+
+def test_the_authors_second_list_is_the_test_split_and_validation_is_cut_from_the_first(exported, layout, tmp_path):
+    test = sorted(f"/{synset}/00000{k}/" for synset in SYNSETS[:2] for k in (1, 3))
+    authors_lists(layout, test)
+    data = import_layout(layout, tmp_path / "set", lists=layout, val_fraction=0.2)
+    assert names_in(data, "test") == set(test) and not names_in(data, "unseen")
+    assert np.array_equal(np.bincount(data.labels[data.split("val")]), [1, 1])
+    assert data.info["source"] == dict(source="layout", lists=True, val_fraction=0.2, seed=0, held_out=[])
+    packed = import_layout(archive(exported, tmp_path / "a.tar.gz"), tmp_path / "other", layout, 0.2)
+    assert names_in(packed, "val") == names_in(data, "val")  # whatever the order of the objects
+    drawn = {frozenset(names_in(import_layout(layout, tmp_path / "set", seed=k), "val")) for k in range(6)}
+    assert len(drawn) > 1
+
+
+def test_a_listed_class_without_validation_or_test_objects_is_a_warning(layout, tmp_path):
+    authors_lists(layout, [f"/{SYNSETS[0]}/00000{k}/" for k in range(4)])
+    with pytest.warns(UserWarning) as warned:
+        data = import_layout(layout, tmp_path / "set")
+    said = " ".join(str(w.message) for w in warned)
+    assert "1 of 2 classes have no validation object: 02691156 (airplane)" in said
+    assert "1 of 2 classes have no test object: 02747177 (trash bin)" in said
+    assert len(data.split("test")) == 4 and len(data.split("val")) == 1
+
+
+@pytest.mark.parametrize("held_out", ["airplane", "02691156"])
+def test_held_out_classes_of_every_source(dataset, exported, layout, tmp_path, held_out):
+    authors_lists(layout, [f"/{synset}/000001/" for synset in SYNSETS[:2]])
+    rendered = render_dataset(tmp_path / "a", OBJECTS, Stripes(), views=4, workers=0, held_out=[held_out])
+    for data in (
+        rendered,
+        import_layout(exported, tmp_path / "b", held_out=[held_out]),
+        import_layout(layout, tmp_path / "c", held_out=[held_out]),
+    ):
+        assert names_in(data, "unseen") == {f"/{s}/{o}/" for s, o in OBJECTS[:5]}
+        assert {len(data.split(name)) for name in ("val", "test")} == {1}
+    export_layout(rendered, tmp_path / "out")
+    assert import_layout(tmp_path / "out", tmp_path / "d").fingerprint == rendered.fingerprint
+
+
+def test_a_data_set_for_testing_only(tmp_path):
+    data = render_dataset(tmp_path / "set", OBJECTS[:2], Stripes(), views=4, workers=0, test_only=True)
+    assert data.split("test").tolist() == [0, 1] and not len(data.split("train")) and min(data.std) > 0
+    assert verify(data, decode=True).fingerprint == data.fingerprint
+    render_dataset(tmp_path / "set", OBJECTS[:2], Stripes(), views=4, workers=0, test_only=True)
+
+
+def test_a_data_set_with_two_splits_is_read(tmp_path):
+    "As earlier versions made them: train and val mean what they mean now, and there are no test objects."
+    data = render_dataset(tmp_path / "set", OBJECTS, Stripes(), views=4, workers=0, objects_per_shard=4)
+    split = ["train" if name == "test" else name for name in data._split.tolist()]
+    table = _read_table(data.path / "index.arrow")
+    columns = {name: table.column(name) for name in table.schema.names} | {"split": pa.array(split)}
+    _write_table(data.path / "index.arrow", pa.record_batch(columns))
+    digests = [d for s in data.info["shards"] for d in _read_table(data.path / s["file"]).column("sha256").to_pylist()]
+    info = {key: value for key, value in data.info.items() if key not in ("test", "unseen", "digest")}
+    info |= dict(version=1, train=8, val=2, fingerprint=_fingerprint(OBJECTS, split, digests))
+    info["source"] = {key: value for key, value in info["source"].items() if key not in ("test_fraction", "held_out")}
+    (data.path / "dataset.json").write_text(json.dumps(info))
+    old = verify(data.path)
+    assert len(old.split("train")) == 8 and np.array_equal(old.split("val"), data.split("val"))
+    assert len(old.split("test")) == len(old.split("unseen")) == 0 and "8 train + 2 val)" in repr(old)
+    again = render_dataset(data.path, OBJECTS, Stripes(), views=4, workers=0, objects_per_shard=4)
+    assert again.fingerprint == data.fingerprint  # made again, it has three splits
+
+
+def test_further_data_sets_are_taken_or_skipped_or_refused(dataset, tmp_path, capsys):
+    def further(**folders):
+        data = SimpleNamespace(unseen_rotations=False, further={k: str(tmp_path / v) for k, v in folders.items()})
+        return {name: other.fingerprint for name, other in _further(data, None, dataset)}
+
+    other = render_dataset(tmp_path / "real", OBJECTS[:3], Stripes(), views=4, workers=0, seed=1, test_only=True)
+    assert further(real=other.path, missing="nowhere") == {"real": other.fingerprint}
+    assert "missing is skipped: there is no" in capsys.readouterr().out
+    names = [("dog", f"{k}") for k in range(3)]
+    render_dataset(tmp_path / "dogs", names, Stripes(), views=4, workers=0)
+    with pytest.raises(ValueError, match="data.further.dogs: .*dogs has other classes"):
+        further(dogs="dogs")
+
+
+def test_arrays_with_and_without_a_test_split():
+    images = np.random.default_rng(0).integers(0, 256, (6, 2, 4, 4, 3)).astype(np.uint8)
+    arrays = dict(images=images, latents=np.zeros((6, 2, 7)), labels=np.zeros(6, int))
+    two = ArrayDataset(**arrays, val=[1, 2])
+    assert two.split("train").tolist() == [0, 3, 4, 5] and not len(two.split("test"))
+    three = ArrayDataset(**arrays, val=np.arange(6) == 1, test=range(3, 5))
+    assert [three.split(name).tolist() for name in SPLITS] == [[0, 2, 5], [1], [3, 4], []]
+    assert np.allclose(three.mean, images[[0, 2, 5]].mean((0, 1, 2, 3)) / 255)
+    assert two.fingerprint != three.fingerprint
+    for val, test, says in [
+        ([0], [0, 1], r"both in val and in test: \[0\]"),
+        ([0], [1, 2, 3, 4, 5], "must leave some objects for training"),
+        ([], [1], "val must name some objects"),
+        (range(6), [], "val must name some objects, but not all"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            ArrayDataset(**arrays, val=val, test=test)
+    with pytest.raises(ValueError, match="it must be one of train, val, test, unseen"):
+        three.split("validation")
 
 
 def test_small_shards_and_longer_latents(dataset, layout, tmp_path, monkeypatch):
@@ -963,7 +1159,7 @@ def test_rendering_in_parts(tmp_path):
 
 def test_every_object_is_there_exactly_once(dataset, tmp_path):
     copy = shutil.copytree(dataset.path, tmp_path / "copy")
-    lists = {key: False for key in OBJECTS} | {OBJECTS[0]: True}
+    lists = {key: "train" for key in OBJECTS} | {OBJECTS[0]: "val", OBJECTS[5]: "test"}
     assert len(_finish(copy, lists, {}, OBJECTS)) == 10
     with pytest.raises(ValueError, match="must be 11 objects, but there are 10: 03001627/x is missing"):
         _finish(copy, lists, {}, [*OBJECTS, ("03001627", "x")])
@@ -1017,13 +1213,16 @@ def test_packing_in_parts_and_after_a_kill(exported, dataset, tmp_path, monkeypa
 
 def test_lists_and_archive_in_one_folder(exported, dataset, tmp_path):
     (home := tmp_path / "3diebench").mkdir()
-    for name in LIST_NAMES:
-        shutil.copy(exported / name, home)
+    for path in exported.glob("*.npy"):
+        shutil.copy(path, home)
     archive(exported, home / "3DIEBench.tar.gz")
     data = import_layout(home, tmp_path / "set")
     assert data.fingerprint == dataset.fingerprint and data.info["source"] == {
         "source": "3DIEBench.tar.gz",
         "lists": True,
+        "val_fraction": 0.1,
+        "seed": 0,
+        "held_out": [],
     }
     (home / "val_images.npy").unlink()
     with pytest.raises(FileNotFoundError, match="val_images.npy is missing"):
@@ -1035,7 +1234,7 @@ def test_lists_and_archive_in_one_folder(exported, dataset, tmp_path):
 
 def test_split_lists(exported, layout, tmp_path):
     lists = read_split_lists(exported)
-    assert len(lists) == 10 and sum(lists.values()) == 2
+    assert Counter(lists.values()) == {"train": 6, "val": 2, "test": 2}
     names, labels = np.load(exported / "train_images.npy"), np.load(exported / "train_labels.npy")
     assert names[0] == "/02691156/000000/" and labels.dtype == np.int64
 
@@ -1061,6 +1260,14 @@ def test_split_lists(exported, layout, tmp_path):
     (layout / "val_labels.npy").unlink()
     with pytest.raises(FileNotFoundError, match="val_labels.npy is missing"):
         read_split_lists(layout)
+    (layout / "val_images.npy").unlink()
+    assert Counter(read_split_lists(layout).values()) == {"train": 6, "test": 2}  # validation will be cut from train
+    (layout / "test_images.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="test_images.npy is missing"):
+        read_split_lists(layout)
+    (layout / "test_labels.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="val_images.npy is missing"):
+        read_split_lists(layout)
 
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "official_splits"
@@ -1073,4 +1280,4 @@ def test_the_authors_lists(tmp_path):
     np.save(tmp_path / "train_images.npy", ["/02691156/x/"])
     np.save(tmp_path / "train_labels.npy", [0])
     lists = read_split_lists(tmp_path)
-    assert sum(lists.values()) == 10552 and len({synset for synset, _ in lists}) == 55
+    assert Counter(lists.values()) == {"train": 1, "test": 10552} and len({synset for synset, _ in lists}) == 55

@@ -260,14 +260,8 @@ class Stripes:
 
 
 def made(folder, names, each=4, views=3):
-    return render_dataset(
-        folder,
-        [(name, f"{k:02d}") for name in names for k in range(each)],
-        Stripes(),
-        views=views,
-        workers=0,
-        val_fraction=0.25,
-    )
+    objects = [(name, f"{k:02d}") for name in names for k in range(each)]
+    return render_dataset(folder, objects, Stripes(), views=views, workers=0)
 
 
 MANY = [f"thing {k:02d}" for k in range(60)]
@@ -290,9 +284,8 @@ def test_a_data_set_of_other_classes(tmp_path, names):
     assert dict(zip(zip(back.synsets, back.object_ids), back.labels)) == dict(
         zip(zip(data.synsets, data.object_ids), data.labels)
     )
-    assert {key for key, val in read_split_lists(tmp_path / "out").items() if val} == {
-        (data.synsets[k], data.object_ids[k]) for k in data.split("val")
-    }
+    listed = read_split_lists(tmp_path / "out")
+    assert listed == dict(zip(zip(data.synsets.tolist(), data.object_ids.tolist()), data._split.tolist()))
     labels = np.load(tmp_path / "out/val_labels.npy")
     np.save(tmp_path / "out/val_labels.npy", labels[::-1] + 1)
     with pytest.raises(ValueError, match="val_labels.npy: entry 0 is .*but the label of .*as the classes are"):
@@ -409,9 +402,7 @@ def test_figures_have_the_data_sets_names():
 def params(tmp_path):
     fill(tmp_path / "models", *(f"{name}/{k}/any name.obj" for name in ("chair", "dragon") for k in range(3)))
     values = YAML(typ="safe").load(ROOT / "params.yaml")
-    values["data"].update(
-        source="meshes", input=str(tmp_path / "models"), views=2, size=16, crop=None, samples=2, val_fraction=0.34
-    )
+    values["data"].update(source="meshes", input=str(tmp_path / "models"), views=2, size=16, crop=None, samples=2)
     values["pretrain"].update(batch_size=2, warmup=0, epochs=1)
 
     def read(**changes):
@@ -438,7 +429,7 @@ def test_fetch_with_other_classes(params, tmp_path, monkeypatch, capsys):
     assert (
         data.classes == ("chair", "dragon")
         and data.labels.tolist() == [0] * 4 + [1] * 3
-        and len(data.split("val")) == 2
+        and len(data.split("val")) == len(data.split("test")) == 2
     )
 
 

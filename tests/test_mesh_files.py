@@ -511,7 +511,6 @@ def test_what_has_changed_is_rendered_again(models, tmp_path):
             views=2,
             workers=0,
             objects_per_shard=2,
-            val_fraction=0.5,
         )
 
     def stamps():
@@ -542,9 +541,7 @@ def test_what_has_changed_is_rendered_again(models, tmp_path):
 
 def test_fetch_renders_a_folder_of_models(models, tmp_path, monkeypatch, capsys):
     values = YAML(typ="safe").load(ROOT / "params.yaml")
-    values["data"].update(
-        source="meshes", input=str(models), views=3, size=32, crop=24, samples=4, val_fraction=0.34, skip_broken=True
-    )
+    values["data"].update(source="meshes", input=str(models), views=3, size=32, crop=24, samples=4, skip_broken=True)
 
     def params(**changes):
         values["data"].update(changes)
@@ -559,7 +556,7 @@ def test_fetch_renders_a_folder_of_models(models, tmp_path, monkeypatch, capsys)
     assert (
         isinstance(data, ViewDataset)
         and (len(data), data.views, data.height) == (6, 3, 24)
-        and len(data.split("val")) == 2
+        and len(data.split("val")) == len(data.split("test")) == 2
     )
     assert list(zip(data.labels.tolist(), data.object_ids.tolist())) == [
         (k, str(i)) for k in (18, 37) for i in range(3)
@@ -575,8 +572,12 @@ def test_fetch_renders_a_folder_of_models(models, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path / "none")
     with pytest.raises(ValueError, match="mug/bad.stl has no faces"):
         fetch(params(skip_broken=False))
-    for path in list(models.glob("*/[12b]*")):
+    for path in list(models.glob("*/[2b]*")):
         path.unlink()
-    with pytest.raises(ValueError, match="2 objects cannot be split"):
-        fetch(params(val_fraction=0.1))
+    with pytest.raises(ValueError, match="chair has 2, mug has 2; each class must have at least 3"):
+        fetch(params())
     assert not list((tmp_path / "none").iterdir())
+    for k in range(3):
+        write(models / f"mug/more{k}.glb", FOUR)
+    assert set(fetch(params(min_objects=3)).synsets) == {"mug"}
+    assert "1 classes have fewer than 3 models and are left out: chair (2)" in capsys.readouterr().out

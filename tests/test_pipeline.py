@@ -24,7 +24,10 @@ from sie.pipeline.places import place
 TINY = {
     "methods": ["sie_matrix", "sie_matrix+predictor.kind=mlp", "random"],
     "pretrain.seeds": [0, 1],
-    "data.classes": ["airplane", "chair", "mug", "sofa"],
+    "data.classes": ["airplane", "bowl", "chair", "mug", "sofa"],
+    "data.objects_per_class": 5,
+    "data.held_out": ["bowl", "mug"],
+    "data.unseen_rotations": True,
     "pretrain.epochs": 6,
     "pretrain.batch_size": 8,
     "pretrain.log_every": 2,
@@ -86,21 +89,40 @@ def test_one_tidy_table(repo):
     read_off = (
         metrics[metrics["metric"].isin(["top1", "rotation_r2_pooled", "colour_r2_pooled"])].groupby("method").size()
     )
-    assert read_off["sie_matrix"] == read_off["random"] == 3 * 3 * 2  # metrics x parts x seeds
+    # the class of unseen classes is not predicted
+    assert read_off["sie_matrix"] == read_off["random"] == 3 * (3 * 4 - 1) * 2  # parts x (metrics x splits) x seeds
     assert {"mrr", "h1", "h5", "pre"} <= set(metrics[metrics["method"] == "sie_matrix"]["metric"])
-    assert metrics[metrics["metric"] == "mrr"].groupby("split").size().to_dict() == {
-        "train": 5,
-        "val": 5,
-    }  # two methods with a predictor, two seeds, and chance
-    chance = metrics[(metrics["method"] == "chance") & (metrics["split"] == "val")].set_index(["metric", "part"])[
-        "value"
-    ]
+    # two methods with a predictor, two seeds, and chance
+    splits = ("train", "val", "test", "unseen", "unseen_rotations")
+    assert metrics[metrics["metric"] == "mrr"].groupby("split").size().to_dict() == dict.fromkeys(splits, 5)
+    assert set(metrics[metrics["metric"] == "pre"]["split"]) == {*splits, "all", "test_all"}
+    assert set(metrics[metrics["metric"] == "top1_1shot"]["split"]) == {"unseen"}
+
+
+def test_chance_of_every_split(repo):
+    metrics = pd.read_csv(repo / "results/metrics.csv").query("method == 'chance' and part in ('all', 'equivariant')")
+    chance = metrics.set_index(["split", "metric", "part"])["value"]
     dataset = ViewDataset(repo / "data/views")
     train = np.bincount(dataset.labels[dataset.split("train")])
-    assert (
-        abs(chance["top1", "all"] - (dataset.labels[dataset.split("val")] == train.argmax()).mean()) < 1e-6
-    )  # always the class that is most frequent in training
-    assert abs(chance["mrr", "equivariant"] - sum(1 / r for r in range(1, 7)) / 6) < 1e-6
+    for split in ("val", "test"):  # always the class that is most frequent in training
+        expected = (dataset.labels[dataset.split(split)] == train.argmax()).mean()
+        assert abs(chance[split, "top1", "all"] - expected) < 1e-6
+    for split in ("train", "val", "test", "unseen", "unseen_rotations"):
+        assert abs(chance[split, "mrr", "equivariant"] - sum(1 / r for r in range(1, 7)) / 6) < 1e-6
+    assert chance["unseen", "top1_1shot", "all"] == 0.5 and ("unseen", "top1", "all") not in chance  # two classes
+
+
+def test_the_test_sets_beyond_the_data(repo):
+    data, turned = ViewDataset(repo / "data/views"), ViewDataset(repo / "data/further/unseen_rotations")
+    assert {data.classes[k] for k in data.labels[data.split("unseen")]} == {"bowl", "mug"}
+    test = data.split("test")
+    assert turned.object_ids.tolist() == data.object_ids[test].tolist() and len(turned.split("test")) == len(test)
+    assert (abs(turned.latents[..., [0, 2]]) >= np.pi / 2 - 1e-6).all()
+    assert (abs(turned.latents[..., 1]) <= np.pi / 2 + 1e-6).all()
+    report = (repo / "results/report.ipynb").read_text()
+    assert "### unseen" in report and "### unseen_rotations" in report
+    tables = {path.name for path in (repo / "results/tables").iterdir()}
+    assert {"unseen.tex", "unseen_rotations.tex"} <= tables
 
 
 def test_the_command_above_a_table_makes_this_run(repo, tmp_path):
@@ -194,8 +216,29 @@ def test_the_command_evaluates_a_model_as_the_pipeline_does(clone, repo):
     found = pd.read_csv(clone / "runs/table.csv").set_index(key)["value"]
     metrics = pd.read_csv(repo / "results/metrics.csv").query("method == 'sie_matrix' and seed == 0")
     expected = metrics.set_index(key)["value"]
-    mrr = ("equivariant", "val", "mrr")  # no head is trained for it
-    assert abs(found[mrr] - expected[mrr]) < 1e-5 and set(found.index) == set(expected.index)
+    key = {k for k in expected.index if k[1] != "unseen_rotations"}
+    for split in ("val", "test"):
+        mrr = ("equivariant", split, "mrr")  # no head is trained for it
+        assert abs(found[mrr] - expected[mrr]) < 1e-5 and set(found.index) == key
+    assert "test objects:" in result.stdout
+
+
+def test_the_command_fits_heads_on_one_data_set_and_scores_them_on_another(clone, repo):
+    model, data = "runs/tiny/models/sie_matrix/seed-0", "runs/tiny/data/views"
+    turned = "runs/tiny/data/further/unseen_rotations"
+    result = run(clone, "sie", "evaluate", model, turned, "--fit", data, "--epochs", "3", "--out", "runs/table.csv")
+    assert result.returncode == 0, result.stderr
+    found = pd.read_csv(clone / "runs/table.csv")
+    assert set(found["split"]) == {"test"}
+    found = found.set_index(["part", "metric"])["value"]
+    metrics = pd.read_csv(repo / "results/metrics.csv").query("method == 'sie_matrix' and seed == 0")
+    expected = metrics[metrics["split"] == "unseen_rotations"].set_index(["part", "metric"])["value"]
+    assert set(found.index) == set(expected.index)
+    assert abs(found["equivariant", "mrr"] - expected["equivariant", "mrr"]) < 1e-5
+    alone = run(clone, "sie", "evaluate", model, turned)
+    assert (
+        alone.returncode and "no training objects to fit heads on" in alone.stderr and "Traceback" not in alone.stderr
+    )
 
 
 def test_a_log_of_a_run_says_how_far_it_is(clone):

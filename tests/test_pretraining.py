@@ -45,7 +45,7 @@ SMALL = dict(
 def dataset(tmp_path_factory) -> ViewDataset:
     return render_dataset(
         tmp_path_factory.mktemp("data") / "views",
-        procedural_objects(6, ["02691156", "02958343", "03001627"]),
+        procedural_objects(7, ["02691156", "02958343", "03001627"]),
         ProceduralRenderer(size=24, samples=4),
         views=5,
         workers=0,

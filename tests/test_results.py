@@ -14,7 +14,8 @@ and where it comes from:
     {text: "0.771", share: relative}                                     from sie.evaluation.statistics.POOLED_SHARE
     {text: "15", stated: why it is in no committed file}
 
-`column` is a heading of `READ_OFF`, `RETRIEVED` or `ABLATED`.
+`column` is a heading of `READ_OFF`, `RETRIEVED` or `ABLATED`, of the test objects, or of the validation objects in runs
+that were made with two splits.
 `of` and `minus` may be lists of methods: all of them, or all pairs, must give the same text.
 `run` names another run of comparisons/ than the page's, `minus_run` that of the method that is subtracted.
 `claims` are statements without a number, {of, minus, column, is: higher | lower | not separated}, judged by the
@@ -34,11 +35,11 @@ import pytest
 from ruamel.yaml import YAML
 from scipy import stats
 
-from sie.evaluation.statistics import ABLATED, POOLED_SHARE, PUBLISHED, READ_OFF, RETRIEVED
+from sie.evaluation.statistics import ABLATED, POOLED_SHARE, PUBLISHED, READ_OFF, RETRIEVED, on_split
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "nbs/results").glob("*.ipynb"))
-COLUMNS = READ_OFF | RETRIEVED | ABLATED
+COLUMNS = {split: on_split(READ_OFF | RETRIEVED | ABLATED, split) for split in ("test", "val")}
 NOT_PROSE = re.compile(r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|95 % interval")
 ONE = r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?"
 NUMBER = re.compile(rf"(?<![\w.,])(?<!\w-)(?:{ONE} \[{ONE}, {ONE}\]|{ONE} ± {ONE}|{ONE}(?: %|°)?)(?![\w-])")
@@ -62,7 +63,8 @@ def prose(page: Path) -> str:
 
 def seeds(run: str, method: str, column: str) -> pd.Series:
     "A method's values in one column, by seed."
-    metric, part, split = COLUMNS[column]
+    reported = "test" if "test" in set(metrics(run)["split"]) else "val"
+    metric, part, split = COLUMNS[reported][column]
     found = metrics(run).query("method == @method and metric == @metric and part == @part and split == @split")
     assert len(found), f"{run} has no {column} of {method}"
     return found.set_index("seed")["value"]

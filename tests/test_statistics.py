@@ -279,3 +279,17 @@ def test_chance_has_seeds_and_objects_of_its_own(answers, resampled):
     assert table.loc["chance", "top-1"] == "0.20"
     with pytest.raises(ValueError, match="1 seed"):
         difference(metrics, TOP1, "a", "chance", resampled)
+
+
+def test_a_metric_without_sums_has_intervals_over_the_seeds_alone(answers, resampled):
+    "Top-1 of the nearest class mean is a mean over random draws of objects already."
+    shots = tidy(answers, ["top1"]).assign(metric="top1_1shot", split="unseen")
+    table = summary(pd.concat([tidy(answers, ["top1"]), shots]), resampled).set_index(["method", "metric"])
+    assert table.loc[("a", "top1"), "covers"] == "seeds and objects"
+    assert table.loc[("a", "top1_1shot"), "covers"] == "seeds"
+    half = stats.t.ppf(0.975, len(SEEDS) - 1) * stats.sem(shots[shots["method"] == "a"]["value"])
+    row = table.loc[("a", "top1_1shot")]
+    np.testing.assert_allclose([row["low"], row["high"]], [row["mean"] - half, row["mean"] + half])
+    assert best(shots, ("top1_1shot", "all", "unseen"), ["a", "b"], resampled) == best(
+        shots, ("top1_1shot", "all", "unseen"), ["a", "b"]
+    )

@@ -287,7 +287,7 @@ def test_latent_files(row, tmp_path):
     names = {"np": np, "npy": npy, "npz": npz}
     content = eval(row["bytes"], {**names, "header": header}) if "bytes" in row else npy(eval(row["array"], names))
     content = content[: len(content) - row.get("cut", 0)]
-    for object_id in ("a", "b"):
+    for object_id in ("a", "b", "c"):
         (home / object_id).mkdir(parents=True)
         for view in range(4):
             (home / object_id / f"image_{view}.jpg").write_bytes(picture)

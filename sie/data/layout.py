@@ -30,14 +30,16 @@ from sie.data.storage import (
     _check_split,
     _digest,
     _finish,
+    _held_out,
     _mixed_translations,
-    _random_split,
     check_class_name,
     check_row,
     describe_classes,
     label_classes,
+    split_objects,
     write_shard,
 )
+from ..method.pairs import SPLITS
 from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES, TRANSLATIONS
 from ..method.system import progress
 
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 # %% auto #0
-__all__ = ['LIST_NAMES', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'write_split_lists', 'read_split_lists', 'export_layout',
-           'import_layout']
+__all__ = ['LIST_NAMES', 'FURTHER_LISTS', 'MEMBER_BYTES', 'Files', 'SHARD_BYTES', 'write_split_lists', 'read_split_lists',
+           'export_layout', 'import_layout']
 
 # %% ../../nbs/data/03_layout.ipynb #cell041
 def _load_npy(data: bytes, where: str) -> np.ndarray:
@@ -133,20 +135,24 @@ def _row_from_files(synset: str, object_id: str, files: Mapping[str, bytes], vie
     return ObjectRow(synset, object_id, values[:, :LATENTS], [files[file] for file in images], translations)
 
 # %% ../../nbs/data/03_layout.ipynb #cell044
-LIST_NAMES = ("train_images.npy", "val_images.npy", "train_labels.npy", "val_labels.npy")
+LIST_NAMES = ("train_images.npy", "val_images.npy", "train_labels.npy", "val_labels.npy")  # the authors'
+_KINDS = ("images", "labels")
+FURTHER_LISTS = tuple(f"{split}_{kind}.npy" for split in ("test", "unseen") for kind in _KINDS)
 
 
 def write_split_lists(folder: Path, dataset: ViewDataset) -> None:
-    "Write the four files from which the authors' code reads the split."
-    for split in ("train", "val"):
+    "Write names and labels of each split that has objects, two files as the authors' code reads them."
+    for split in SPLITS:
         objects = dataset.split(split)
+        if not len(objects):
+            continue
         names = [f"/{s}/{o}/" for s, o in zip(dataset.synsets[objects], dataset.object_ids[objects])]
         np.save(folder / f"{split}_images.npy", np.array(names))
         np.save(folder / f"{split}_labels.npy", dataset.labels[objects].astype(np.int64))
 
 
 def _read_list(folder: Path, split: str) -> list[tuple[str, int]]:
-    """Names and labels of the objects of one side of a split, as listed.
+    """Names and labels of the objects of one split, as listed.
 
     Raises `FileNotFoundError` for a missing file, and `ValueError` naming one of another shape or type."""
     paths = [folder / f"{split}_images.npy", folder / f"{split}_labels.npy"]
@@ -155,7 +161,7 @@ def _read_list(folder: Path, split: str) -> list[tuple[str, int]]:
             raise FileNotFoundError(f"split list {path} is missing; there must be {', '.join(LIST_NAMES)}")
     names, labels = (_load_npy(path.read_bytes(), str(path)) for path in paths)
     if not names.size:
-        raise ValueError(f"{paths[0]} lists no objects; both sides of the split need at least one")
+        raise ValueError(f"{paths[0]} lists no objects; each listed split needs at least one")
     if names.ndim != 1 or names.dtype.kind != "U":
         raise ValueError(
             f"{paths[0]} has the shape {names.shape} and type {names.dtype}; it must be a vector of strings"
@@ -169,32 +175,37 @@ def _read_list(folder: Path, split: str) -> list[tuple[str, int]]:
 
 # %% ../../nbs/data/03_layout.ipynb #cell044a
 def read_split_lists(
-    folder: str | Path,  # holds the four files of `LIST_NAMES`
-) -> dict[tuple[str, str], bool]:  # (synset, object id) -> whether it is for validation
-    """Read the split of a release.
+    folder: str | Path,  # holds the files of `LIST_NAMES`, and those of `FURTHER_LISTS` if there are such splits
+) -> dict[tuple[str, str], str]:  # (synset, object id) -> its split
+    """Read the splits of a release.
+
+    Where there are the authors' two lists only, `train` and `val`, the objects of the second are the split "test".
 
     Raises `FileNotFoundError` for a missing list, and `ValueError` naming the file and the entry that does not have
     the form `/<class>/<object id>/`, is listed twice, or has another label than its class (`label_classes`)."""
-    is_val: dict[tuple[str, str], bool] = {}
+    folder = Path(folder)
+    split_of: dict[tuple[str, str], str] = {}
     entries: list[tuple[str, str, str, int]] = []  # where it is listed, its name, class and label
-    for split in ("train", "val"):
-        for k, (name, label) in enumerate(_read_list(Path(folder), split)):
-            path = Path(folder) / f"{split}_images.npy"
+    there = [name for name in SPLITS if any((folder / f"{name}_{kind}.npy").exists() for kind in _KINDS)]
+    needed = ("train",) if "test" in there else ("train", "val")
+    for split in dict.fromkeys((*needed, *there)):
+        for k, (name, label) in enumerate(_read_list(folder, split)):
+            path = folder / f"{split}_images.npy"
             parts = re.fullmatch(r"/?([^/]+)/([^/]+)/?", name)
             if not parts:
                 raise ValueError(f"{path}: entry {k} is {name!r}, not '/<synset or class>/<object id>/'")
-            if parts.groups() in is_val:
+            if parts.groups() in split_of:
                 raise ValueError(
                     f"{path}: entry {k}, {name}, is listed for the second time; an object is in one split, once"
                 )
-            is_val[parts.groups()] = split == "val"
+            split_of[parts.groups()] = "test" if split == "val" and "test" not in there else split
             entries.append((f"{path.with_name(f'{split}_labels.npy')}: entry {k}", name, parts[1], label))
-    label_of, classes = label_classes(synset for synset, _ in is_val)
+    label_of, classes = label_classes(synset for synset, _ in split_of)
     others = "" if label_of.keys() <= SHAPENET_LABELS.keys() else f", as the classes are {', '.join(classes)}"
     for where, name, synset, label in entries:
         if label != label_of[synset]:
             raise ValueError(f"{where} is {label}, but the label of {name} is {label_of[synset]}{others}")
-    return is_val
+    return split_of
 
 # %% ../../nbs/data/03_layout.ipynb #cell046
 def export_layout(
@@ -311,7 +322,7 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"{archive}: {error}") from error
 
 # %% ../../nbs/data/03_layout.ipynb #cell048d
-_BESIDE = re.compile("|".join([r"LICENSE.*", r"README.*", *map(re.escape, LIST_NAMES)]), re.IGNORECASE)
+_BESIDE = re.compile("|".join([r"LICENSE.*", r"README.*", *map(re.escape, LIST_NAMES + FURTHER_LISTS)]), re.IGNORECASE)
 _LEFT_BY_SYSTEMS = re.compile(r"(?:^|/)(?:__MACOSX|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 _OBJECT_FILE = re.compile(r"image_\d+\.jpg|latent_\d+\.npy")
 Files = tuple[str, str, dict[str, bytes]]  # synset, object id, content by file name
@@ -433,14 +444,14 @@ def _files_digest(shard: Sequence[Files]) -> str:
     return _digest(json.dumps(checksums)).hex()
 
 
-def _note_objects(shard: Sequence[Files], seen: dict[tuple[str, str], None], is_val: Mapping | None) -> None:
+def _note_objects(shard: Sequence[Files], seen: dict[tuple[str, str], None], listed: Mapping | None) -> None:
     "Add the objects of a shard to those that were seen. Raises `ValueError` for one that cannot be there."
     for synset, object_id, _ in shard:
         name = f"{synset}/{object_id}"
         check_class_name(synset, name)
         if (synset, object_id) in seen:
             raise ValueError(f"{name} comes a second time: the files of an object must follow each other")
-        if is_val is not None and (synset, object_id) not in is_val:
+        if listed is not None and (synset, object_id) not in listed:
             raise ValueError(f"{name} is in none of the split lists")
         seen[synset, object_id] = None
 
@@ -448,7 +459,7 @@ def _note_objects(shard: Sequence[Files], seen: dict[tuple[str, str], None], is_
 def _pack(
     out: Path,
     objects: Iterable[Files],
-    is_val: Mapping | None,
+    listed: Mapping | None,
     part: tuple[int, int] | None,
 ) -> tuple[dict[tuple[str, str], None], list[Path]]:
     """Write one part of the shards of a stream of objects, those that are not there yet.
@@ -459,7 +470,7 @@ def _pack(
     views = size = None
     first = None  # the first object, and whether it has translations
     for k, shard in enumerate(_shards(progress(objects, "packing"))):
-        _note_objects(shard, seen, is_val)
+        _note_objects(shard, seen, listed)
         path = out / f"shard-{k:05d}.arrow"
         paths.append(path)
         made_with = _files_digest(shard)
@@ -498,16 +509,32 @@ def _find_source(source: Path) -> tuple[Path, Path | None]:
             f"{source} does not exist; it should be a folder or a .tar.gz with <synset>/<object id>/image_<i>.jpg"
         )
     beside = [source, _classes_in(source)] if source.is_dir() else [source.parent]
-    lists = [folder for folder in beside if any((folder / name).exists() for name in LIST_NAMES)]
+    lists = [folder for folder in beside if any((folder / name).exists() for name in LIST_NAMES + FURTHER_LISTS)]
     return source, lists[0] if lists else None
+
+# %% ../../nbs/data/03_layout.ipynb #cell049d
+def _complete(
+    listed: Mapping[tuple[str, str], str], val_fraction: float, seed: int, held_out: Sequence[str]
+) -> dict[tuple[str, str], str]:
+    "The split of listed objects, with held-out classes, and with validation objects where the lists have none."
+    keys = sorted(listed)
+    classes = [synset for synset, _ in keys]
+    split = np.array([listed[key] for key in keys])
+    if "val" in split:
+        split = np.where(_held_out(classes, held_out), "unseen", split)
+    else:
+        split = split_objects(classes, val_fraction, seed=seed, held_out=held_out, test=split == "test")
+    return dict(zip(keys, split.tolist()))
 
 # %% ../../nbs/data/03_layout.ipynb #cell049
 def import_layout(
     source: str | Path,  # a folder or `.tar.gz` in the released layout, or a folder with the `.tar.gz`
     out: str | Path,  # folder of the data set; an existing one is replaced or continued
     lists: str | Path | None = None,  # folder of the split lists, if not beside the objects
-    val_fraction: float = 0.2,  # share of validation objects, without lists
-    seed: int = 0,  # of the split, without lists
+    val_fraction: float = 0.1,  # share of the objects of each class for validation, unless listed
+    test_fraction: float = 0.2,  # share for testing, without lists
+    held_out: Sequence[str] = (),  # classes, by synset or name, whose objects are in the split "unseen"
+    seed: int = 0,  # of what is drawn
     part: tuple[int, int] | None = None,  # (k, n): the k-th of n shares, k from 0
 ) -> ViewDataset | None:  # None for a part
     """Make a data set of released or exported views. Finished shards made from the same files are kept.
@@ -520,22 +547,23 @@ def import_layout(
     _check_part(part)
     source, found = _find_source(Path(source))
     lists = lists or found
-    is_val = read_split_lists(lists) if lists else None
-    if is_val:
-        _check_split([synset for synset, _ in is_val], list(is_val.values()), lists)
+    split = dict(val_fraction=val_fraction, seed=seed, held_out=list(held_out))
+    split_of = _complete(read_split_lists(lists), **split) if lists else None
+    if split_of:
+        _check_split([synset for synset, _ in split_of], list(split_of.values()), lists)
     _start(out)
     objects = _folder_objects(source) if source.is_dir() else _archive_objects(source)
-    seen, paths = _pack(out, objects, is_val, part)
+    seen, paths = _pack(out, objects, split_of, part)
     if not seen:
         raise ValueError(f"{source}: there are no objects; there should be <synset>/<object id>/image_<i>.jpg")
     if part:
         return None
-    missing = is_val.keys() - seen if is_val else None
+    missing = split_of.keys() - seen if split_of else None
     if missing:
         raise ValueError(f"{source}: {len(missing)} listed objects are missing, first {'/'.join(min(missing))}")
     _clear(out, paths)
-    made_of = dict(source=source.name, lists=is_val is not None)
-    if is_val is None:
-        is_val = partial(_random_split, val_fraction=val_fraction, seed=seed)
-        made_of |= dict(val_fraction=val_fraction, seed=seed)
-    return _finish(out, is_val, made_of, list(seen))
+    made_of = dict(source=source.name, lists=split_of is not None, **split)
+    if split_of is None:
+        made_of["test_fraction"] = split["test_fraction"] = test_fraction
+        split_of = partial(split_objects, **split)
+    return _finish(out, split_of, made_of, list(seen))

@@ -24,9 +24,9 @@ from sie.data.storage import (
     _check_split,
     _digest,
     _finish,
-    _random_split,
     _read_table,
     check_row,
+    split_objects,
     write_shard,
 )
 from ..method.rotations import LATENT_RANGES, Ranges, has_translations, sample_latents, sample_translations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 simplejpeg = needs("simplejpeg", extra="data")
 
 # %% auto #0
-__all__ = ['simplejpeg', 'ProceduralRenderer', 'procedural_objects', 'render_object', 'render_dataset']
+__all__ = ['simplejpeg', 'UNSEEN_ROTATIONS', 'ProceduralRenderer', 'procedural_objects', 'render_object', 'render_dataset']
 
 # %% ../../nbs/data/02_rendering.ipynb #cell019
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ def render_object(
     images = [np.ascontiguousarray(image) for image in render(synset, object_id, conditions, noise)]
     jpegs = [simplejpeg.encode_jpeg(image, jpeg_quality, colorsubsampling="444") for image in images]
     return ObjectRow(synset, object_id, latents, jpegs, translations)
+
+# %% ../../nbs/data/02_rendering.ipynb #unseen
+_BEYOND = (np.pi / 2, 3 * np.pi / 2)
+UNSEEN_ROTATIONS: Ranges = {"rotation_x": _BEYOND, "rotation_z": _BEYOND}  # in place of those ranges of the latents
 
 # %% ../../nbs/data/02_rendering.ipynb #cell021
 def _clear(out: Path, keep: Iterable[Path] = ()) -> None:
@@ -157,15 +161,18 @@ def _settings(render: Callable, views: int, ranges: Ranges, seed: int, jpeg_qual
     return content
 
 
-def _check_objects(objects: Sequence[tuple[str, str]], val_fraction: float, seed: int, out: Path) -> None:
+def _all_for_testing(classes: Sequence[str]) -> list[str]:
+    return ["test"] * len(classes)
+
+
+def _check_objects(objects: Sequence[tuple[str, str]], draw: Callable, out: Path) -> None:
     "Raises `ValueError` if there are no objects, one is given twice, or the split would fail after the rendering."
     if not objects:
         raise ValueError("there are no objects to render")
     if len(set(objects)) < len(objects):
         raise ValueError(f"the object {'/'.join(Counter(objects).most_common(1)[0][0])} is given more than once")
     classes = [synset for synset, _ in objects]
-    labels = np.unique(classes, return_inverse=True)[1]
-    _check_split(classes, _random_split(labels, val_fraction, seed), out)
+    _check_split(classes, draw(classes), out)
 
 
 def _shard_digest(content: Mapping, shard: Sequence[tuple[str, str]], render: Callable) -> str:
@@ -202,7 +209,10 @@ def render_dataset(
     views: int = 50,  # of each object
     ranges: Ranges = LATENT_RANGES,  # (low, high) of each latent, or a union of such; translation_* move objects
     seed: int = 0,  # of latents and split
-    val_fraction: float = 0.2,  # share of validation objects
+    val_fraction: float = 0.1,  # share of the objects of each class for validation
+    test_fraction: float = 0.2,  # share for testing
+    held_out: Sequence[str] = (),  # classes, by synset or name, whose objects are in the split "unseen"
+    test_only: bool = False,  # all objects are for testing: a data set that nothing is fitted on
     jpeg_quality: int = 95,  # 1..100
     workers: int | None = None,  # processes, 0 for this one; as many as cores if not given
     objects_per_shard: int = 32,  # rendered again after a kill, at most, for each unfinished shard
@@ -212,13 +222,18 @@ def render_dataset(
     `digest(synset, object_id)`, of the same files) are kept.
 
     With `part` only that share is rendered. Without it, all missing shards are rendered, and the data set is finished.
-    Raises `ValueError` naming an object given twice, an impossible class name or image, or a split with an empty side,
+    Raises `ValueError` naming an object given twice, an impossible class name or image, and as `split_objects` does,
     and `TypeError` for a renderer that is not a dataclass."""
     out, objects = Path(out), [tuple(name) for name in objects]
     _check_part(part)
-    _check_objects(objects, val_fraction, seed, out)
+    split = dict(val_fraction=val_fraction, test_fraction=test_fraction, held_out=list(held_out))
+    draw = partial(split_objects, seed=seed, **split)
+    if test_only:
+        split = dict(test_only=True)
+        draw = _all_for_testing
+    _check_objects(objects, draw, out)
     content = _settings(render, views, ranges, seed, jpeg_quality)
-    source = dict(content, val_fraction=val_fraction)
+    source = dict(content, **split)
     cuts = range(0, len(objects), objects_per_shard)
     shards = {out / f"shard-{k:05d}.arrow": objects[start : start + objects_per_shard] for k, start in enumerate(cuts)}
     mine, parts = part or (0, 1)
@@ -235,4 +250,4 @@ def render_dataset(
     _render_shards(missing, made_with, options, render, cores() if workers is None else workers)
     if part:
         return None
-    return _finish(out, partial(_random_split, val_fraction=val_fraction, seed=seed), source, objects)
+    return _finish(out, draw, source, objects)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..method.pairs import central
+from ..method.pairs import SPLITS, central
 from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES
 from ..method.system import in_threads, needs, progress, rename_when_whole
 from ..objects.classes import CLASS_BY_SYNSET, CLASSES
@@ -39,8 +39,8 @@ simplejpeg = needs("simplejpeg", extra="data")
 
 # %% auto #0
 __all__ = ['pa', 'pydantic', 'simplejpeg', 'SHAPENET_LABELS', 'LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'check_class_name',
-           'label_classes', 'describe_classes', 'ObjectRow', 'check_row', 'write_shard', 'split_objects', 'ViewDataset',
-           'verify', 'main']
+           'label_classes', 'describe_classes', 'ObjectRow', 'check_row', 'write_shard', 'split_sizes', 'split_objects',
+           'ViewDataset', 'verify', 'main']
 
 # %% ../../nbs/data/00_storage.ipynb #cell004b
 SHAPENET_LABELS = {name: c.label for c in CLASSES for name in (c.synset, c.name)}  # by synset and by name
@@ -288,39 +288,115 @@ def write_shard(
     _write_table(path, pa.record_batch(columns, metadata={"made_with": made_with}))
 
 # %% ../../nbs/data/00_storage.ipynb #cell012
-def split_objects(
-    labels: Int[np.ndarray, " objects"],  # class of every object
-    val_fraction: float = 0.2,  # share of validation objects, in (0, 1)
-    seed: int = 0,  # of the draw
-) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " val"]]:  # ascending indices
-    """Indices of training and of validation objects, drawn class by class.
+_LEAST = 3  # objects of a class: one for each of train, val and test
 
-    Raises `ValueError` for a fraction outside (0, 1), or if either side would be empty."""
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
-    labels = np.asarray(labels)
-    classes, counts = np.unique(labels, return_counts=True)
-    share = val_fraction * counts
+
+def _check_fractions(fractions: Mapping[str, float]) -> None:
+    "Raises `ValueError` for a fraction outside (0, 1), and for fractions that leave nothing for training."
+    for name, fraction in fractions.items():
+        if not 0 < fraction < 1:
+            raise ValueError(f"{name} is {fraction}; it must be between 0 and 1")
+    if sum(fractions.values()) >= 1:
+        given = " and ".join(f"{name} {fraction}" for name, fraction in fractions.items())
+        raise ValueError(f"{given} leave no objects for training; their sum must be less than 1")
+
+
+def _quotas(
+    counts: Int[np.ndarray, " classes"], fraction: float, most: Int[np.ndarray, " classes"]
+) -> Int[np.ndarray, " classes"]:
+    "How many objects of each class a split has: its share, by largest remainders, at least one and at most `most`."
+    share = fraction * counts
     quota = np.floor(share + 1e-9).astype(int)
-    for k in np.argsort(quota - share, kind="stable")[: round(val_fraction * len(labels)) - quota.sum()]:
+    for k in np.argsort(quota - share, kind="stable")[: round(fraction * counts.sum()) - quota.sum()]:
         quota[k] += 1
-    rng = np.random.default_rng(seed)
-    val = np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota)]))
-    if not 0 < len(val) < len(labels):
+    return np.minimum(np.maximum(quota, 1), most)
+
+
+def split_sizes(
+    counts: Int[np.ndarray, " classes"],  # objects of each class, at least 3
+    val_fraction: float,
+    test_fraction: float,
+) -> tuple[Int[np.ndarray, " classes"], Int[np.ndarray, " classes"]]:
+    "How many objects of each class `split_objects` draws for validation and for testing."
+    test = _quotas(counts, test_fraction, counts - 2)
+    return _quotas(counts, val_fraction, counts - test - 1), test
+
+# %% ../../nbs/data/00_storage.ipynb #cell012a
+def _labels_by_name(classes: Sequence[str]) -> Int[np.ndarray, " objects"]:
+    "The label of each object."
+    label_of, _ = label_classes(classes)
+    return np.array([label_of[name] for name in classes], int)
+
+
+def _described(name: str) -> str:
+    "The name of a class for a message: `03001627 (chair)`."
+    return f"{name} ({_readable(name)})" if name in CLASS_BY_SYNSET else name
+
+
+def _held_out(classes: Sequence[str], held_out: Sequence[str]) -> Bool[np.ndarray, " objects"]:
+    "Whether each object's class is held out. Raises `ValueError` for a name that is no class of these objects."
+    there = {_readable(name) for name in classes}
+    wanted = {_readable(name) for name in held_out}
+    unknown = sorted(wanted - there)
+    if unknown:
+        raise ValueError(f"held_out names {unknown[0]!r}, which is none of the classes: {', '.join(sorted(there))}")
+    return np.array([_readable(name) in wanted for name in classes], bool)
+
+
+def _check_sizes(classes: Sequence[str]) -> None:
+    "Raises `ValueError` naming the classes that have too few objects for three splits."
+    counts = Counter(map(_readable, classes))
+    few = [f"{name} has {count}" for name, count in sorted(counts.items()) if count < _LEAST]
+    if few:
         raise ValueError(
-            f"{len(labels)} objects cannot be split with val_fraction {val_fraction}: one side would be empty"
+            f"too few objects to split: {', '.join(few)}; each class must have at least {_LEAST}, one for each of "
+            "train, val and test. Add objects, or leave the class out"
         )
-    return np.setdiff1d(np.arange(len(labels)), val), val
 
+# %% ../../nbs/data/00_storage.ipynb #cell012b
+def split_objects(
+    classes: Sequence[str],  # synset or name of the class of each object
+    val_fraction: float = 0.1,  # share of the objects of each class for validation
+    test_fraction: float = 0.2,  # share for testing; without effect if `test` is given
+    seed: int = 0,  # of the draw
+    held_out: Sequence[str] = (),  # classes whose objects are in none of the three splits, but in "unseen"
+    test: Bool[np.ndarray, " objects"] | None = None,  # which objects are for testing, where that is fixed
+) -> np.ndarray:  # the split of each object, a name in `SPLITS`
+    """Draw validation and test objects class by class; all others are for training.
 
-def _random_split(
-    labels: Int[np.ndarray, " objects"], val_fraction: float, seed: int
-) -> Bool[np.ndarray, " objects"]:  # whether an object is for validation
-    return np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1])
+    Raises `ValueError` for fractions that are not between 0 and 1 or leave nothing for training, for a held-out class
+    that is not there, and, naming the class, for one with fewer than 3 objects. With `test`, a class may have fewer:
+    its only object that is not for testing is for training."""
+    fractions = {"val_fraction": val_fraction}
+    if test is None:
+        fractions["test_fraction"] = test_fraction
+    _check_fractions(fractions)
+    labels = _labels_by_name(classes)
+    unseen = _held_out(classes, held_out)
+    split = np.where(unseen, "unseen", "train")
+    if test is None:
+        _check_sizes([name for name, is_unseen in zip(classes, unseen) if not is_unseen])
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    drawn = [objects for objects in drawn if not unseen[objects[0]]]
+    counts = np.array([len(objects) for objects in drawn], int)
+    if test is None:
+        quotas = split_sizes(counts, val_fraction, test_fraction)[1]
+        chosen = [objects[:quota] for objects, quota in zip(drawn, quotas)]
+    else:
+        chosen = [objects[np.asarray(test)[objects]] for objects in drawn]
+    for objects in chosen:
+        split[objects] = "test"
+    rest = [objects[split[objects] == "train"] for objects in drawn]
+    quotas = _quotas(counts, val_fraction, np.maximum([len(objects) - 1 for objects in rest], 0))
+    for objects, quota in zip(rest, quotas):
+        split[objects[:quota]] = "val"
+    return split
 
 # %% ../../nbs/data/00_storage.ipynb #cell014a
-VERSION = 1  # of the folder's format
+VERSION = 2  # of the folder's format; 1 has the splits train and val only, and is read as well
 _Count = Annotated[int, pydantic.Field(ge=1, lt=2**40)]
+_CountOfSplit = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
 _Side = Annotated[int, pydantic.Field(ge=1, le=2**16)]  # JPEG's largest
 _Mean = Annotated[float, pydantic.Field(ge=0, le=1)]
 _Std = Annotated[float, pydantic.Field(gt=0, le=1)]
@@ -339,13 +415,15 @@ class _StoredShard(_Stored):
 class _StoredInfo(_Stored):
     "What `dataset.json` must hold; there may be more."
 
-    version: Literal[VERSION]
+    version: Literal[1, VERSION]
     views: _Count
     height: _Side
     width: _Side
     objects: _Count
-    train: _Count
-    val: _Count
+    train: _CountOfSplit
+    val: _CountOfSplit
+    test: _CountOfSplit = 0
+    unseen: _CountOfSplit = 0
     shards: Annotated[list[_StoredShard], pydantic.Field(min_length=1)]
     source: dict
     fingerprint: Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
@@ -376,8 +454,8 @@ def _read_info(folder: Path) -> dict[str, Any]:
         info = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"is not JSON: {error}") from None
-    if isinstance(info, dict) and info.get("version", VERSION) != VERSION:
-        raise ValueError(f"{path} has the format version {info['version']}, not {VERSION}")
+    if isinstance(info, dict) and info.get("version", VERSION) not in (1, VERSION):
+        raise ValueError(f"{path} has the format version {info['version']}, not 1 or {VERSION}")
     try:
         _StoredInfo.model_validate_json(text)
     except pydantic.ValidationError as error:
@@ -411,8 +489,8 @@ def _read_index(path: Path, objects: int) -> pa.RecordBatch:
         label_of = {synset: CLASS_BY_SYNSET[synset].label for synset in set(synsets)}
     for row, (synset, object_id, label, split) in enumerate(zip(synsets, ids, labels, splits)):
         name = f"{synset}/{object_id} (row {row})"
-        if split not in ("train", "val"):
-            raise _damaged(path, f"has for {name} the split {split!r}; it must be 'train' or 'val'")
+        if split not in SPLITS:
+            raise _damaged(path, f"has for {name} the split {split!r}; it must be one of {', '.join(SPLITS)}")
         if label < 0:
             raise _damaged(path, f"has the label {label} for {name}; labels count from 0")
         known = label_of.setdefault(synset, label)
@@ -498,9 +576,11 @@ class _Latents(_Rows):
         return tuple(self.info.get("classes", [c.name for c in CLASSES]))  # older data sets name none
 
     def split(self, name: str) -> Int[np.ndarray, " objects"]:
-        "Ascending indices of the objects of `train` or `val`. Raises `ValueError` for another name."
-        if name not in ("train", "val"):
-            raise ValueError(f"split {name!r}; it must be 'train' or 'val'")
+        """Ascending indices of the objects of a split, one of `SPLITS`. Raises `ValueError` for another name.
+
+        `test` is empty for data sets of earlier versions, and `unseen` where no class is held out."""
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r}; it must be one of {', '.join(SPLITS)}")
         return np.flatnonzero(self._split == name)
 
     def _column(self, name: str) -> Float[np.ndarray, "objects views numbers"]:
@@ -539,7 +619,8 @@ class _Reader(_Latents):
 
     def __repr__(self) -> str:
         size = f"{len(self)} objects x {self.views} views of {self.height} x {self.width} px"
-        return f"ViewDataset({self.path.name}: {size}, {self.info['train']} train + {self.info['val']} val)"
+        parts = [f"{self.info[name]} {name}" for name in SPLITS if self.info.get(name)]
+        return f"ViewDataset({self.path.name}: {size}, {' + '.join(parts)})"
 
     def frame(self, crop: int | None) -> tuple[int, int]:
         "Height and width of what is kept of an image, pixels. Raises `ValueError` for a crop that is not inside."
@@ -685,10 +766,12 @@ def _sums(dataset: ViewDataset, objects: range, counted: Bool[np.ndarray, "objec
 
 # %% ../../nbs/data/00_storage.ipynb #cell017a
 def _channel_statistics(dataset: ViewDataset) -> dict[str, Any]:
-    """Decode every image, of validation objects too, and take mean and standard deviation of training images.
+    """Decode every image, of all splits. Mean and standard deviation of training images, or of all if there are none.
 
     Raises `ValueError` naming an image that cannot be decoded, and if a channel is constant."""
     train = dataset.split("train")
+    if not len(train):
+        train = np.arange(len(dataset))
     total = len(train) * dataset.views
     chosen = np.unique(np.linspace(0, total - 1, min(total, STATISTICS_IMAGES)).round().astype(int))
     counted = np.zeros((len(dataset), dataset.views), bool)
@@ -759,17 +842,22 @@ def _fingerprint(keys: Iterable[tuple[str, str]], splits: Iterable[str], digests
     return hashlib.sha256(b"".join(rows)).hexdigest()
 
 
-def _check_split(synsets: Sequence[str], val: Bool[np.ndarray, " objects"], where: str | Path) -> None:
-    "Raises `ValueError` if there are no training or no validation objects, and warns of classes without any."
-    val = np.asarray(val, bool)
-    for wanted, name in ((val, "validation"), (~val, "training")):
-        if not wanted.any():
-            raise ValueError(f"{where}: none of the {len(val)} objects is for {name}; there must be at least one")
-        without = sorted(set(synsets) - {synset for synset, is_in in zip(synsets, wanted) if is_in})
-        classes = [f"{name} ({_readable(name)})" if name in CLASS_BY_SYNSET else name for name in without]
-        if classes:
+def _check_split(synsets: Sequence[str], split: Sequence[str], where: str | Path) -> None:
+    """Raises `ValueError` if there are no objects for one of train, val and test, and warns of classes without any.
+
+    Either is right if all objects are for testing."""
+    split = np.asarray(split)
+    if len(split) and (split == "test").all():
+        return
+    held_out = {synset for synset, name in zip(synsets, split) if name == "unseen"}
+    for name, what in {"val": "validation", "train": "training", "test": "test"}.items():
+        if not (split == name).any():
+            raise ValueError(f"{where}: none of the {len(split)} objects is for {name}; there must be at least one")
+        without = sorted(set(synsets) - held_out - {synset for synset, of in zip(synsets, split) if of == name})
+        if without:
             warnings.warn(
-                f"{len(classes)} of {len(set(synsets))} classes have no {name} object: {', '.join(classes)}",
+                f"{len(without)} of {len(set(synsets))} classes have no {what} object: "
+                f"{', '.join(map(_described, without))}",
                 stacklevel=2,
             )
 
@@ -789,13 +877,13 @@ def _check_keys(out: Path, keys: Sequence[tuple[str, str]], objects: Sequence[tu
 # %% ../../nbs/data/00_storage.ipynb #cell017e
 def _finish(
     out: Path,
-    is_val: Mapping[tuple[str, str], bool] | Callable[[np.ndarray], np.ndarray],
+    split_of: Mapping[tuple[str, str], str] | Callable[[Sequence[str]], np.ndarray],
     source: Mapping,
     objects: Sequence[tuple[str, str]] | None = None,
 ) -> ViewDataset:
     """Write index, statistics and `dataset.json` for the shards in `out`, which must hold these `objects` (or any).
 
-    `is_val` maps each (synset, object id), or all labels at once, to whether objects are for validation."""
+    `split_of` maps each (synset, object id), or the synsets of all objects at once, to the splits of the objects."""
     paths = sorted(out.glob("shard-*.arrow"))
     for path in paths:
         _check_content(path)
@@ -805,11 +893,10 @@ def _finish(
     keys = list(zip(synsets, ids))
     _check_keys(out, keys, objects)
     label_of, classes = label_classes(synsets)
-    labels = np.array([label_of[synset] for synset in synsets])
-    val = is_val(labels) if callable(is_val) else np.array([is_val[key] for key in keys])
-    split = np.where(val, "val", "train").tolist()
-    _check_split(synsets, val, out)
-    index = dict(zip(_INDEX, (synsets, ids, labels.tolist(), split)))
+    labels = [label_of[synset] for synset in synsets]
+    split = list(map(str, split_of(synsets) if callable(split_of) else [split_of[key] for key in keys]))
+    _check_split(synsets, split, out)
+    index = dict(zip(_INDEX, (synsets, ids, labels, split)))
     index = {name: pa.array(index[name], kind) for name, kind in _INDEX.items()}
     _write_table(out / "index.arrow", pa.record_batch(index))
     height, width = _image_size(shards[0].column("images")[0][0].as_py(), f"{paths[0]}: first image")
@@ -820,8 +907,7 @@ def _finish(
         height=height,
         width=width,
         objects=len(keys),
-        train=split.count("train"),
-        val=split.count("val"),
+        **{name: split.count(name) for name in SPLITS},
         classes=classes,
         shards=[dict(file=p.name, objects=s.num_rows, bytes=p.stat().st_size) for p, s in zip(paths, shards)],
         source=dict(source),
@@ -846,10 +932,10 @@ def _check_index(dataset: ViewDataset) -> None:
             )
     if _fingerprint(keys, dataset._split.tolist(), digests) != dataset.fingerprint:
         raise _damaged(path, "or dataset.json is damaged: objects, split and digests do not give the fingerprint")
-    for split in ("train", "val"):
-        found = len(dataset.split(split))
-        if found != dataset.info[split]:
-            fault = f"is damaged: {split}: {dataset.info[split]}, but the index has {found}"
+    for split in SPLITS:
+        found, said = len(dataset.split(split)), dataset.info.get(split, 0)
+        if found != said:
+            fault = f"is damaged: {split}: {said}, but the index has {found}"
             raise _damaged(dataset.path / "dataset.json", fault)
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..method.pairs import another_view, load_views
+from ..method.pairs import SPLITS, another_view, load_views
 from sie.method.rotations import (
     ANGLES,
     TRANSLATIONS,
@@ -36,9 +36,13 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Plan', 'TARGETS', 'Examples', 'Embedded', 'embed', 'r2_pooled', 'r2_per_entry', 'angles', 'median_angle', 'Probe',
            'make_head', 'random_pairs', 'every_view', 'Target', 'targets', 'Head', 'top_hits', 'head_scores',
-           'predictions', 'read_off', 'chance_scores']
+           'Standardise', 'fit_heads', 'FittedHeads', 'read_off', 'chance_scores', 'few_shot']
 
 # %% ../../nbs/evaluation/00_probes.ipynb #cell006
+def _no_objects() -> Int[Tensor, " 0"]:
+    return torch.empty(0, dtype=torch.long)
+
+
 @dataclass
 class Embedded:
     "Every view of a data set, embedded, with its latents, labels and split."
@@ -49,6 +53,17 @@ class Embedded:
     train: Int[Tensor, " train"]  # indices of the training objects
     val: Int[Tensor, " val"]  # indices of the validation objects
     embeddings: Float[Tensor, "objects views embedding"] | None = None  # equivariant ones, if there is a predictor
+    test: Int[Tensor, " test"] = field(default_factory=_no_objects)  # indices of the test objects, if there are any
+    unseen: Int[Tensor, " unseen"] = field(default_factory=_no_objects)  # and of the objects of held-out classes
+
+    def split(self, name: str) -> Int[Tensor, " objects"]:
+        "Indices of the objects of a split, one of `SPLITS`. Raises `ValueError` if there are none."
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r}; it must be one of {', '.join(SPLITS)}")
+        objects = getattr(self, name)
+        if not len(objects):
+            raise ValueError(f"there are no {name} objects, of {len(self.labels)} in all")
+        return objects
 
     def save(self, path: str | Path) -> None:
         "Write to a safetensors file, whose folder is made if it is missing."
@@ -93,9 +108,13 @@ def embed(
     def of_objects(parts):
         return torch.cat(parts).unflatten(0, (len(views), -1)) if parts else None
 
-    train, val = (torch.from_numpy(dataset.split(split)) for split in ("train", "val"))
+    splits = {name: torch.from_numpy(dataset.split(name)) for name in SPLITS}
     return Embedded(
-        of_objects(representations), views.latents.cpu(), views.labels.cpu(), train, val, of_objects(embeddings)
+        of_objects(representations),
+        views.latents.cpu(),
+        views.labels.cpu(),
+        embeddings=of_objects(embeddings),
+        **splits,
     )
 
 # %% ../../nbs/evaluation/00_probes.ipynb #cell008
@@ -244,21 +263,6 @@ def _examples(
     features = {(count, part): torch.cat([part(view) for view in views[:count]], -1) for count, part in seen}
     return [(features[values[head.target][0], head.part], values[head.target][1]) for head in heads]
 
-
-def _standardised(e: Embedded) -> Float[Tensor, "objects views dim"]:
-    seen = e.representations[e.train].flatten(0, 1)
-    mean, std = seen.mean(0), seen.std(0)
-    return (e.representations - mean) / std.clamp_min(max(std.mean() / 10, 1e-6))
-
-
-def _check_heads(e: Embedded, heads: Sequence[Head]) -> None:
-    for head in heads:
-        if head.target not in ("class", *TARGETS):
-            raise ValueError(f"unknown target {head.target!r}; there are class, {', '.join(TARGETS)}")
-    for name, objects in {"training": e.train, "validation": e.val}.items():
-        if not len(objects):
-            raise ValueError(f"there are no {name} objects, of {len(e.labels)} in all; heads need both kinds")
-
 # %% ../../nbs/evaluation/00_probes.ipynb #new-head
 def _new_head(head: Head, x: Tensor, y: Tensor, e: Embedded, probe: Probe) -> nn.Sequential:
     torch.manual_seed(probe.seed)
@@ -283,47 +287,123 @@ def head_scores(target: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
         scores["degrees"] = median_angle(quaternion(predicted), quaternion(y))
     return scores
 
-# %% ../../nbs/evaluation/00_probes.ipynb #read-off
-def predictions(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[tuple[Tensor, Tensor]]:
-    """Train heads on the training objects: what each predicts, and should predict, for every validation view.
 
-    Rows are views, those of an object one after another. Features are standardised; a standard deviation below a
-    tenth of their mean is set to that.
+class Standardise(NamedTuple):
+    "Subtracts the mean of the training views and divides by their standard deviation, or by a tenth of its average."
 
-    Raises `ValueError` for an unknown target, and where there are no training or no validation objects."""
-    _check_heads(e, heads)
-    h = _standardised(e)
+    mean: Float[Tensor, " dim"]
+    std: Float[Tensor, " dim"]
+
+    @classmethod
+    def of(cls, e: Embedded) -> Standardise:
+        seen = e.representations[e.split("train")].flatten(0, 1)
+        std = seen.std(0)
+        return cls(seen.mean(0), std.clamp_min(max(std.mean() / 10, 1e-6)))
+
+    def __call__(self, representations: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        return (representations - self.mean) / self.std
+
+# %% ../../nbs/evaluation/00_probes.ipynb #fit-heads
+def fit_heads(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> FittedHeads:
+    """Train heads on the training objects.
+
+    Features are standardised; a standard deviation below a tenth of their mean is set to that. Raises `ValueError` for
+    an unknown target, and where there are no training objects."""
+    for head in heads:
+        if head.target not in ("class", *TARGETS):
+            raise ValueError(f"unknown target {head.target!r}; there are class, {', '.join(TARGETS)}")
+    train = e.split("train")
+    standardise = Standardise.of(e)
+    h = standardise(e.representations)
     views = h.shape[1]
-    plan = every_view(len(e.val), views, np.random.default_rng([probe.seed, 1]))
-    asked = _examples(e, h, heads, e.val, plan)
-    models = [_new_head(head, x, y, e, probe) for head, (x, y) in zip(heads, asked)]
-    losses = [nn.functional.cross_entropy if head.target == "class" else nn.functional.mse_loss for head in heads]
-    optimiser = torch.optim.Adam([p for model in models for p in model.parameters()], probe.lr, fused=True)
     rng = np.random.default_rng(probe.seed)
+    one = _examples(e, h, heads, train[:1], every_view(1, views, np.random.default_rng(0)))
+    networks = [_new_head(head, x, y, e, probe) for head, (x, y) in zip(heads, one)]
+    losses = [nn.functional.cross_entropy if head.target == "class" else nn.functional.mse_loss for head in heads]
+    optimiser = torch.optim.Adam([p for network in networks for p in network.parameters()], probe.lr, fused=True)
     for _ in range(probe.epochs):
-        epoch = _examples(e, h, heads, e.train, random_pairs(len(e.train), views, rng))
+        epoch = _examples(e, h, heads, train, random_pairs(len(train), views, rng))
         for batch in zip(*(zip(x.split(probe.batch_size), y.split(probe.batch_size)) for x, y in epoch)):
             optimiser.zero_grad(set_to_none=True)
-            sum(loss(model(x), y) for loss, model, (x, y) in zip(losses, models, batch)).backward()
+            sum(loss(network(x), y) for loss, network, (x, y) in zip(losses, networks, batch)).backward()
             optimiser.step()
-    with torch.no_grad():
-        return [(model(x), y) for model, (x, y) in zip(models, asked)]
+    return FittedHeads(heads, networks, standardise, probe)
+
+# %% ../../nbs/evaluation/00_probes.ipynb #read-off
+@dataclass
+class FittedHeads:
+    "Heads that were trained on the training objects of a data set, and score objects of the same or of another one."
+
+    heads: Sequence[Head]
+    networks: Sequence[nn.Sequential]
+    standardise: Standardise
+    probe: Probe
+
+    @torch.no_grad()
+    def predictions(self, e: Embedded, split: str = "val") -> list[tuple[Tensor, Tensor]]:
+        """What each head predicts, and should predict, for every view of the objects of a split.
+
+        Rows are views, those of an object one after another. Raises `ValueError` where the split has no objects."""
+        objects = e.split(split)
+        plan = every_view(len(objects), e.representations.shape[1], np.random.default_rng([self.probe.seed, 1]))
+        asked = _examples(e, self.standardise(e.representations), self.heads, objects, plan)
+        return [(network(x), y) for network, (x, y) in zip(self.networks, asked)]
+
+    def scores(self, e: Embedded, split: str = "val") -> list[dict[str, float]]:
+        """Score every view of the objects of a split.
+
+        The scores of a head are `top1` and `top5`, or `r2_pooled`, `r2_per_entry` and, for a rotation, `degrees` (the
+        median angle). Raises `ValueError` where the split has no objects."""
+        return [head_scores(head.target, *found) for head, found in zip(self.heads, self.predictions(e, split))]
 
 
-def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[dict[str, float]]:
-    """Train heads as `predictions` does, and score them on every view of the validation objects.
-
-    The scores of a head are `top1` and `top5`, or `r2_pooled`, `r2_per_entry` and, for a rotation, `degrees` (the
-    median angle). Raises as `predictions` does."""
-    return [head_scores(head.target, *found) for head, found in zip(heads, predictions(e, heads, probe))]
+def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe(), split: str = "val") -> list[dict[str, float]]:
+    "Train heads on the training objects and score them on every view of a split, as `FittedHeads.scores` does."
+    return fit_heads(e, heads, probe).scores(e, split)
 
 # %% ../../nbs/evaluation/00_probes.ipynb #chance
-def chance_scores(e: Embedded, target: str, probe: Probe = Probe()) -> dict[str, float]:
+def chance_scores(
+    e: Embedded,
+    target: str,
+    probe: Probe = Probe(),
+    split: str = "val",  # whose views are scored
+    fitted: Embedded | None = None,  # whose training objects are known, if not those of `e`
+) -> dict[str, float]:
     "Scores of a head that has learned nothing: it predicts the mean of each entry over the training examples."
 
-    def values(objects, seed):
-        plan = every_view(len(objects), e.latents.shape[1], np.random.default_rng([probe.seed, seed]))
-        return _target_values(e, target, objects, plan)[1]
+    def values(of, objects, seed):
+        plan = every_view(len(objects), of.latents.shape[1], np.random.default_rng([probe.seed, seed]))
+        return _target_values(of, target, objects, plan)[1]
 
-    train, val = values(e.train, 2), values(e.val, 1)
-    return head_scores(target, train.mean(0).expand_as(val), val)
+    known = e if fitted is None else fitted
+    train, scored = values(known, known.split("train"), 2), values(e, e.split(split), 1)
+    return head_scores(target, train.mean(0).expand_as(scored), scored)
+
+# %% ../../nbs/evaluation/00_probes.ipynb #few-shot
+def few_shot(
+    e: Embedded,
+    shots: int,  # objects of each class that are shown, one view of each
+    split: str = "unseen",  # whose objects are shown and classified
+    part: Callable[[Tensor], Tensor] = _unchanged,  # the dimensions to use
+    episodes: int = 100,
+    seed: int = 0,
+    standardise: Standardise | None = None,  # of the training views, if they are not those of `e`
+) -> float:  # 0 to 1
+    """Top-1 of the nearest class mean, averaged over episodes.
+
+    Raises `ValueError` where the split has no objects, or a class too few of them to be shown and classified."""
+    objects = e.split(split)
+    standardise = Standardise.of(e) if standardise is None else standardise
+    h = part(standardise(e.representations[objects]))
+    _, labels, counts = e.labels[objects].unique(return_inverse=True, return_counts=True)
+    if counts.min() <= shots:
+        raise ValueError(f"a class has {counts.min()} {split} objects; {shots} shots need at least {shots + 1}")
+    rng = np.random.default_rng(seed)
+    hits = []
+    for _ in range(episodes):
+        shown = [rng.choice(np.flatnonzero(labels.cpu() == c), shots, replace=False) for c in range(len(counts))]
+        means = [h[support, rng.integers(h.shape[1], size=shots)].mean(0) for support in shown]
+        asked = torch.from_numpy(np.setdiff1d(np.arange(len(objects)), np.concatenate(shown))).to(h.device)
+        nearest = torch.cdist(h[asked].flatten(0, 1), torch.stack(means)).argmin(1).unflatten(0, (len(asked), -1))
+        hits.append((nearest == labels[asked, None]).float().mean().item())
+    return float(np.mean(hits))

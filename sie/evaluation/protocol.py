@@ -22,12 +22,14 @@ except ModuleNotFoundError as error:
 from sie.evaluation.probes import (
     TARGETS,
     Embedded,
+    FittedHeads,
     Head,
     Probe,
     angles,
     chance_scores,
+    few_shot,
+    fit_heads,
     head_scores,
-    predictions,
     targets,
     top_hits,
 )
@@ -38,12 +40,35 @@ from ..method.pretraining import load_model
 from ..method.system import cores, map_in_workers
 
 # %% auto #0
-__all__ = ['Sums', 'metric_of_sums', 'measure', 'evaluate', 'evaluate_all', 'chance_levels']
+__all__ = ['SCORED', 'GALLERIES', 'SHOTS', 'SHOT_METRICS', 'Row', 'Answers', 'Sums', 'metric_of_sums', 'measure', 'evaluate',
+           'evaluate_all', 'chance_levels']
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell023
+#: Splits on which heads are scored, where they have objects.
+SCORED = ("val", "test", "unseen")
+#: Split in the results -> queries and candidates of PRE.
+GALLERIES = {
+    "train": ("train", ("train",)),
+    "val": ("val", ("val",)),
+    "all": ("val", ("train", "val")),
+    "test": ("test", ("test",)),
+    "test_all": ("test", ("train", "val", "test")),
+    "unseen": ("unseen", ("unseen",)),
+}
+SHOTS = (1, 5)  # objects of each unseen class that are shown
+#: Top-1 of the nearest class mean, for each of `SHOTS`.
+SHOT_METRICS = tuple(f"top1_{shots}shot" for shots in SHOTS)
+Row = tuple[str, str, str, float]  # part, split, metric, value
+Answers = dict[tuple[str, str, bool], tuple[Tensor, Tensor]]  # by part, target, linear: predicted, to be predicted
+
+
 def _metric(target: str, score: str, linear: bool) -> str:
     "The name of a head's score in the results."
     return score if target == "class" else f"{target}_{score}{'_linear' if linear else ''}"
+
+
+def _scored(e: Embedded) -> list[str]:
+    return [split for split in SCORED if len(getattr(e, split))]
 
 
 def _heads(e: Embedded, split: Split) -> dict[tuple[str, str, bool], Head]:
@@ -59,16 +84,62 @@ def _heads(e: Embedded, split: Split) -> dict[tuple[str, str, bool], Head]:
     return heads
 
 
-def _retrieved(e: Embedded, model: Model) -> dict[tuple[str, str, str], Tensor]:
-    "Scores of retrieval for each query, (objects, views), by part, split and metric."
+def _galleries(e: Embedded, names: Mapping[str, str] = {}) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The `GALLERIES` whose queries the data has, by their names in the results.
+
+    `names` are the splits to be scored and their names in the results; all if it is empty."""
+    return {
+        names.get(name, name): (queries, candidates)
+        for name, (queries, candidates) in GALLERIES.items()
+        if len(getattr(e, queries)) and (not names or name in names)
+    }
+
+# %% ../../nbs/evaluation/02_protocol.ipynb #scores-of
+def _answers(fitted: FittedHeads, keys: Iterable[tuple[str, str, bool]], e: Embedded, split: str) -> Answers:
+    "What all heads predict for the objects of a split, and should predict. Unseen classes have none for the class."
+    found = dict(zip(keys, fitted.predictions(e, split)))
+    return {key: answer for key, answer in found.items() if split != "unseen" or key[1] != "class"}
+
+
+def _rows_of_heads(found: Answers, name: str) -> list[Row]:
+    "The scores of all heads, under the name of a split: part by part, the class first."
+    rows = []
+    for (part, target, linear), answer in found.items():
+        scores = head_scores(target, *answer)
+        rows += [(part, name, _metric(target, score, linear), value) for score, value in scores.items()]
+    return sorted(rows, key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
+
+
+def _shots(e: Embedded) -> list[int]:
+    "How many objects of each unseen class can be shown, with at least one left to be classified."
+    if not len(e.unseen):
+        return []
+    smallest = e.labels[e.unseen].unique(return_counts=True)[1].min()
+    return [shots for shots in SHOTS if shots < smallest]
+
+
+def _few_shot(e: Embedded, split: Split) -> list[Row]:
+    "Top-1 among unseen classes, of which a few objects are shown."
+    return [
+        (part, "unseen", f"top1_{shots}shot", few_shot(e, shots, part=partial(split, part=part)))
+        for part in PARTS
+        for shots in _shots(e)
+    ]
+
+# %% ../../nbs/evaluation/02_protocol.ipynb #retrieved
+def _retrieved(e: Embedded, model: Model, names: Mapping[str, str] = {}) -> dict[tuple[str, str, str], Tensor]:
+    "Scores of retrieval for each query, (objects, views), by part, split and metric; `names` as in `_galleries`."
     found = {}
-    for name, queries in {"train": e.train, "val": e.val}.items():
-        predicted = predict_views(e, queries, model.predictor, model.method.form, model.method.colour)
-        for metric, scores in rank_scores(predicted, e.embeddings[queries]).items():
-            found["equivariant", name, metric] = scores
-        found["equivariant", name, "pre"] = pose_errors(e, predicted, queries, queries)
-        if name == "val":
-            found["equivariant", "all", "pre"] = pose_errors(e, predicted, queries, torch.cat([e.train, e.val]))
+    predicted = {}
+    for name, (queries, candidates) in _galleries(e, names).items():
+        of = e.split(queries)
+        if queries not in predicted:
+            predicted[queries] = predict_views(e, of, model.predictor, model.method.form, model.method.colour)
+        if candidates == (queries,):
+            for metric, scores in rank_scores(predicted[queries], e.embeddings[of]).items():
+                found["equivariant", name, metric] = scores
+        among = torch.cat([e.split(split) for split in candidates])
+        found["equivariant", name, "pre"] = pose_errors(e, predicted[queries], of, among)
     return found
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #sums
@@ -84,18 +155,18 @@ def _of_objects(scores: Tensor, objects: int) -> np.ndarray:
 
 
 def _sums_of_heads(
-    found: Mapping[tuple[str, str, bool], tuple[Tensor, Tensor]],  # by part, target and whether the head is linear
-    split: str,
+    found: Answers,
+    split: str,  # its name in the results
     objects: Tensor,
 ) -> Sums:
     count = len(objects)
     sums = {f"{split}/objects": objects.cpu().numpy()}
     for (part, target, linear), (predicted, y) in found.items():
+        sums[f"{split}/views"] = np.full(count, len(y) // count)
         if target == "class":
             sums |= {
                 f"{split}/{part}/{name}": _of_objects(right, count) for name, right in top_hits(predicted, y).items()
             }
-            sums[f"{split}/views"] = np.full(count, len(y) // count)
             continue
         head = f"{split}/{part}/{target}{'_linear' if linear else ''}"
         sums[f"{head}/squared_error"] = _of_objects((y - predicted).square(), count)
@@ -158,46 +229,86 @@ def metric_of_sums(sums: Sums, metric: str, part: str, split: str, weights: np.n
     return r2 if score == "r2_pooled" else r2.mean(1)
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #evaluate
+def _check_names(further: Mapping[str, Embedded]) -> None:
+    for name, other in further.items():
+        if name in GALLERIES:
+            raise ValueError(f"a further data set cannot be named {name!r}: that is a split")
+        if not len(other.test):
+            raise ValueError(f"{name} has no test objects, of {len(other.labels)} in all")
+
+
+def _measure_heads(
+    fitted: FittedHeads, keys: Iterable[tuple[str, str, bool]], e: Embedded, split: str, name: str
+) -> tuple[list[Row], Sums]:
+    "Scores and sums of all heads on the objects of a split, under a name."
+    found = _answers(fitted, keys, e, split)
+    return _rows_of_heads(found, name), _sums_of_heads(found, name, e.split(split))
+
+
+def _measure_retrieval(e: Embedded, model: Model | None, names: Mapping[str, str] = {}) -> tuple[list[Row], Sums]:
+    "Scores and sums of retrieval, if the model has a predictor; `names` as in `_galleries`."
+    if model is None or model.predictor is None:
+        return [], {}
+    found = _retrieved(e, model, names)
+    objects = {name: e.split(queries) for name, (queries, _) in _galleries(e, names).items()}
+    return [(*key, scores.mean().item()) for key, scores in found.items()], _sums_of_retrieval(found, objects)
+
+# %% ../../nbs/evaluation/02_protocol.ipynb #measure
 def measure(
     e: Embedded,
     split: Split,  # which dimensions are which part
     probe: Probe = Probe(),
     model: Model | None = None,  # whose predictor is evaluated, if it has one
+    further: Mapping[str, Embedded] = {},  # name -> another data set, embedded by the same model
 ) -> tuple[pd.DataFrame, Sums]:
-    "The table that `evaluate` gives, and the sums for each object that it could be computed from. Raises as it does."
+    """The table that `evaluate` gives, and the sums for each object that it could be computed from, but for
+    `SHOT_METRICS`. Raises as it does."""
     dim = e.representations.shape[-1]
     if split.dim != dim:
         raise ValueError(f"the split is of {split.dim} dimensions, the representations have {dim}")
+    _check_names(further)
     heads = _heads(e, split)
-    found = dict(zip(heads, predictions(e, [*heads.values()], probe)))
-    rows = []
-    for (part, target, linear), answer in found.items():
-        scores = head_scores(target, *answer)
-        rows += [(part, "val", _metric(target, score, linear), value) for score, value in scores.items()]
-    rows.sort(key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
-    sums = _sums_of_heads(found, "val", e.val)
-    if model is not None and model.predictor is not None:
-        retrieved = _retrieved(e, model)
-        rows += [(*key, scores.mean().item()) for key, scores in retrieved.items()]
-        sums |= _sums_of_retrieval(retrieved, {"train": e.train, "val": e.val, "all": e.val})
+    fitted = fit_heads(e, [*heads.values()], probe)
+    measured = [_measure_heads(fitted, heads, e, name, name) for name in _scored(e)]
+    measured += [(_few_shot(e, split), {}), _measure_retrieval(e, model)]
+    for name, other in further.items():
+        measured.append(_measure_heads(fitted, heads, other, "test", name))
+        measured.append(_measure_retrieval(other, model, {"test": name}))
+    rows = [row for of_heads_or_retrieval, _ in measured for row in of_heads_or_retrieval]
+    sums = {name: array for _, arrays in measured for name, array in arrays.items()}
     return pd.DataFrame(rows, columns=["part", "split", "metric", "value"]), sums
 
+# %% ../../nbs/evaluation/02_protocol.ipynb #evaluate-table
+def evaluate(
+    e: Embedded,
+    split: Split,  # which dimensions are which part
+    probe: Probe = Probe(),
+    model: Model | None = None,  # whose predictor is evaluated, if it has one
+    further: Mapping[str, Embedded] = {},  # name -> another data set, embedded by the same model
+) -> pd.DataFrame:  # columns part, split, metric, value
+    """All measurements of one model.
 
-def evaluate(e: Embedded, split: Split, probe: Probe = Probe(), model: Model | None = None) -> pd.DataFrame:
-    """All measurements of one model; the arguments are those of `measure`. Columns: part, split, metric, value.
+    Heads are trained on the training objects, and scored on validation and test objects and on those of unseen classes,
+    where there are any. They are also scored on the test objects of `further` data sets, whose rows have the name of
+    the data set as their split.
 
     Metrics are `top1` and `top5`; for each of `TARGETS` `..._r2_pooled`, `..._r2_per_entry` and, for rotations,
-    `..._degrees` (the median angle), of an MLP and, with the ending `_linear`, of a linear head; and for a model with
-    a predictor `mrr`, `h1` to `h10` and `pre`.
+    `..._degrees` (the median angle), of an MLP and, with the ending `_linear`, of a linear head; for unseen classes
+    `top1_1shot` and `top1_5shot`, of the nearest class mean; and for a model with a predictor `mrr`, `h1` to `h10` and
+    `pre`.
 
-    Raises `ValueError` where the split has another dimension than the representations, and as `read_off` does."""
-    return measure(e, split, probe, model)[0]
+    Raises `ValueError` where the split has another dimension than the representations, for a further data set with the
+    name of a split or without test objects, and as `fit_heads` does."""
+    return measure(e, split, probe, model, further)[0]
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #evaluate-all
-def _evaluate_saved(embedded: Path, model: Path, probe: Probe, sums: Path | None) -> pd.DataFrame:
+def _evaluate_saved(
+    embedded: Path, model: Path, probe: Probe, further: Mapping[str, Path], sums: Path | None
+) -> pd.DataFrame:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_model(model)[0].to(device)
-    table, of_objects = measure(Embedded.load(embedded, device), loaded.split, probe, loaded)
+    others = {name: Embedded.load(file, device) for name, file in further.items()}
+    table, of_objects = measure(Embedded.load(embedded, device), loaded.split, probe, loaded, others)
     if sums is not None:
         sums.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(sums, **of_objects)
@@ -208,31 +319,59 @@ def evaluate_all(
     embedded: Mapping[str, Path],  # name -> file of `Embedded.save`
     models: Mapping[str, Path],  # name -> folder of the model
     probe: Probe = Probe(),
+    further: Mapping[str, Mapping[str, Path]] = {},  # name -> further data set -> file of `Embedded.save`
     sums: Path | None = None,  # folder for the sums of each object, NAME.npz
 ) -> pd.DataFrame:  # as `evaluate`, with the column `name` in front
     "Evaluate several models side by side, one per core; on a GPU, if there is one, one after another."
-    jobs = [(file, models[name], probe, sums and sums / f"{name}.npz") for name, file in embedded.items()]
+    jobs = [
+        (file, models[name], probe, further.get(name, {}), sums and sums / f"{name}.npz")
+        for name, file in embedded.items()
+    ]
     workers = 1 if torch.cuda.is_available() else min(len(jobs), cores())
     if len(jobs) == 1:
         workers = 0  # a process of its own takes seconds to start
     tables = map_in_workers(_evaluate_saved, jobs, workers)
     return pd.concat(dict(zip(embedded, tables)), names=["name"]).reset_index("name").reset_index(drop=True)
 
+# %% ../../nbs/evaluation/02_protocol.ipynb #chance-levels
+def _most_frequent(e: Embedded, split: str, fitted: Embedded) -> dict[str, float]:
+    "Accuracy of the five classes that are most frequent among the training objects."
+    known = torch.bincount(fitted.labels[fitted.split("train")], minlength=int(e.labels.max()) + 1)
+    asked = torch.bincount(e.labels[e.split(split)], minlength=len(known))
+    shares = asked[known.argsort(descending=True, stable=True)] / asked.sum()
+    return {"top1": shares[0].item(), "top5": shares[:5].sum().item()}
 
-def chance_levels(e: Embedded, probe: Probe = Probe()) -> pd.DataFrame:
-    "Scores without any information, in the form of `evaluate`."
-    in_train = torch.bincount(e.labels[e.train])
-    in_val = torch.bincount(e.labels[e.val], minlength=len(in_train))
-    most_frequent = in_train.argsort(descending=True, stable=True)
-    shares = in_val[most_frequent] / len(e.val)
-    val = {"top1": shares[0].item(), "top5": shares[:5].sum().item()}
-    for target in targets(e):
-        scores = chance_scores(e, target, probe)
+
+def _chance_of_heads(e: Embedded, probe: Probe, split: str, fitted: Embedded) -> dict[str, float]:
+    scores = {} if split == "unseen" else _most_frequent(e, split, fitted)
+    for target in targets(fitted):
+        of_target = chance_scores(e, target, probe, split, fitted)
         for linear in (False, True):
-            val |= {_metric(target, score, linear): value for score, value in scores.items()}
-    rows = [(part, "val", metric, value) for part in PARTS for metric, value in val.items()]
-    for name, objects in {"train": e.train, "val": e.val}.items():
-        scores = {**chance_retrieval(e.latents.shape[1]), "pre": chance_pre(e, objects)}
+            scores |= {_metric(target, score, linear): value for score, value in of_target.items()}
+    return scores
+
+
+def _chance_of_retrieval(e: Embedded, names: Mapping[str, str] = {}) -> list[Row]:
+    rows = []
+    for name, (queries, candidates) in _galleries(e, names).items():
+        among = torch.cat([e.split(split) for split in candidates])
+        scores = {
+            **(chance_retrieval(e.latents.shape[1]) if candidates == (queries,) else {}),
+            "pre": chance_pre(e, among),
+        }
         rows += [("equivariant", name, metric, value) for metric, value in scores.items()]
-    rows.append(("equivariant", "all", "pre", chance_pre(e, torch.cat([e.train, e.val]))))
+    return rows
+
+
+def chance_levels(e: Embedded, probe: Probe = Probe(), further: Mapping[str, Embedded] = {}) -> pd.DataFrame:
+    "Scores without any information, in the form of `evaluate`."
+    scored = {name: (e, name) for name in _scored(e)} | {name: (other, "test") for name, other in further.items()}
+    rows = []
+    for name, (of, split) in scored.items():
+        rows += [(part, name, *score) for part in PARTS for score in _chance_of_heads(of, probe, split, e).items()]
+    classes = len(e.labels[e.unseen].unique())
+    rows += [(part, "unseen", f"top1_{shots}shot", 1 / classes) for part in PARTS for shots in _shots(e)]
+    rows += _chance_of_retrieval(e)
+    for name, other in further.items():
+        rows += _chance_of_retrieval(other, {"test": name})
     return pd.DataFrame(rows, columns=["part", "split", "metric", "value"])

@@ -19,17 +19,18 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("sie.evaluation.statistics needs pandas: pip install 'sie[evaluation]'") from error
 
-from .protocol import Sums, metric_of_sums
+from .protocol import SHOT_METRICS, Sums, metric_of_sums
 from ..method.encoders import PARTS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 # %% auto #0
-__all__ = ['Key', 'READ_OFF', 'ROTATION_SCORES', 'OWN_ROTATION', 'OTHER_HEADS', 'RETRIEVED', 'FURTHER', 'ABLATED', 'Groups',
-           'ABLATIONS', 'POOLED_SHARE', 'PUBLISHED', 'less_is_better', 'decimals', 'Resampled', 'interval', 'p_value',
-           'covered', 'summary', 'holm', 'difference', 'differences', 'best', 'over_seeds', 'lasting', 'plateau',
-           'results_table', 'difference_table', 'latex', 'comparisons', 'variant_table', 'other_definition']
+__all__ = ['Key', 'READ_OFF', 'ROTATION_SCORES', 'OWN_ROTATION', 'OTHER_HEADS', 'RETRIEVED', 'FURTHER', 'ABLATED', 'FEW_SHOT',
+           'Groups', 'ABLATIONS', 'POOLED_SHARE', 'PUBLISHED', 'less_is_better', 'decimals', 'Resampled', 'interval',
+           'p_value', 'covered', 'summary', 'holm', 'difference', 'differences', 'best', 'over_seeds', 'lasting',
+           'plateau', 'results_table', 'difference_table', 'latex', 'on_split', 'comparisons', 'variant_table',
+           'other_definition']
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell006
 #: Metric, part and split: what one column of a table shows.
@@ -85,10 +86,14 @@ class Resampled:
         return self._drawn[split]
 
     def values(self, method: str, seeds: Iterable[int], key: Key) -> Float[np.ndarray, "draws seeds"] | None:
-        """A metric of the runs of a method in each draw; None for a method without sums, such as chance.
+        """A metric of the runs of a method in each draw.
+
+        None for a method without sums, such as chance, and for a metric without them (`SHOT_METRICS`).
 
         Raises `ValueError` where only some of its seeds have sums, or the sums lack the metric or the split."""
         seeds = list(seeds)
+        if key[0] in SHOT_METRICS:
+            return None
         missing = [seed for seed in seeds if (method, seed) not in self.sums]
         if len(missing) == len(seeds):
             return None
@@ -356,8 +361,8 @@ def latex(table: pd.DataFrame) -> str:
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #columns
 def _of_parts(heading: str, metric: str) -> dict[str, Key]:
-    "Columns of one metric, one for each part of the representation."
-    return {f"{heading} {part}": (metric, part, "val") for part in PARTS}
+    "Columns of one metric on test objects, one for each part of the representation."
+    return {f"{heading} {part}": (metric, part, "test") for part in PARTS}
 
 
 #: What heads predict from each part: class, rotation, colour.
@@ -381,38 +386,51 @@ OWN_ROTATION = {
 OTHER_HEADS = {
     **_of_parts("rotation R², linear", "rotation_r2_pooled_linear"),
     **_of_parts("Euler R²", "rotation_euler_r2_pooled"),
-    "own rotation R², linear all": ("individual_rotation_r2_pooled_linear", "all", "val"),
+    "own rotation R², linear all": ("individual_rotation_r2_pooled_linear", "all", "test"),
 }
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #columns-2
 _HITS = (1, 2, 5, 10)
 #: How well predictions retrieve the right view.
 RETRIEVED = {
-    "MRR": ("mrr", "equivariant", "val"),
+    "MRR": ("mrr", "equivariant", "test"),
     "MRR train": ("mrr", "equivariant", "train"),
-    **{f"H@{k}": (f"h{k}", "equivariant", "val") for k in _HITS},
+    **{f"H@{k}": (f"h{k}", "equivariant", "test") for k in _HITS},
     "PRE train-train": ("pre", "equivariant", "train"),
-    "PRE val-val": ("pre", "equivariant", "val"),
-    "PRE val-all": ("pre", "equivariant", "all"),
+    "PRE test-test": ("pre", "equivariant", "test"),
+    "PRE test-all": ("pre", "equivariant", "test_all"),
 }
 #: Columns that are in no other table.
 FURTHER = {
-    "top-5": ("top5", "all", "val"),
-    "colour R², linear": ("colour_r2_pooled_linear", "all", "val"),
-    "colour R² per entry": ("colour_r2_per_entry", "all", "val"),
-    "Euler R², linear": ("rotation_euler_r2_pooled_linear", "all", "val"),
-    "own rotation R², linear invariant": ("individual_rotation_r2_pooled_linear", "invariant", "val"),
-    "own rotation R², linear equivariant": ("individual_rotation_r2_pooled_linear", "equivariant", "val"),
+    "top-5": ("top5", "all", "test"),
+    "colour R², linear": ("colour_r2_pooled_linear", "all", "test"),
+    "colour R² per entry": ("colour_r2_per_entry", "all", "test"),
+    "Euler R², linear": ("rotation_euler_r2_pooled_linear", "all", "test"),
+    "own rotation R², linear invariant": ("individual_rotation_r2_pooled_linear", "invariant", "test"),
+    "own rotation R², linear equivariant": ("individual_rotation_r2_pooled_linear", "equivariant", "test"),
     **{f"H@{k} train": (f"h{k}", "equivariant", "train") for k in _HITS},
 }
 #: What variants of a method are compared by.
 ABLATED = {
-    "top-1": ("top1", "all", "val"),
+    "top-1": ("top1", "all", "test"),
     **_of_parts("rotation R²", "rotation_r2_pooled"),
-    "colour R²": ("colour_r2_pooled", "all", "val"),
-    "MRR": ("mrr", "equivariant", "val"),
-    "PRE val-val": ("pre", "equivariant", "val"),
+    "colour R²": ("colour_r2_pooled", "all", "test"),
+    "MRR": ("mrr", "equivariant", "test"),
+    "PRE test-test": ("pre", "equivariant", "test"),
 }
+#: Classes that were held out of training, when a few objects of each are shown.
+FEW_SHOT = {**_of_parts("1-shot top-1", "top1_1shot"), **_of_parts("5-shot top-1", "top1_5shot")}
+
+
+def on_split(columns: Mapping[str, Key], split: str) -> dict[str, Key]:
+    """The same columns, of another split than the test objects: "val", "unseen", or the name of a further data set.
+
+    Comparisons that were made with two splits have "val" only."""
+    splits = {"test": split, "test_all": "all" if split == "val" else f"{split}_all"}
+    keys = {heading: (metric, part, splits.get(of, of)) for heading, (metric, part, of) in columns.items()}
+    if split == "val":
+        return {heading.replace("test", "val"): key for heading, key in keys.items()}
+    return {heading.removesuffix(" test-test"): key for heading, key in keys.items()}
 
 # %% ../../nbs/evaluation/03_statistics.ipynb #cell102
 #: Question -> method to start from -> its variants.

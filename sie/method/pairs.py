@@ -27,10 +27,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
 # %% auto #0
-__all__ = ['ViewSource', 'central', 'ArrayDataset', 'another_view', 'different_views', 'normalise', 'Pairs', 'Batch',
+__all__ = ['SPLITS', 'ViewSource', 'central', 'ArrayDataset', 'another_view', 'different_views', 'normalise', 'Pairs', 'Batch',
            'SingleViews', 'PairDataset', 'SingleViewDataset', 'JpegViews', 'Views', 'load_views', 'ViewLoader']
 
 # %% ../../nbs/method/06_pairs.ipynb #source
+#: Every object is in one of these. "val" is for every choice, "test" for every number that is reported, and "unseen"
+#: has the classes that are held out.
+SPLITS = ("train", "val", "test", "unseen")
+
+
 class ViewSource(Protocol):
     "What training and evaluation need of a data set. Images are sRGB; objects and views count from 0."
 
@@ -46,7 +51,7 @@ class ViewSource(Protocol):
     fingerprint: str  # changes with the content
 
     def __len__(self) -> int: ...
-    def split(self, name: str) -> Int[np.ndarray, " objects"]: ...
+    def split(self, name: str) -> Int[np.ndarray, " objects"]: ...  # one of `SPLITS`; empty if it has no objects
     def frame(self, crop: int | None) -> tuple[int, int]: ...
     def reader(self, crop: int | None) -> Callable[[int, int], UInt8[np.ndarray, "height width 3"]]: ...
     def decode(self, objects, views, crop=None, device="cpu") -> UInt8[Tensor, "batch 3 height width"]: ...
@@ -113,6 +118,26 @@ def _class_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     return names
 
 
+def _split_codes(
+    count: int,
+    val: Int[np.ndarray, " val"],
+    test: Int[np.ndarray, " test"],
+) -> Int[np.ndarray, " objects"]:
+    "Index in `SPLITS` for each object. Raises `ValueError` for splits that overlap or lack objects."
+    val, test = (np.arange(count)[list(objects)] for objects in (val, test))
+    codes = np.zeros(count, np.int8)
+    codes[val] = 1
+    if (codes == 1).all() or not codes.any():
+        raise ValueError("val must name some objects, but not all")
+    both = np.intersect1d(val, test)
+    if len(both):
+        raise ValueError(f"objects cannot be both in val and in test: {both.tolist()}")
+    codes[test] = 2
+    if codes.all():
+        raise ValueError("val and test must leave some objects for training")
+    return codes
+
+
 class _LatentArray:
     "How the views of an array were made, and a digest of it all."
 
@@ -130,7 +155,7 @@ class _LatentArray:
     def fingerprint(self) -> str:
         "SHA-256 of all arrays."
         digest = hashlib.sha256()
-        for array in (self.images, self.conditions, self.labels, self._val):
+        for array in (self.images, self.conditions, self.labels, self._codes):
             digest.update(repr(array.shape).encode())
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
@@ -139,6 +164,7 @@ class _LatentArray:
 class ArrayDataset(_ImageArray, _LatentArray):
     """A data set in memory: your own images and poses, as NumPy arrays.
 
+    Without `test`, there are no test objects, and evaluations have scores of the validation objects only.
     Raises `ValueError` naming the array whose shape, type or values are invalid."""
 
     def __init__(
@@ -148,6 +174,7 @@ class ArrayDataset(_ImageArray, _LatentArray):
         labels: Int[np.ndarray, " objects"],  # from 0
         val: Int[np.ndarray, " val"],  # indices of the validation objects
         classes: Sequence[str] | None = None,  # names, by label; None: "class 0", "class 1", ...
+        test: Int[np.ndarray, " test"] = (),  # indices of the test objects
     ):
         images, latents, labels = (np.asarray(array) for array in (images, latents, labels))
         _check_arrays(images, latents, labels)
@@ -156,11 +183,8 @@ class ArrayDataset(_ImageArray, _LatentArray):
         self.labels = labels.astype(np.int64)
         self.views, self.height, self.width = images.shape[1:4]
         self.classes = _class_names(classes, count=int(labels.max()) + 1)
-        self._val = np.zeros(len(images), bool)
-        self._val[val] = True
-        if self._val.all() or not self._val.any():
-            raise ValueError("val must name some objects, but not all")
-        pixels = images[~self._val].reshape(-1, 3) / 255
+        self._codes = _split_codes(len(images), val, test)
+        pixels = images[self._codes == 0].reshape(-1, 3) / 255
         self.mean = tuple(pixels.mean(0).tolist())
         self.std = tuple(pixels.std(0).tolist())
         if not min(self.std):
@@ -170,10 +194,10 @@ class ArrayDataset(_ImageArray, _LatentArray):
         return len(self.images)
 
     def split(self, name: str) -> Int[np.ndarray, " objects"]:
-        'Ascending indices of the "train" or "val" objects. Raises `ValueError` for another name.'
-        if name not in ("train", "val"):
-            raise ValueError(f"split {name!r}; it must be 'train' or 'val'")
-        return np.flatnonzero(self._val == (name == "val"))
+        "Ascending indices of the objects of a split, one of `SPLITS`. Raises `ValueError` for another name."
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r}; it must be one of {', '.join(SPLITS)}")
+        return np.flatnonzero(self._codes == SPLITS.index(name))
 
 # %% ../../nbs/method/06_pairs.ipynb #another-view
 def another_view(first: Int[np.ndarray, " pairs"], views: int, rng: np.random.Generator) -> Int[np.ndarray, " pairs"]:

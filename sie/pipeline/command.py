@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir
 from pathlib import Path
 
@@ -19,49 +21,106 @@ import torch
 
 from ..data.layout import import_layout
 from ..data.mesh_files import mesh_objects, usable_models
-from ..data.rendering import procedural_objects, render_dataset
+from ..data.rendering import UNSEEN_ROTATIONS, procedural_objects, render_dataset
 from ..data.storage import ViewDataset, verify
 from ..evaluation.probes import Probe, embed
 from ..evaluation.protocol import evaluate
 from ..method.pretraining import load_model, pretrain
 from ..method.system import whole_folder
-from .params import Params, check, load_params, split
+from .params import UNSEEN_ROTATIONS as UNSEEN
+from .params import Data, Params, check, check_test_split, enough, load_params, split
 from .places import check_dvc, keep, place
 
 # %% auto #0
-__all__ = ['SHARDS', 'VIEWS', 'fetch', 'train', 'evaluate_model', 'repro', 'parser', 'main']
+__all__ = ['SHARDS', 'VIEWS', 'TURNED', 'FURTHER', 'fetch', 'further_sets', 'train', 'evaluate_model', 'repro', 'parser', 'main']
 
 # %% ../../nbs/pipeline/03_command.ipynb #cell005
 SHARDS, VIEWS = "data/shards", "data/views"  # where a run's data is made, and where the stages read it
+TURNED, FURTHER = "data/turned", "data/further"  # the same of the test sets beyond the data's own
 
 
-def _make_data(data, renderer, part: tuple[int, int] | None) -> ViewDataset | None:
-    if data.source == "3diebench":
-        return import_layout(data.input, SHARDS, val_fraction=data.val_fraction, seed=data.seed, part=part)
+def _objects(data: Data) -> list[tuple[str, str]]:
     if data.source == "procedural":
-        objects = procedural_objects(data.objects_per_class, data.chosen)
-    else:
-        objects = usable_models(mesh_objects(data.input), data.skip_broken, data.up, missing=data.missing_textures)
-        split(objects, data)  # too few models: say so before they are rendered
-    options = {name: getattr(data, name) for name in ("views", "ranges", "seed", "val_fraction", "jpeg_quality")}
-    return render_dataset(SHARDS, objects, renderer, **options, part=part)
+        return procedural_objects(data.objects_per_class, data.chosen)
+    models = usable_models(mesh_objects(data.input), data.skip_broken, data.up, missing=data.missing_textures)
+    objects, few = enough(models, data)
+    if few:
+        left_out = ", ".join(f"{name} ({count})" for name, count in few.items())
+        print(f"{len(few)} classes have fewer than {data.min_objects} models and are left out: {left_out}")
+    return objects
+
+
+def _make_data(data: Data, renderer, part: tuple[int, int] | None) -> ViewDataset | None:
+    drawn = {name: getattr(data, name) for name in ("val_fraction", "test_fraction", "held_out", "seed")}
+    if data.source == "3diebench":
+        return import_layout(data.input, SHARDS, **drawn, part=part)
+    objects = _objects(data)
+    split(objects, data)  # too few models: say so before they are rendered
+    options = {name: getattr(data, name) for name in ("views", "ranges", "jpeg_quality")}
+    return render_dataset(SHARDS, objects, renderer, **drawn, **options, part=part)
+
+
+def _turned(data: Data, renderer, dataset: ViewDataset) -> ViewDataset:
+    "The test objects in rotations that the data does not have."
+    test = dataset.split("test")
+    objects = list(zip(dataset.synsets[test].tolist(), dataset.object_ids[test].tolist()))
+    ranges = {**data.ranges, **UNSEEN_ROTATIONS}
+    options = {name: getattr(data, name) for name in ("views", "seed", "jpeg_quality")}
+    return render_dataset(TURNED, objects, renderer, ranges=ranges, test_only=True, **options)
+
+
+def _link(source: Path, folder: Path) -> None:
+    "The files of a data set under further names (hard links), or copies on another disk."
+    folder.mkdir(exist_ok=True)
+    for file in source.glob("*.*"):
+        try:
+            os.link(file, folder / file.name)
+        except OSError:
+            shutil.copy(file, folder)
+
+# %% ../../nbs/pipeline/03_command.ipynb #fetch
+def _further(data: Data, renderer, dataset: ViewDataset) -> Iterator[tuple[str, ViewDataset]]:
+    "Name and content of each test set beyond the data's own; one that is not there is skipped, with a line."
+    if data.unseen_rotations:
+        yield UNSEEN, _turned(data, renderer, dataset)
+    for name, folder in data.further.items():
+        if not Path(folder).exists():
+            print(f"{name} is skipped: there is no {folder}. Once it is there: dvc repro --force fetch")
+            continue
+        other = ViewDataset(folder)
+        if other.classes != dataset.classes:
+            raise ValueError(f"data.further.{name}: {folder} has other classes, so its labels mean something else")
+        if not len(other.split("test")):
+            raise ValueError(f"data.further.{name}: {folder} has no test objects; make it again")
+        yield name, other
 
 
 def fetch(params: Params, part: tuple[int, int] | None = None) -> ViewDataset | None:
-    """The data set that the parameters ask for, in `data/views`.
+    """The data set that the parameters ask for, in `data/views`, and further test sets, in `data/further`.
 
     It is rendered, from families or from files, or packed from the authors' archive or folder. With `part=(k, n)` only
     the k-th of n shares of its shards is made, k from 0, and None returned.
 
     The shards are made in `data/shards` and stay there: those of a call that was killed, of a part, or of the data set
     before. `data/views` has the same files under further names (hard links), so that DVC may remove it."""
+    check_test_split(params.data)
     dataset = _make_data(params.data, params.renderer, part)
     if dataset is None:
         return None
     with whole_folder(Path(VIEWS)) as folder:
-        for file in Path(SHARDS).glob("*.*"):
-            os.link(file, folder / file.name)
+        _link(Path(SHARDS), folder)
+    with whole_folder(Path(FURTHER)) as folder:
+        names = []
+        for name, other in _further(params.data, params.renderer, dataset):
+            _link(other.path, folder / name)
+            names.append(name)
+        (folder / "names.json").write_text(json.dumps(names))
     return ViewDataset(VIEWS)
+
+
+def further_sets() -> dict[str, ViewDataset]:
+    "The further test sets that `fetch` has made, by name."
+    return {name: ViewDataset(f"{FURTHER}/{name}") for name in json.loads(Path(f"{FURTHER}/names.json").read_text())}
 
 # %% ../../nbs/pipeline/03_command.ipynb #cell007
 def train(params: Params, method: str, seed: int) -> None:
@@ -80,15 +139,32 @@ def train(params: Params, method: str, seed: int) -> None:
         torch.distributed.destroy_process_group()
 
 # %% ../../nbs/pipeline/03_command.ipynb #cell009
-def evaluate_model(model: str | Path, data: str | Path, probe: Probe | None = None) -> pd.DataFrame:
-    """All metrics of a trained model (a folder as `save_model` writes it) on a data set (a folder).
+def evaluate_model(
+    model: str | Path,  # a folder as `save_model` writes it
+    data: str | Path,  # folder of the data set to be scored on
+    probe: Probe | None = None,
+    fit: str | Path | None = None,  # of the data set that heads are fitted on, if it is another one
+) -> pd.DataFrame:
+    """All metrics of a trained model on a data set, as a table with `part`, `split`, `metric`, `value`.
 
-    Returns a table with `part`, `split`, `metric`, `value`. Raises as `load_model`, `ViewDataset` and `embed` do."""
+    With `fit` they are those of the test objects of `data`. Raises `ValueError` where there are none or where the two
+    data sets have different classes, and as `load_model`, `ViewDataset` and `embed` do."""
     dataset = ViewDataset(data)
+    base = ViewDataset(fit or data)
+    if dataset.classes != base.classes:
+        raise ValueError(f"{data} and {fit} have different classes, so their labels do not mean the same")
+    if fit and not len(dataset.split("test")):
+        raise ValueError(f"{data} has no test objects: it was made when there were two splits; make it again")
+    if not len(base.split("train")):
+        raise ValueError(
+            f"{base.path} has no training objects to fit heads on; name a data set that has some: --fit BASE"
+        )
     network, settings, images = load_model(model)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
-    embedded = embed(network, dataset, images, settings.crop)
-    return evaluate(embedded, network.split, probe or Probe(), network.cpu())
+    embedded = embed(network, base, images, settings.crop)
+    further = {"scored": embed(network, dataset, images, settings.crop)} if fit else {}
+    table = evaluate(embedded, network.split, probe or Probe(), network.cpu(), further)
+    return table[table["split"] == "scored"].assign(split="test").reset_index(drop=True) if fit else table
 
 # %% ../../nbs/pipeline/03_command.ipynb #cell011
 def repro(preset: str, arguments: Sequence[str] = ()) -> int:
@@ -162,6 +238,7 @@ def parser() -> argparse.ArgumentParser:
     )
     rate.add_argument("model", metavar="MODEL", help="folder of a trained model")
     rate.add_argument("data", metavar="DATA", help="folder of a data set")
+    rate.add_argument("--fit", metavar="BASE", help="folder of the data set to fit the heads on, if not DATA")
     rate.add_argument("--out", help="write the whole table there, as CSV")
     rate.add_argument("--epochs", type=int, help="of the heads; the default's if not given")
 
@@ -183,11 +260,13 @@ def _in_place(given: argparse.Namespace, work: Callable[[Params], None]) -> None
 
 def _evaluate(given: argparse.Namespace) -> None:
     probe = Probe(epochs=given.epochs) if given.epochs else Probe()
-    table = evaluate_model(given.model, given.data, probe)
+    table = evaluate_model(given.model, given.data, probe, given.fit)
     if given.out:
         table.to_csv(given.out, index=False, float_format="%.6f")
-    val = table[table["split"] == "val"]
-    print(val.pivot_table(index="metric", columns="part", values="value", sort=False).round(3).fillna("").to_string())
+    splits = set(table["split"])
+    shown = "test" if "test" in splits else "val"  # data sets of earlier versions have two splits
+    scores = table[table["split"] == shown].pivot_table(index="metric", columns="part", values="value", sort=False)
+    print(f"{shown} objects:\n{scores.round(3).fillna('').to_string()}")
 
 
 def _check_here(params: Params) -> None:

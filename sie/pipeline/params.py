@@ -9,6 +9,7 @@ import io
 import json
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -28,8 +29,9 @@ from ruamel.yaml.reader import ReaderError
 
 from ..data.mesh_files import MeshFileRenderer, mesh_objects
 from ..data.rendering import ProceduralRenderer
-from ..data.storage import label_classes, split_objects
+from ..data.storage import split_objects, split_sizes
 from ..evaluation.probes import Probe
+from ..evaluation.protocol import GALLERIES
 from ..method.encoders import ENCODERS, make_encoder
 from ..method.methods import METHODS, Method
 from ..method.pretraining import LARGEST_SEED, LIMITS, Settings
@@ -41,12 +43,12 @@ from sie.method.rotations import (
     has_translations,
     sample_latents,
 )
-from ..objects.classes import CLASSES
+from ..objects.classes import CLASS_BY_SYNSET, CLASSES
 
 # %% auto #0
 __all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'LARGEST_LATENT', 'ClassName',
-           'LONGEST_NAME', 'MOST_VALUES', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params', 'read_yaml',
-           'load_params', 'check', 'split', 'write_preset', 'changes']
+           'UNSEEN_ROTATIONS', 'LONGEST_NAME', 'MOST_VALUES', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
+           'read_yaml', 'load_params', 'check_test_split', 'check', 'enough', 'split', 'write_preset', 'changes']
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell006
 class _Section(BaseModel):
@@ -120,6 +122,17 @@ def _valid_ranges(value: Any) -> dict[str, tuple]:
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell104
 ClassName = Literal[tuple(c.name for c in CLASSES)]
+UNSEEN_ROTATIONS = "unseen_rotations"  # in the results, the split of test objects in these rotations
+
+
+def _names_of_sets(further: dict[str, str]) -> dict[str, str]:
+    for name in further:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in (*GALLERIES, UNSEEN_ROTATIONS):
+            raise ValueError(
+                f"{name!r} cannot be the name of a further data set: it must be lower-case letters, digits and '_', "
+                f"and none of {', '.join(GALLERIES)}, {UNSEEN_ROTATIONS}"
+            )
+    return further
 
 
 class Data(_Section):
@@ -134,12 +147,17 @@ class Data(_Section):
     skip_broken: bool  # leave out models that cannot be used, instead of stopping (meshes)
     missing_textures: Literal["refuse", "colour"] = "refuse"  # the default serves older files (meshes)
     classes: Annotated[list[ClassName], AfterValidator(_distinct)]  # of ShapeNetCore; empty: all (procedural)
-    objects_per_class: _whole(2, 1_000_000)  # (procedural)
+    objects_per_class: _whole(3, 1_000_000)  # one for each split at least (procedural)
     views: _whole(2, 10_000)  # per object
     size: _whole(8, 4096)  # side of the frame, pixels (procedural, meshes)
     crop: Crop | None  # render only the central square, pixels; null: the frame (procedural, meshes)
     samples: _whole(1, 65_536)  # light paths per pixel (procedural, meshes)
     val_fraction: Annotated[float, Field(gt=0, lt=1)]  # share of each class's objects for validation
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None  # for testing; None: a file with two splits
+    held_out: Annotated[list[Text], AfterValidator(_distinct)] = []  # classes of the split "unseen"
+    unseen_rotations: bool = False  # render the test objects in other rotations too (procedural, meshes)
+    min_objects: _whole(3, 1_000_000) | None = None  # leave out classes with fewer models (meshes)
+    further: Annotated[dict[Text, Text], AfterValidator(_names_of_sets)] = {}  # name -> folder of a data set
     seed: Seed
     ranges: Annotated[dict[str, Any], BeforeValidator(_valid_ranges)]  # of each latent (procedural, meshes)
     jpeg_quality: _whole(1, 100)  # (procedural, meshes)
@@ -150,15 +168,23 @@ class Data(_Section):
         return [c.synset for c in CLASSES if not self.classes or c.name in self.classes]
 
     @property
+    def seen(self) -> list[str]:
+        "Synsets of the classes that are not held out."
+        return [s for s in self.chosen if not {s, CLASS_BY_SYNSET[s].name} & set(self.held_out)]
+
+    @property
     def image(self) -> int | None:
         "Side of the rendered images, pixels; `None` for imported data."
         return None if self.source == "3diebench" else self.crop or self.size
 
     @property
-    def train_objects(self) -> int:
-        "Number of training objects of procedural data."
-        labels = np.repeat(np.arange(len(self.chosen)), self.objects_per_class)
-        return len(split_objects(labels, self.val_fraction)[0])
+    def train_objects(self) -> int | None:
+        "Number of training objects of procedural data; `None` if there is no test fraction."
+        if self.test_fraction is None:
+            return None
+        counts = np.full(len(self.seen), self.objects_per_class)
+        val, test = split_sizes(counts, self.val_fraction, self.test_fraction)
+        return int((counts - val - test).sum())
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell106
 class Predictor(_Section):
@@ -333,8 +359,33 @@ def _check_effect(where: str, method: Method, key: str, before: Any, changed: Pr
     raise ValueError(f"{where} changes {key}, which has no effect: {reason}")
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell114
+def _check_splits(data: Data) -> None:
+    "Raises `ValueError` for fractions that leave nothing to train on, and for test sets that do not fit the source."
+    if data.test_fraction is not None and data.val_fraction + data.test_fraction >= 1:
+        raise ValueError(
+            f"data.val_fraction {data.val_fraction} and data.test_fraction {data.test_fraction} leave no objects for "
+            "training; their sum must be less than 1"
+        )
+    if data.unseen_rotations and data.source == "3diebench":
+        raise ValueError(
+            "data.unseen_rotations is true, but nothing is rendered with data.source 3diebench; "
+            "name the folder of a data set with other rotations in data.further"
+        )
+    if data.source != "procedural":
+        return
+    names = {name for c in CLASSES if c.synset in data.chosen for name in (c.name, c.synset)}
+    unknown = [name for name in data.held_out if name not in names]
+    if unknown:
+        raise ValueError(
+            f"data.held_out names {unknown[0]!r}, which is none of data.classes{_meant(unknown[0], names)}"
+        )
+    if data.held_out and len(data.seen) < 2:
+        raise ValueError(f"data.held_out leaves fewer than 2 of the {len(data.chosen)} classes to train on")
+
+
 def _check_data(data: Data) -> None:
     "Raises `ValueError` if the crop cannot be centred, or if `classes` or `input` do not fit the source."
+    _check_splits(data)
     if data.image and data.crop and (data.crop > data.size or (data.size - data.crop) % 2):
         raise ValueError(
             f"data.crop is {data.crop}, which cannot be centred in data.size {data.size}; "
@@ -660,26 +711,44 @@ def _allowed(error: dict) -> str:
     return f"unknown key; the keys here are {', '.join(names)}{_meant(error['loc'][-1], names)}"
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell126
+def check_test_split(data: Data) -> None:
+    "Raises `ValueError` if there is no test fraction, as in files from before there was a test split."
+    if data.test_fraction is None:
+        raise ValueError(
+            "data.test_fraction is missing: this file is from before there was a test split. "
+            "Add test_fraction: 0.2 below val_fraction, and set val_fraction to 0.1"
+        )
+
+
 def check(params: Params) -> None:
-    """With `data.source: meshes`, check that the models exist and that every method has enough of them.
+    """Check that there is a test split and, with `data.source: meshes`, that every method has enough models.
 
     Raises `ValueError` naming the key."""
+    check_test_split(params.data)
     if params.data.source != "meshes":
         return
     try:
         objects = mesh_objects(params.data.input)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"data.input: {error}") from None
-    _check_training(params, len(split(objects, params.data)[0]))
+    _check_training(params, int((split(enough(objects, params.data)[0], params.data) == "train").sum()))
 
 
-def split(objects: Iterable[tuple[str, str]], data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training and of the validation objects, as `render_dataset` splits them.
+def enough(
+    objects: Iterable[tuple[str, str]], data: Data
+) -> tuple[list[tuple[str, str]], dict[str, int]]:  # what is kept; number of objects of each class that is not
+    "The objects of classes that have at least `data.min_objects`."
+    objects = list(objects)
+    counts = Counter(CLASS_BY_SYNSET[name].name if name in CLASS_BY_SYNSET else name for name, _ in objects)
+    few = {name: count for name, count in sorted(counts.items()) if count < (data.min_objects or 0)}
+    synsets = {c.synset for c in CLASSES if c.name in few}
+    return [o for o in objects if o[0] not in few and o[0] not in synsets], few
 
-    Raises `ValueError` if there are too few objects."""
-    names = [name for name, _ in objects]
-    label_of, _ = label_classes(names)
-    return split_objects([label_of[name] for name in names], data.val_fraction, data.seed)
+
+def split(objects: Iterable[tuple[str, str]], data: Data) -> np.ndarray:
+    "The split of each object, as `render_dataset` draws it. Raises `ValueError` as `split_objects` does."
+    classes = [name for name, _ in objects]
+    return split_objects(classes, data.val_fraction, data.test_fraction, data.seed, data.held_out)
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell010
 def _preset(name: str, presets: str | Path) -> dict[str, Any]:
