@@ -66,6 +66,7 @@ class Scale:
     batches: tuple[int, int] = (64, 256)  # for ResNet-18 and the predictor
     widths: int = 2048  # of ResNet-18's projectors; the predictor has half of that
     archive: int = 1000  # objects with 50 views in an archive
+    steps: int = 2  # of training in a turn, beside the reference
     compiled: bool = True  # also with torch.compile, which takes minutes
 
     @property
@@ -117,6 +118,7 @@ class Row(NamedTuple):
     value: float
     unit: str
     reference: str = ""  # the setting that it is compared with
+    ratio: float | None = None  # to that one, where it is not the ratio of the two values
 
 
 # ---- tools
@@ -402,35 +404,12 @@ def packing(scale: Scale, work: Path) -> list[Row]:
 # ---- loading
 
 
-class FilePairs(torch.utils.data.Dataset):
-    "Pairs from the authors' layout, the usual way: two images and two latents are opened for each."
+def file_views(folder: Path, dataset: ViewDataset, items: int, seen: int = 2):
+    "The usual data set of the files that a data set was exported to."
+    from release_way import FileViews
 
-    def __init__(self, folder: Path, dataset: ViewDataset, pairs: int):
-        from torchvision.transforms import Compose, Normalize, Resize, ToTensor
-
-        self.homes, self.labels = np.load(folder / "train_images.npy"), np.load(folder / "train_labels.npy")
-        self.folder, self.views, self.pairs = str(folder), dataset.views, pairs
-        self.transform = Compose(
-            [Resize((dataset.height, dataset.width)), ToTensor(), Normalize(dataset.mean, dataset.std)]
-        )
-
-    def __len__(self):
-        return self.pairs
-
-    def view(self, k: int, view: int):
-        from PIL import Image
-
-        home = self.folder + self.homes[k]
-        with open(f"{home}image_{view}.jpg", "rb") as file:
-            image = Image.open(file).convert("RGB")
-        return self.transform(image), np.load(f"{home}latent_{view}.npy")
-
-    def __getitem__(self, k):
-        k %= len(self.homes)
-        (image_1, latent_1), (image_2, latent_2) = (
-            self.view(k, v) for v in np.random.choice(self.views, 2, replace=False)
-        )
-        return image_1, image_2, latent_1, latent_2, self.labels[k]
+    size = (dataset.height, dataset.width)
+    return FileViews(folder, size, dataset.mean, dataset.std, dataset.views, items, seen)
 
 
 def as_released(dataset: ViewDataset, work: Path) -> ViewDataset:
@@ -458,11 +437,11 @@ def rates(epochs: dict[str, Callable], repeats: int) -> dict[str, float]:
     return {name: median(run[name] for run in runs[1:]) for name in epochs}
 
 
-def usual(files: FilePairs, batch: int) -> Callable:
-    loader = torch.utils.data.DataLoader(
-        files, batch, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True
-    )
-    return lambda: iter(loader)
+def usual(files, batch: int) -> Callable:
+    from release_way import file_loader
+
+    batches = file_loader(files, batch)
+    return lambda: iter(batches)
 
 
 def load_rates(
@@ -475,7 +454,7 @@ def load_rates(
     folder, objects = work / f"files-{dataset.path.name}", dataset.split("train")
     export_layout(dataset, folder)
     files, memory = (
-        FilePairs(folder, dataset, scale.pairs),
+        file_views(folder, dataset, scale.pairs),
         load_views(
             dataset, np.tile(objects, max(1, scale.decoded // (len(objects) * views * size**2 * 3))), in_memory=True
         ),
@@ -607,10 +586,8 @@ def full_rates(scale: Scale, work: Path) -> dict[str, float]:
         for _k, pairs in zip(range(scale.pairs // batch), loader.epoch(0)):
             yield pairs
 
-    return rates(
-        {"whole": some, "files": usual(FilePairs(work / f"released-files-{scale.large}", files, scale.pairs), batch)},
-        scale.repeats,
-    )
+    usual_files = file_views(work / f"released-files-{scale.large}", files, scale.pairs)
+    return rates({"whole": some, "files": usual(usual_files, batch)}, scale.repeats)
 
 
 def scale(scale: Scale, work: Path) -> list[Row]:
@@ -650,12 +627,23 @@ class Materialised(torch.nn.Module):
         return (w @ z[..., None].to(w.dtype))[..., 0]
 
 
-def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = False) -> float:
-    "Pairs per second of training steps on one and the same batch, with the preset's settings but for some changes."
+def own_step(settings, materialised: bool = False) -> Callable[[Pairs], Any]:
+    "A training step on a batch of pairs on the CPU, as `sie.method.pretraining.pretrain` does it, with a new model."
     from lightning_fabric import Fabric
 
     from sie.method.pretraining import OPTIMISERS, new_model, train_step
 
+    model = new_model(settings).to(memory_format=torch.channels_last)
+    if materialised:
+        model.predictor = Materialised(model.predictor)
+    optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=settings.precision)
+    model, optimiser = fabric.setup(model, optimiser)
+    return lambda pairs: train_step(model, optimiser, fabric, pairs, settings)
+
+
+def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = False) -> float:
+    "Pairs per second of training steps on one and the same batch, with the preset's settings but for some changes."
     settings = replace(scale.params.settings("sie_matrix", 0), **changes)
     rng, batch = np.random.default_rng(0), settings.batch_size
 
@@ -666,14 +654,8 @@ def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = Fals
         return torch.from_numpy(sample_latents(batch, rng))
 
     pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch) % len(CLASSES), torch.arange(batch))
-    model = new_model(settings).to(memory_format=torch.channels_last)
-    if materialised:
-        model.predictor = Materialised(model.predictor)
-    fabric = Fabric(accelerator="cpu", devices=1, precision=settings.precision)
-    model, optimiser = fabric.setup(
-        model, OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    )
-    return batch / typical(lambda: train_step(model, optimiser, fabric, pairs, settings), scale.seconds)
+    step = own_step(settings, materialised)
+    return batch / typical(lambda: step(pairs), scale.seconds)
 
 
 def training(scale: Scale, work: Path) -> list[Row]:
@@ -716,6 +698,102 @@ def training(scale: Scale, work: Path) -> list[Row]:
                 )
             )
     return rows
+
+
+# ---- training, side by side with the release's way
+
+
+def beside_data(scale: Scale, work: Path) -> tuple[ViewDataset, Path]:
+    "A small data set, and the folder of its files in the authors' layout; made by whoever asks first."
+    dataset = rendered(scale, work, scale.data.size, scale.objects[1], scale.data.views)
+    folder = work / f"files-{dataset.path.name}"
+    if not folder.exists():
+        export_layout(dataset, folder)
+    return dataset, folder
+
+
+def timed_steps(batches, step: Callable[[Any], Any]) -> tuple[float, float]:
+    """Seconds of a step, and of this process's work for it, on all batches but the first, which is for warm-up.
+    Batches are made beside the steps, as in a long run."""
+    batches = iter(batches)
+    step(next(batches))
+    start, work, steps = time.perf_counter(), time.process_time(), 0
+    for batch in batches:
+        step(batch)
+        steps += 1
+    return (time.perf_counter() - start) / steps, (time.process_time() - work) / steps
+
+
+def release_steps(scale: Scale, work: Path, steps: int) -> Callable[[], tuple[float, float]]:
+    "What measures some training steps of the release's way, as `timed_steps`."
+    from release_way import SIE, adam, file_loader, training_step
+
+    dataset, folder = beside_data(scale, work)
+    batch = scale.batches[1]
+    batches = file_loader(file_views(folder, dataset, (1 + steps) * batch), batch)
+    model = SIE(scale.widths)
+    optimiser = adam(model)
+    return lambda: timed_steps(batches, partial(training_step, model, optimiser))
+
+
+def own_steps(scale: Scale, work: Path, steps: int) -> Callable[[], tuple[float, float]]:
+    "What measures the same steps of `sie`."
+    from sie.method.pretraining import Settings
+
+    dataset, _ = beside_data(scale, work)
+    batch = scale.batches[1]
+    settings = Settings("sie", widths=[scale.widths] * 3, batch_size=batch, precision="32-true")
+    views = load_views(dataset, dataset.split("train"), in_memory=False)
+    pairs = PairLoader(views, batch, 0, -(-(1 + steps) * batch // len(views)))
+    step = own_step(settings)
+    return lambda: timed_steps((few for few, _k in zip(pairs.epoch(0), range(1 + steps))), step)
+
+
+def beside_times(scale: Scale, work: Path, steps: int) -> list[list[tuple[float, float]]]:
+    "For each repetition, `timed_steps` of the release's way and of `sie`, one after the other."
+    ways = [release_steps(scale, work, steps), own_steps(scale, work, steps)]
+    return [[measure() for measure in ways] for _ in range(scale.repeats)]
+
+
+def peak_of_steps(scale: Scale, work: Path, way: Callable) -> float:
+    "Peak memory of this process after training steps of one way, MiB."
+    way(scale, work, 1)()
+    return peak()
+
+
+def training_side_by_side(scale: Scale, work: Path) -> list[Row]:
+    """Training of `sie` with ResNet-18 (torchvision's), the paper's projectors and Adam in float32, beside the same
+    work as it is usually written (`release_way.py`, after the description of the authors' release): image and latent
+    files that a `DataLoader` with 2 processes opens one by one, W made for each sample, torch's default memory layout
+    and optimiser. `tests/test_benchmarks.py` compares losses and gradients of the two.
+
+    Both decode every image from its JPEG file, have 2 threads, and take turns in one process. Times better is the
+    median of the ratios of neighbouring turns. The time of the processor is that of all threads of this process, but
+    not of the reference's two loaders: it depends less on what else the machine does. Memory is the peak of a
+    process that trains, without the reference's two loaders.
+
+    What limits the ratio: TODO"""
+    fresh(beside_data, scale, work)
+    (times,) = fresh(beside_times, scale, work, scale.steps, threads=2)
+    batch = scale.batches[1]
+    what = f"resnet18, {scale.data.size} px, batch {batch}, 2 threads, 32-true, "
+    theirs, ours = what + "the release's way", what + "sie"
+    (release_wall, release_work), (own_wall, own_work) = (zip(*way) for way in zip(*times))
+    wall, work_ = list(zip(release_wall, own_wall)), list(zip(release_work, own_work))
+    rows = [
+        Row(theirs, batch / median(r for r, _ in wall), "pairs/s"),
+        Row(ours, batch / median(o for _, o in wall), "pairs/s", theirs, median(r / o for r, o in wall)),
+        Row(theirs + ": processor", median(r for r, _ in work_), "s"),
+        Row(
+            ours + ": processor",
+            median(o for _, o in work_),
+            "s",
+            theirs + ": processor",
+            median(r / o for r, o in work_),
+        ),
+    ]
+    peaks_ = [fresh(peak_of_steps, scale, work, way, threads=2)[0] for way in (release_steps, own_steps)]
+    return [*rows, Row(theirs, peaks_[0], "MiB"), Row(ours, peaks_[1], "MiB", theirs)]
 
 
 # ---- what the paper's run costs
@@ -1194,6 +1272,7 @@ BENCHMARKS = {
         loading,
         scale,
         training,
+        training_side_by_side,
         paper,
         paper_scaled,
         paper_loading,
@@ -1212,6 +1291,8 @@ def tidy(name: str, rows: list[Row]) -> list[dict]:
     def ratio(row):
         if row.reference in ("", row.setting):
             return ""
+        if row.ratio is not None:
+            return f"{row.ratio:.3g}"
         theirs = values[row.reference, row.unit]
         return f"{row.value / theirs if '/' in row.unit else theirs / max(row.value, 1e-9):.3g}"
 
