@@ -703,9 +703,9 @@ def training(scale: Scale, work: Path) -> list[Row]:
 # ---- training, side by side with the release's way
 
 
-def beside_data(scale: Scale, work: Path) -> tuple[ViewDataset, Path]:
+def beside_data(scale: Scale, work: Path, size: int) -> tuple[ViewDataset, Path]:
     "A small data set, and the folder of its files in the authors' layout; made by whoever asks first."
-    dataset = rendered(scale, work, scale.data.size, scale.objects[1], scale.data.views)
+    dataset = rendered(scale, work, size, scale.objects[1], scale.data.views)
     folder = work / f"files-{dataset.path.name}"
     if not folder.exists():
         export_layout(dataset, folder)
@@ -728,7 +728,7 @@ def release_steps(scale: Scale, work: Path, steps: int) -> Callable[[], tuple[fl
     "What measures some training steps of the release's way, as `timed_steps`."
     from release_way import SIE, adam, file_loader, training_step
 
-    dataset, folder = beside_data(scale, work)
+    dataset, folder = beside_data(scale, work, scale.data.size)
     batch = scale.batches[1]
     batches = file_loader(file_views(folder, dataset, (1 + steps) * batch), batch)
     model = SIE(scale.widths)
@@ -740,7 +740,7 @@ def own_steps(scale: Scale, work: Path, steps: int) -> Callable[[], tuple[float,
     "What measures the same steps of `sie`."
     from sie.method.pretraining import Settings
 
-    dataset, _ = beside_data(scale, work)
+    dataset, _ = beside_data(scale, work, scale.data.size)
     batch = scale.batches[1]
     settings = Settings("sie", widths=[scale.widths] * 3, batch_size=batch, precision="32-true")
     views = load_views(dataset, dataset.split("train"), in_memory=False)
@@ -773,27 +773,25 @@ def training_side_by_side(scale: Scale, work: Path) -> list[Row]:
     process that trains, without the reference's two loaders.
 
     What limits the ratio: TODO"""
-    fresh(beside_data, scale, work)
+    fresh(beside_data, scale, work, scale.data.size)
     (times,) = fresh(beside_times, scale, work, scale.steps, threads=2)
     batch = scale.batches[1]
     what = f"resnet18, {scale.data.size} px, batch {batch}, 2 threads, 32-true, "
     theirs, ours = what + "the release's way", what + "sie"
-    (release_wall, release_work), (own_wall, own_work) = (zip(*way) for way in zip(*times))
-    wall, work_ = list(zip(release_wall, own_wall)), list(zip(release_work, own_work))
-    rows = [
-        Row(theirs, batch / median(r for r, _ in wall), "pairs/s"),
-        Row(ours, batch / median(o for _, o in wall), "pairs/s", theirs, median(r / o for r, o in wall)),
-        Row(theirs + ": processor", median(r for r, _ in work_), "s"),
-        Row(
-            ours + ": processor",
-            median(o for _, o in work_),
-            "s",
-            theirs + ": processor",
-            median(r / o for r, o in work_),
-        ),
+    rows = []
+    for k, ending in enumerate(("", ": processor, a step")):
+        release, own = ([turn[way][k] for turn in times] for way in (0, 1))
+        ratio = median(r / o for r, o in zip(release, own))
+        release, own, unit = median(release), median(own), "s"
+        if not ending:
+            release, own, unit = batch / release, batch / own, "pairs/s"
+        rows += [Row(theirs + ending, release, unit), Row(ours + ending, own, unit, theirs + ending, ratio)]
+    memory = [fresh(peak_of_steps, scale, work, way, threads=2)[0] for way in (release_steps, own_steps)]
+    return [
+        *rows,
+        Row(theirs + ": memory", memory[0], "MiB"),
+        Row(ours + ": memory", memory[1], "MiB", theirs + ": memory"),
     ]
-    peaks_ = [fresh(peak_of_steps, scale, work, way, threads=2)[0] for way in (release_steps, own_steps)]
-    return [*rows, Row(theirs, peaks_[0], "MiB"), Row(ours, peaks_[1], "MiB", theirs)]
 
 
 # ---- what the paper's run costs
@@ -1153,12 +1151,12 @@ def full_size(scale: Scale, work: Path) -> ViewDataset:
     return render_dataset(work / "full", data.objects, renderer, views=data.views, workers=0)
 
 
-def any_embedded(scale: Scale):
+def any_embedded(scale: Scale, settings):
     "An untrained model, and random numbers of the shapes that it would make of the data."
     from sie.evaluation.probes import Embedded
     from sie.method.pretraining import new_model
 
-    data, model, rng = scale.data, new_model(scale.params.settings("sie_matrix", 0)).eval(), np.random.default_rng(0)
+    data, model, rng = scale.data, new_model(settings).eval(), np.random.default_rng(0)
     labels = np.arange(len(data.objects)) // data.objects_per_class
     shape, embedding = (len(labels), data.views), model.heads["equivariant"][-1].out_features
     latents = torch.from_numpy(np.stack([sample_latents(data.views, rng) for _ in labels]))
@@ -1172,55 +1170,111 @@ def any_embedded(scale: Scale):
     )
 
 
-def evaluate_seconds(scale: Scale, repeats: int) -> tuple[float, int]:
-    "Seconds, and the number of training objects."
+def evaluate_briefly(scale: Scale, settings, probe) -> float:
+    "Seconds of a whole evaluation whose heads are trained for one epoch."
     from sie.evaluation.protocol import evaluate
 
-    model, e = any_embedded(scale)
-    probe = scale.params.probe()
-    evaluate(e, model.split, replace(probe, epochs=1), model)
-    return median(timed(lambda: evaluate(e, model.split, probe, model)) for _ in range(repeats)), len(e.train)
+    model, e = any_embedded(scale, settings)
+    return timed(lambda: evaluate(e, model.split, replace(probe, epochs=1), model))
 
 
-def embed_seconds(scale: Scale, work: Path, repeats: int) -> float:
+def embed_once(dataset: ViewDataset, settings) -> float:
+    "Seconds to embed every view of a data set."
     from sie.evaluation.probes import embed
     from sie.method.pretraining import ImageFormat, new_model
 
-    settings, dataset = scale.params.settings("sie_matrix", 0), full_size(scale, work)
-    return median(
-        timed(lambda: embed(new_model(settings), dataset, ImageFormat.of(dataset), settings.crop))
-        for _ in range(repeats)
-    )
+    model = new_model(settings)
+    return timed(lambda: embed(model, dataset, ImageFormat.of(dataset), settings.crop))
+
+
+class HeadCosts(NamedTuple):
+    "Seconds, measured on samples."
+
+    release_epoch: float  # of training all heads in the release's way, one after another
+    heads: int
+    embedding: float  # of all views
+    epoch: float  # of training all heads on the embeddings
+
+
+def head_costs(scale: Scale, work: Path, settings, probe, size: int) -> HeadCosts:
+    """What a data set of the preset's numbers of objects and views costs in both ways, which take turns: a third of
+    the heads in the release's way, the embedding of a small data set, some epochs of all heads on embeddings."""
+    from release_way import Head, file_loader
+
+    from sie.evaluation.probes import read_off
+    from sie.evaluation.protocol import _heads
+
+    model, e = any_embedded(scale, settings)
+    heads = _heads(e, model.split)
+    few = replace(e, val=e.val[: len(e.val) // 50 + 1])  # scores are not part of an epoch
+    encoder = model.encoder.train()  # as the release does, which moves the running statistics
+    dataset, folder = beside_data(scale, work, size)
+    cut = model.split.size("invariant")
+    parts = {"all": slice(None), "invariant": slice(cut), "equivariant": slice(cut, None)}
+    items = (1 + scale.steps) * probe.batch_size
+    loaders = {n: file_loader(file_views(folder, dataset, items, n), probe.batch_size) for n in (1, 2)}
+
+    def release_step(part: str, target: str, linear: bool) -> float:
+        classes = int(e.labels.max()) + 1
+        head = Head(encoder, parts[part], target, None if linear else probe.hidden, model.encoder.dim, classes)
+        return timed_steps(loaders[head.views], head.step)[0]
+
+    steps, embeddings, epochs = [], [], []
+    for turn in range(3):
+        embeddings.append(embed_once(dataset, settings) / len(dataset) / dataset.views)
+        brief = replace(probe, epochs=scale.steps)
+        epochs.append(timed(lambda: read_off(few, [*heads.values()], brief)) / brief.epochs)
+        steps += [release_step(*head) for head in list(heads)[turn::3]]
+    release_epoch = sum(steps) * len(e.train) / probe.batch_size
+    return HeadCosts(release_epoch, len(heads), median(embeddings) * e.latents[..., 0].numel(), median(epochs))
 
 
 def evaluation(scale: Scale, work: Path) -> list[Row]:
-    """Evaluation of one run at the default preset's size, on 1 thread if no number is given. Every view is embedded
-    once; then 27 heads (class, rotation, Euler angles, own rotation, colour; whole, invariant, equivariant; linear
-    and, except for the class, MLP) are trained on the embeddings, and retrieval and PRE are computed.
+    """All that `sie evaluate` delivers of one checkpoint, on data of the default preset's numbers of objects and
+    views: 27 heads (class, rotation, Euler angles, own rotation, colour; whole, invariant, equivariant; linear and,
+    except for the class, MLP), trained for the paper's 300 epochs with batches of 256, and retrieval and PRE. Once
+    with ResNet-18, the paper's projectors and heads (1,024 wide), once with the default preset's. All with 2 threads.
 
-    The reference runs the frozen encoder again in every epoch of the heads, as the authors' code does. It is
-    extrapolated, in its favour, as if all three parts shared a pass and validation cost nothing: evaluation +
-    epochs x training objects x (1 + 2 + 2 views for class, rotation, colour) x embedding / views of the data set."""
-    data, epochs = scale.data, scale.values["evaluate"]["epochs"]
-    views = len(data.objects) * data.views
-    (heads, train), once = (
-        fresh(evaluate_seconds, scale, scale.repeats)[0],
-        fresh(embed_seconds, scale, work, scale.repeats)[0],
-    )
-    again = epochs * train * 5 * once / views
-    cores = os.cpu_count()
-    on_all = (
-        fresh(evaluate_seconds, scale, scale.repeats, threads=cores)[0][0]
-        + fresh(embed_seconds, scale, work, scale.repeats, threads=cores)[0]
-    )
-    reference = f"encoder run again for {epochs} epochs, extrapolated"
-    return [
-        Row(f"embedding {views} views", once, "s"),
-        Row("evaluation of the embeddings", heads, "s"),
-        Row(reference, heads + again, "s"),
-        Row("embedding and evaluation", heads + once, "s", reference),
-        Row(f"embedding and evaluation, {cores} threads", on_all, "s", reference),
-    ]
+    The reference is the release's way (`release_way.py`): one head after another, each through the frozen encoder in
+    training mode, on images from files that a `DataLoader` with 2 processes opens. It is **extrapolated** from a few
+    training steps of each head:
+
+    seconds = sum over the 27 heads of 300 epochs x (training objects / 256) x (seconds of a step of this head)
+
+    In its favour, its validation, its start, and retrieval and PRE cost nothing. `sie` embeds every view once and
+    trains all heads side by side on the embeddings:
+
+    seconds = views x (seconds to embed a view) + 300 epochs x (seconds of an epoch of all heads) + scores
+
+    The first two are extrapolated from 1,000 views and from a few epochs; "scores" (of the heads on every validation
+    view, retrieval and PRE) is measured on the whole. Samples of both ways take turns in one process."""
+    from sie.evaluation.probes import Probe
+    from sie.method.pretraining import Settings
+
+    rows, data = [], scale.data
+    paper = Settings("sie", widths=[scale.widths] * 3, precision="32-true")
+    default = scale.params.settings("sie_matrix", 0)
+    for settings, size, hidden in (
+        (paper, data.size, scale.widths // 2),
+        (default, data.image, scale.params.probe().hidden),
+    ):
+        probe = Probe(hidden=hidden)
+        fresh(beside_data, scale, work, size)
+        (costs,) = fresh(head_costs, scale, work, settings, probe, size, threads=2)
+        scores = fresh(evaluate_briefly, scale, settings, probe, threads=2)[0]
+        training = probe.epochs * costs.epoch
+        what = f"{settings.encoder}, {size} px, "
+        reference = f"{what}{costs.heads} heads in the release's way, extrapolated"
+        views = len(data.objects) * data.views
+        total = costs.embedding + training + scores
+        rows += [
+            Row(reference, probe.epochs * costs.release_epoch, "s"),
+            Row(f"{what}embedding, {costs.heads} heads, retrieval and PRE, extrapolated", total, "s", reference),
+            Row(f"{what}of it embedding of {views:,} views", costs.embedding, "s"),
+            Row(f"{what}of it training of heads", training, "s"),
+            Row(f"{what}of it scores of heads, retrieval and PRE", scores, "s"),
+        ]
+    return rows
 
 
 # ---- memory
@@ -1248,11 +1302,12 @@ def memory(scale: Scale, work: Path) -> list[Row]:
     unfinished shard of 32. The pipeline trains and evaluates one run on each core, so there are as many such
     processes."""
     fresh(full_size, scale, work)  # for those below to find
+    settings = scale.params.settings("sie_matrix", 0)
     ((main, worker),) = fresh(peaks, render_all, scale, work)
     alone = {
         "training": (pretrain_briefly, scale, work),
-        "embedding": (embed_seconds, scale, work, 1),
-        "evaluation": (evaluate_seconds, scale, 1),
+        "embedding": (embed_once, ViewDataset(work / "full"), settings),
+        "evaluation": (evaluate_briefly, scale, settings, scale.params.probe()),
     }
     return [
         Row("rendering, main process", main, "MiB"),
