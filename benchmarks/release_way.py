@@ -6,6 +6,7 @@ the frozen encoder, one after another. The loss and its gradient are those of `s
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,10 @@ class FileViews(Dataset):
 
 
 def file_loader(files: FileViews, batch: int) -> DataLoader:
-    "Batches from two processes."
-    return DataLoader(files, batch, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True)
+    "Batches from two processes, which are forks where a plain script's are (run.py's own processes are not)."
+    start = "fork" if sys.platform == "linux" else None
+    options = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": start}
+    return DataLoader(files, batch, shuffle=True, drop_last=True, **options)
 
 
 # ---- training

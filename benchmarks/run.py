@@ -761,37 +761,46 @@ def peak_of_steps(scale: Scale, work: Path, way: Callable) -> float:
     return peak()
 
 
+def convolutions(scale: Scale, work: Path) -> float:
+    "The share of convolutions, forward and backward, in the time of a training step of `sie`."
+    from torch.profiler import profile
+
+    measure = own_steps(scale, work, 1)
+    with profile() as profiler:
+        measure()
+    spent = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    return sum(time for name, time in spent.items() if "convolution" in name) / sum(spent.values())
+
+
 def training_side_by_side(scale: Scale, work: Path) -> list[Row]:
     """Training of `sie` with ResNet-18 (torchvision's), the paper's projectors and Adam in float32, beside the same
     work as it is usually written (`release_way.py`, after the description of the authors' release): image and latent
     files that a `DataLoader` with 2 processes opens one by one, W made for each sample, torch's default memory layout
     and optimiser. `tests/test_benchmarks.py` compares losses and gradients of the two.
 
-    Both decode every image from its JPEG file, have 2 threads, and take turns in one process. Times better is the
-    median of the ratios of neighbouring turns. The time of the processor is that of all threads of this process, but
-    not of the reference's two loaders: it depends less on what else the machine does. Memory is the peak of a
-    process that trains, without the reference's two loaders.
+    Both decode every image from its JPEG file, and take turns in one process. Times better is the median of the
+    ratios of neighbouring turns. The processor's time of a step is measured on 1 thread; it depends less on what else
+    the machine does. Memory is the peak of a process that trains. Neither counts the reference's two loaders.
 
-    What limits the ratio: TODO"""
+    The encoder's convolutions are the same work in both ways, and take most of a step of `sie`. If all else took no
+    time, it would be (the ratio of the processor's times) / (the share of convolutions) times better."""
     fresh(beside_data, scale, work, scale.data.size)
-    (times,) = fresh(beside_times, scale, work, scale.steps, threads=2)
-    batch = scale.batches[1]
-    what = f"resnet18, {scale.data.size} px, batch {batch}, 2 threads, 32-true, "
+    what = f"resnet18, {scale.data.size} px, batch {scale.batches[1]}, 32-true, "
     theirs, ours = what + "the release's way", what + "sie"
-    rows = []
-    for k, ending in enumerate(("", ": processor, a step")):
-        release, own = ([turn[way][k] for turn in times] for way in (0, 1))
-        ratio = median(r / o for r, o in zip(release, own))
-        release, own, unit = median(release), median(own), "s"
-        if not ending:
-            release, own, unit = batch / release, batch / own, "pairs/s"
-        rows += [Row(theirs + ending, release, unit), Row(ours + ending, own, unit, theirs + ending, ratio)]
-    memory = [fresh(peak_of_steps, scale, work, way, threads=2)[0] for way in (release_steps, own_steps)]
-    return [
-        *rows,
-        Row(theirs + ": memory", memory[0], "MiB"),
-        Row(ours + ": memory", memory[1], "MiB", theirs + ": memory"),
-    ]
+
+    def compared(ending: str, unit: str, turns: list[tuple[float, float]]) -> list[Row]:
+        release, own = (median(values) for values in zip(*turns))
+        ratio = median(b / a if "/" in unit else a / b for a, b in turns)
+        return [Row(theirs + ending, release, unit), Row(ours + ending, own, unit, theirs + ending, ratio)]
+
+    (turns,) = fresh(beside_times, scale, work, scale.steps, threads=2)
+    rows = compared(", 2 threads", "pairs/s", [tuple(scale.batches[1] / wall for wall, _ in turn) for turn in turns])
+    (turns,) = fresh(beside_times, replace(scale, repeats=1), work, 1)
+    rows += compared(": processor, a step", "s", [tuple(busy for _, busy in turn) for turn in turns])
+    share = fresh(convolutions, scale, work)[0]
+    rows.append(Row(ours + ": convolutions", 100 * share, "%"))
+    memory = tuple(fresh(peak_of_steps, scale, work, way, threads=2)[0] for way in (release_steps, own_steps))
+    return rows + compared(": memory", "MiB", [memory])
 
 
 # ---- what the paper's run costs

@@ -73,7 +73,6 @@ def test_heads_of_the_reference_learn_through_a_frozen_encoder(latents):
     assert torch.equal(encoder[1].weight, frozen)
 
 
-@pytest.mark.slow
 def test_side_by_side_benchmarks_run():
     command = [sys.executable, "benchmarks/run.py", "--quick", "--only", "training_side_by_side", "evaluation"]
     before = (ROOT / "benchmarks/results.csv").read_bytes()
