@@ -1267,7 +1267,7 @@ def evaluation(scale: Scale, work: Path) -> list[Row]:
         (paper, data.size, scale.widths // 2),
         (default, data.image, scale.params.probe().hidden),
     ):
-        probe = Probe(hidden=hidden)
+        probe = Probe(hidden=hidden, batch_size=scale.batches[1])
         fresh(beside_data, scale, work, size)
         (costs,) = fresh(head_costs, scale, work, settings, probe, size, threads=2)
         scores = fresh(evaluate_briefly, scale, settings, probe, threads=2)[0]
