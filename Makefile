@@ -1,9 +1,11 @@
 # Each target sets up what it needs (.venv with the packages of requirements.txt) and then does its one job.
+#   make setup                                .venv alone, which all other targets make when needed
 #   make repro [PRESET=name in presets.yaml]   every number and figure again: the DVC pipeline, in runs/default or runs/PRESET
 #   make keep [PRESET=name] [NAME=name]       copy a run's report, metrics, tables, figures and parameters to comparisons/, by the preset's name or this
 #   make test                                 notebooks as tests, then tests/
 #   make lab                                  JupyterLab, kernel "python3" = .venv
-#   make docs                                 the site, in _docs/html
+#   make docs [MODELS="a b"]                  the site, in _docs/html; its steering page with these models (names or folders)
+#   make steering [FURNITURE=folder]          the pictures of the steering page again, in docs/steering
 #   make bench                                speed and memory tables
 #   make export | readme | requirements       sie/ from nbs/, README.md from nbs/index.ipynb, requirements.txt from settings.ini
 #   make check                                are sie/, README.md and the notebooks what they should be?
@@ -12,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro keep test lab docs bench export readme requirements check
+.PHONY: help setup repro keep test lab docs steering bench export readme requirements check
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 SETUP := .venv/.setup
@@ -24,7 +26,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	@sed -n '2,10s/^# *//p' Makefile
+	@sed -n '2,11s/^# *//p' Makefile
 
 setup: $(SETUP)
 
@@ -51,9 +53,12 @@ lab: $(SETUP)
 	jupyter lab $(ARGS)
 
 docs: $(SETUP)
-	python docs/build.py site
+	python docs/build.py site $(MODELS)
 	sphinx-build -W --keep-going -q -b html -c docs _docs/source _docs/html
 	@echo "The site: _docs/html/index.html"
+
+steering: $(SETUP)
+	python docs/steering.py $(or $(FURNITURE),data/furniture)
 
 bench: $(SETUP)
 	python benchmarks/run.py $(ARGS)

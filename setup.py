@@ -35,7 +35,7 @@ setup(
     ],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["sie", "sie.*"]),
-    package_data={"sie": ["py.typed", "pretrained/*/*"]},
+    package_data={"sie": ["py.typed", "pretrained/*/*", "static/*"]},
     install_requires=shlex.split(cfg["requirements"]),
     extras_require=extras,
     entry_points={

@@ -41,7 +41,7 @@ from ruamel.yaml import YAML
 from sie.data.layout import export_layout, import_layout
 from sie.data.rendering import ProceduralRenderer, procedural_objects, render_dataset
 from sie.data.storage import ViewDataset, split_objects
-from sie.method.pairs import PairLoader, Pairs, load_views
+from sie.method.pairs import Batch, ViewLoader, load_views
 from sie.method.rotations import sample_latents
 from sie.objects.classes import CLASSES
 
@@ -465,8 +465,7 @@ def load_rates(
     )  # decoders differ by a 255th
     ours = {"memory": memory, "jpeg": load_views(dataset, objects, in_memory=False)}
     epochs = {
-        name: partial(PairLoader(v, batch, 0, pairs_per_object=-(-scale.pairs // len(v))).epoch, 0)
-        for name, v in ours.items()
+        name: partial(ViewLoader(v, batch, 0, draws=-(-scale.pairs // len(v))).epoch, 0) for name, v in ours.items()
     }
     return rates(epochs | {"files": usual(files, batch)}, scale.repeats), sum(
         path.stat().st_size for path in folder.glob("*/*/*.jpg")
@@ -475,7 +474,7 @@ def load_rates(
 
 def loading(scale: Scale, work: Path) -> list[Row]:
     """Pairs of normalised float32 images and latents in batches, as a training loop receives them, from data in the
-    system's page cache. `PairLoader` decodes and normalises in 2 threads.
+    system's page cache. `ViewLoader` decodes and normalises in 2 threads.
 
     The reference is a usual loader for the authors' files: two `PIL.Image.open` and two `np.load` for each pair,
     torchvision's Resize, ToTensor and Normalize, and a `DataLoader` with 2 processes. Images are those of our
@@ -578,7 +577,7 @@ def open_cost(scale: Scale, work: Path) -> tuple[float, float]:
 def full_rates(scale: Scale, work: Path) -> dict[str, float]:
     dataset, files = ViewDataset(work / "full-number"), ViewDataset(work / f"released-{scale.large}")
     loader, batch = (
-        PairLoader(load_views(dataset, dataset.split("train"), in_memory=False), scale.batches[0], 0),
+        ViewLoader(load_views(dataset, dataset.split("train"), in_memory=False), scale.batches[0], 0),
         scale.batches[0],
     )
 
@@ -627,16 +626,17 @@ class Materialised(torch.nn.Module):
         return (w @ z[..., None].to(w.dtype))[..., 0]
 
 
-def own_step(settings, materialised: bool = False) -> Callable[[Pairs], Any]:
+def own_step(settings, materialised: bool = False) -> Callable[[Batch], Any]:
     "A training step on a batch of pairs on the CPU, as `sie.method.pretraining.pretrain` does it, with a new model."
     from lightning_fabric import Fabric
 
-    from sie.method.pretraining import OPTIMISERS, new_model, train_step
+    from sie.method.optimisers import OPTIMISERS
+    from sie.method.pretraining import new_model, train_step
 
     model = new_model(settings).to(memory_format=torch.channels_last)
     if materialised:
         model.predictor = Materialised(model.predictor)
-    optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    optimiser = OPTIMISERS[settings.optimiser](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     fabric = Fabric(accelerator="cpu", devices=1, precision=settings.precision)
     model, optimiser = fabric.setup(model, optimiser)
     return lambda pairs: train_step(model, optimiser, fabric, pairs, settings)
@@ -647,15 +647,12 @@ def train_rate(scale: Scale, size: int, changes: dict, materialised: bool = Fals
     settings = replace(scale.params.settings("sie_matrix", 0), **changes)
     rng, batch = np.random.default_rng(0), settings.batch_size
 
-    def images():
-        return torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
-
-    def latents():
-        return torch.from_numpy(sample_latents(batch, rng))
-
-    pairs = Pairs(images(), images(), latents(), latents(), torch.arange(batch) % len(CLASSES), torch.arange(batch))
+    views = settings.views
+    images = torch.randn(views, batch, size, size, 3).movedim(-1, 2)  # channels_last
+    latents = torch.from_numpy(sample_latents(views * batch, rng)).unflatten(0, (views, batch))
+    drawn = Batch(images, latents, torch.arange(batch) % len(CLASSES), torch.arange(batch))
     step = own_step(settings, materialised)
-    return batch / typical(lambda: step(pairs), scale.seconds)
+    return batch / typical(lambda: step(drawn), scale.seconds)
 
 
 def training(scale: Scale, work: Path) -> list[Row]:
@@ -744,7 +741,7 @@ def own_steps(scale: Scale, work: Path, steps: int) -> Callable[[], tuple[float,
     batch = scale.batches[1]
     settings = Settings("sie", widths=[scale.widths] * 3, batch_size=batch, precision="32-true")
     views = load_views(dataset, dataset.split("train"), in_memory=False)
-    pairs = PairLoader(views, batch, 0, -(-(1 + steps) * batch // len(views)))
+    pairs = ViewLoader(views, batch, 0, draws=-(-(1 + steps) * batch // len(views)))
     step = own_step(settings)
     return lambda: timed_steps((few for few, _k in zip(pairs.epoch(0), range(1 + steps))), step)
 
@@ -833,7 +830,8 @@ def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool
     FLOP per second of large matrix products in the same precision."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from sie.method.pretraining import OPTIMISERS, make_fabric, new_model, train_step
+    from sie.method.optimisers import OPTIMISERS
+    from sie.method.pretraining import make_fabric, new_model, train_step
 
     settings, fabric = replace(scale, preset="paper").params.settings("sie", 0), make_fabric(precision)
     cuda, layout = fabric.device.type == "cuda", torch.channels_last if channels_last else torch.contiguous_format
@@ -850,26 +848,17 @@ def paper_rate(scale: Scale, precision: str, channels_last: bool, compiled: bool
     def stepping(batch):
         rng, size = np.random.default_rng(0), scale.large
 
-        def images():
-            return torch.randn(batch, 3, size, size, device=fabric.device).to(memory_format=layout)
-
-        def latents():
-            return torch.from_numpy(sample_latents(batch, rng)).to(fabric.device)
-
-        pairs = Pairs(
-            images(),
-            images(),
-            latents(),
-            latents(),
-            torch.arange(batch, device=fabric.device) % len(CLASSES),
-            torch.arange(batch, device=fabric.device),
-        )
+        images = torch.randn(2 * batch, 3, size, size, device=fabric.device).to(memory_format=layout)
+        latents = torch.from_numpy(sample_latents(2 * batch, rng)).to(fabric.device)
+        objects = torch.arange(batch, device=fabric.device)
+        both = (2, batch)
+        drawn = Batch(images.unflatten(0, both), latents.unflatten(0, both), objects % len(CLASSES), objects)
         model = new_model(replace(settings, widths=[scale.widths] * 3)).to(memory_format=layout)
         model, optimiser = fabric.setup(
             torch.compile(model) if compiled else model,
-            OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay),
+            OPTIMISERS[settings.optimiser](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
         )
-        step = finished(lambda: train_step(model, optimiser, fabric, pairs, settings))
+        step = finished(lambda: train_step(model, optimiser, fabric, drawn, settings))
         step()
         return step
 
@@ -1048,11 +1037,11 @@ def paper_load_rates(scale: Scale, work: Path, size: int, batch: int) -> dict[st
         return epoch
 
     def loader(in_memory):
-        return PairLoader(
+        return ViewLoader(
             load_views(dataset, objects, in_memory=in_memory, device="cuda"),
             batch,
             0,
-            pairs_per_object=-(-4 * scale.pairs // len(objects)),
+            draws=-(-4 * scale.pairs // len(objects)),
         ).epoch
 
     found = rates(

@@ -1,7 +1,8 @@
-"""Make README.md and the sources of the site: `python docs/build.py readme` and `python docs/build.py site`.
+"""Make README.md and the sources of the site: `python docs/build.py readme`, `python docs/build.py site [MODEL ...]`.
 
 README.md and the front page of the site are nbs/index.ipynb. The other sources (_docs/source) are the notebooks as
-nbdev processes them, the reports of comparisons/, the guides of docs/how-to and a reference page for each module.
+nbdev processes them, the reports of comparisons/, the guides of docs/how-to, a reference page for each module, and the
+steering page, with the models given (names in the package, or folders) or else all of the package.
 Sphinx makes HTML of them (`make docs`).
 """
 
@@ -23,10 +24,12 @@ from fastcore.docments import docments
 from nbconvert import MarkdownExporter
 from nbdev.serve import proc_nbs
 from nbformat.v4 import new_markdown_cell
+from play.pages import write_play
 from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "_docs/source"
+EXTRA = ROOT / "_docs/extra"  # files that the site has as they are
 LINK = re.compile(r'(\[[^\]]*\]\(|src="|href=")(?!\w+:|#|/)([^)"#\s]+)(#[^)"\s]*)?')
 DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*(\S.*?)[ \t]*$\n?", re.M)
 
@@ -255,6 +258,8 @@ def site_target(path: str) -> str:
         return "/" + path.removeprefix("docs/")
     if path == "nbs/index.ipynb":
         return "/index.ipynb"
+    if path == "docs/steering/page.md":
+        return "/steering.md"
     file = ROOT / path
     if file.is_file() and file.suffix != ".ipynb":
         write(path, file.read_bytes())
@@ -398,7 +403,7 @@ PARTS = {  # folder of nbs/: heading of its section, description
     "results": ("Results", "One page for each comparison, the most important first."),
     "pipeline": ("Pipeline", "The configuration of a run, and the stages."),
 }
-HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets")
+HOW_TO = ("gpus-and-clusters", "own-data", "own-method", "reading-a-run", "presets", "glossary")
 
 
 def how_to() -> list[tuple[str, str, str]]:
@@ -410,6 +415,17 @@ def how_to() -> list[tuple[str, str, str]]:
         write(f"how-to/{name}.md", text.encode())
         head, lead = re.match(r"# +(.+)\n+(.+)", text).groups()
         entries.append((f"how-to/{name}.md", head, lead))
+    return entries
+
+
+def play_pages() -> list[tuple[str, str, str]]:
+    "Write the pages of docs/play and the files beside them. Returns their paths, titles and first lines."
+    entries = []
+    pages = write_play(ROOT / "_docs/extra", lambda text: relink(text, "docs/play", site_target))
+    for name, text in pages.items():
+        write(f"play/{name}.md", text.encode())
+        head, lead = re.match(r"# +(.+)\n+(.+)", text).groups()
+        entries.append((f"play/{name}.md", head, lead))
     return entries
 
 
@@ -463,9 +479,19 @@ def write_reports(names: dict[str, str]) -> list[tuple[str, str, str]]:
     return entries
 
 
-def site() -> None:
+def write_steering(models: Iterable[str]) -> None:
+    "Write the steering page, and what it loads."
+    from steering import PLAYER, make_page  # here and not above: only the site needs the models
+
+    text = relink(make_page(EXTRA / "steering", list(models)), "docs/steering", site_target)
+    player = f"```{{raw}} html\n{PLAYER.read_text(encoding='utf-8')}```"
+    write("steering.md", text.replace("{player}", player).encode())
+
+
+def site(models: Iterable[str] = ()) -> None:
     "Write _docs/source anew."
-    shutil.rmtree(SOURCE.parent, ignore_errors=True)
+    for made in ("source", "html"):  # beside them are files of the page "The 55 families in 3D" that take long to make
+        shutil.rmtree(ROOT / "_docs" / made, ignore_errors=True)
     # Sphinx takes the page it reads last for the definition of a name: `reference` comes after `nbs` in the alphabet.
     notebooks = {f"{part}/{name}": nb for part in PARTS for name, nb in processed(ROOT / "nbs" / part).items()}
     modules = exporting(notebooks)
@@ -484,15 +510,18 @@ def site() -> None:
         "evaluation": (*PARTS["evaluation"], "Notebook", sections["evaluation"]),
         "data": (*PARTS["data"], "Notebook", sections["data"] + sections["objects"]),
         "results": (*PARTS["results"], "Comparison", [*sections["results"], reports]),
+        "play": ("Play", "Pages that answer to the mouse and the keyboard.", "Page", play_pages()),
         "how-to": ("How-to", "One guide for each task.", "Guide", how_to() + sections["pipeline"]),
         "reference/index": ("API", "Every exported name with its signature, by module.", "Module", references),
         "runs": ("Reports", "All tables and figures of each committed run.", "Notebook", write_reports(names)),
     }
     for name, page in lists.items():
         write(f"{name}.md", listing(*page).encode())
+    write_steering(models)
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    linked = ["benchmarks/README", "CHANGELOG", "CONTRIBUTING"]  # copied, because the front page links to them
+    tree.insert(1, "steering")
+    linked = ["benchmarks/README", "comparisons/README", "CHANGELOG", "CONTRIBUTING"]  # copied: pages link to them
     index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)
 
@@ -501,7 +530,7 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["readme"]:
             (ROOT / "README.md").write_text(readme(), encoding="utf-8")
-        case ["site"]:
-            site()
+        case ["site", *models]:
+            site(models)
         case _:
             sys.exit(__doc__)

@@ -86,7 +86,7 @@ def test_one_sided_faces_are_shown_from_their_front():
 def test_without_blender_the_error_says_what_to_install():
     code = "import sys; sys.modules['bpy'] = None\nfrom sie.data.blender import BlenderRenderer\nBlenderRenderer()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode and 'ImportError: Blender is not there: `pip install -e ".[blender]"`' in ended.stderr
+    assert ended.returncode and 'ImportError: Blender is not installed: `pip install -e ".[blender]"`' in ended.stderr
 
 
 def test_pictures_agree():

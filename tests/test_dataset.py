@@ -1,8 +1,10 @@
 """The data set under faults: broken input, kills, restarts, damaged files."""
 
+import collections
 import gc
 import gzip
 import io
+import itertools
 import os
 import pickle
 import shutil
@@ -39,11 +41,11 @@ from sie.data.storage import (
     write_shard,
 )
 from sie.method.pairs import (
+    Batch,
     JpegViews,
     PairDataset,
-    PairLoader,
-    Pairs,
     SingleViewDataset,
+    ViewLoader,
     Views,
     load_views,
     normalise,
@@ -269,7 +271,7 @@ def test_what_was_handed_out_is_not_written_over(dataset):
 
 def test_lazy_epochs_end_and_fail_cleanly(dataset, tmp_path):
     before = set(threading.enumerate())
-    lazy, memory = (PairLoader(load_views(dataset, in_memory=m), 3, 0, drop_last=False) for m in (False, True))
+    lazy, memory = (ViewLoader(load_views(dataset, in_memory=m), 3, 0, drop_last=False) for m in (False, True))
     for start in range(5):
         for a, b in zip(lazy.epoch(4, start), memory.epoch(4, start), strict=True):
             assert all(map(torch.equal, a, b))
@@ -280,7 +282,7 @@ def test_lazy_epochs_end_and_fail_cleanly(dataset, tmp_path):
     copy = shutil.copytree(dataset.path, tmp_path / "copy")
     shard, jpeg = copy / "shard-00001.arrow", bytes(dataset.jpeg(5, 1))
     shard.write_bytes(shard.read_bytes().replace(jpeg, jpeg[:-60] + bytes(60)))
-    broken = PairLoader(load_views(ViewDataset(copy), in_memory=False), 3, 0, pairs_per_object=20)
+    broken = ViewLoader(load_views(ViewDataset(copy), in_memory=False), 3, 0, draws=20)
     with pytest.raises(ValueError, match=f"{dataset.synsets[5]}/{dataset.object_ids[5]}, view 1, is damaged"):
         list(broken.epoch(0))
     assert set(threading.enumerate()) == before
@@ -465,65 +467,72 @@ def test_map_style_data_in_worker_processes(dataset):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    st.integers(1, 20),
-    st.integers(2, 6),
-    st.integers(1, 25),
-    st.integers(1, 3),
-    st.booleans(),
-    st.integers(0, 3),
-    st.integers(0, 10**6),
+    objects=st.integers(1, 20),
+    stored=st.integers(2, 6),
+    views=st.integers(2, 6),
+    batch_size=st.integers(1, 25),
+    draws=st.integers(1, 3),
+    drop_last=st.booleans(),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 10**6),
 )
-def test_pair_loader(objects, views, batch_size, times, drop_last, seed, epoch):
-    images = torch.arange(objects * views, dtype=torch.uint8).reshape(objects, views, 1, 1, 1).expand(-1, -1, 3, 2, 2)
-    latents = torch.arange(objects * views, dtype=torch.float32).reshape(objects, views, 1).expand(-1, -1, 7)
+def test_view_loader(objects, stored, views, batch_size, draws, drop_last, seed, epoch):
+    images = torch.arange(objects * stored, dtype=torch.uint8).reshape(objects, stored, 1, 1, 1).expand(-1, -1, 3, 2, 2)
+    latents = torch.arange(objects * stored, dtype=torch.float32).reshape(objects, stored, 1).expand(-1, -1, 7)
     data = Views(images, latents, torch.arange(objects) % 5, (0.0, 0.0, 0.0), (1 / 255,) * 3)
-    if drop_last and objects * times < batch_size:
-        with pytest.raises(ValueError, match="do not fill one batch"):
-            PairLoader(data, batch_size, seed, times, drop_last)
+    options = {"views": views, "draws": draws, "drop_last": drop_last}
+    if views > stored:
+        with pytest.raises(ValueError, match=f"views is {views}; .* the data has {stored}"):
+            ViewLoader(data, batch_size, seed, **options)
         return
-    loader = PairLoader(data, batch_size, seed, times, drop_last)
+    if drop_last and objects * draws < batch_size:
+        with pytest.raises(ValueError, match="do not fill one batch"):
+            ViewLoader(data, batch_size, seed, **options)
+        return
+    loader = ViewLoader(data, batch_size, seed, **options)
     batches = list(loader.epoch(epoch))
     assert len(batches) == len(loader)
-    all_pairs = Pairs(*map(torch.cat, zip(*batches)))
-    full = objects * times
-    assert len(all_pairs.objects) == (full // batch_size * batch_size if drop_last else full)
-    counts = torch.bincount(all_pairs.objects, minlength=objects)
-    assert counts.max() <= times and (len(all_pairs.objects) < full or counts.min() == times)
-    for image, latent in ((all_pairs.images_1, all_pairs.latents_1), (all_pairs.images_2, all_pairs.latents_2)):
-        torch.testing.assert_close(image[:, 0, 0, 0], latent[:, 0])  # a view's image and latents belong together
-        assert torch.equal(latent[:, 0].long() // views, all_pairs.objects)  # and to the object
-    assert (all_pairs.latents_1[:, 0] != all_pairs.latents_2[:, 0]).all() and torch.equal(
-        all_pairs.labels, all_pairs.objects % 5
-    )
-    again = PairLoader(data, batch_size, seed, times, drop_last)
+    joined = Batch(*(torch.cat(field, -1 if field[0].ndim == 1 else 1) for field in zip(*batches)))
+    full = objects * draws
+    assert len(joined.objects) == (full // batch_size * batch_size if drop_last else full)
+    counts = torch.bincount(joined.objects, minlength=objects)
+    assert counts.max() <= draws and (len(joined.objects) < full or counts.min() == draws)
+    numbers = joined.latents[:, :, 0]
+    torch.testing.assert_close(joined.images[:, :, 0, 0, 0], numbers)  # a view's image and latents belong together
+    assert (numbers.long() // stored == joined.objects).all()  # and to the object
+    assert all(len(set(of_object)) == views for of_object in numbers.T.tolist())
+    assert torch.equal(joined.labels, joined.objects % 5)
+    again = ViewLoader(data, batch_size, seed, **options)
     start = len(loader) // 2
     for a, b in zip(batches[start:], again.epoch(epoch, start), strict=True):
         assert all(map(torch.equal, a, b))
 
 
-def test_pair_loader_draws_uniformly():
-    loader = PairLoader(
-        Views(
-            torch.zeros(500, 5, 3, 1, 1, dtype=torch.uint8),
-            torch.zeros(500, 5, 7),
-            torch.zeros(500),
-            (0, 0, 0),
-            (1, 1, 1),
-        ),
-        10,
-        seed=1,
+@pytest.mark.parametrize("views", [2, 3, 5])
+def test_view_loader_draws_uniformly(views):
+    data = Views(
+        torch.zeros(500, 5, 3, 1, 1, dtype=torch.uint8), torch.zeros(500, 5, 7), torch.zeros(500), (0, 0, 0), (1, 1, 1)
     )
-    plans = [loader.plan(e) for e in range(60)]
-    _, first, second = map(np.concatenate, zip(*plans))
-    counts = np.bincount(first * 5 + second, minlength=25).reshape(5, 5)
-    assert not counts.diagonal().any() and chisquare(counts[~np.eye(5, dtype=bool)]).pvalue > 1e-4
-    places = np.array([np.flatnonzero(objects == 0)[0] for objects, *_ in plans])
+    plans = [ViewLoader(data, 10, seed=1, views=views).plan(e) for e in range(60)]
+    drawn = np.concatenate([of for _, of in plans], 1)
+    kinds = list(itertools.permutations(range(5), views))  # every ordered choice is equally likely
+    counts = collections.Counter(map(tuple, drawn.T.tolist()))
+    assert set(counts) <= set(kinds)
+    assert chisquare([counts[kind] for kind in kinds]).pvalue > 1e-4
+    places = np.array([np.flatnonzero(objects == 0)[0] for objects, _ in plans])
     assert chisquare(np.bincount(places // 100, minlength=5)).pvalue > 1e-4  # an object's place in the order
-    assert not np.array_equal(plans[0][0], PairLoader(loader.views, 10, seed=2).plan(0)[0])
-    with pytest.raises(ValueError, match="need at least two"):
-        PairLoader(Views(torch.zeros(5, 1, 3, 1, 1), torch.zeros(5, 1, 7), torch.zeros(5), (), ()), 1, 0)
+    assert not np.array_equal(plans[0][0], ViewLoader(data, 10, seed=2, views=views).plan(0)[0])
+
+
+def test_two_views_are_drawn_as_pairs_always_were():
+    rng = np.random.default_rng([3, 7])
+    objects, first = rng.permutation(40), rng.integers(6, size=40)
+    expected = [first, (first + rng.integers(1, 6, size=40)) % 6]
+    data = Views(torch.zeros(40, 6, 3, 1, 1, dtype=torch.uint8), torch.zeros(40, 6, 7), torch.zeros(40), (), ())
+    drawn, views = ViewLoader(data, 8, seed=3).plan(7)
+    assert np.array_equal(drawn, objects) and np.array_equal(views, expected)
 
 
 # Rendering

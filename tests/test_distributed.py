@@ -23,22 +23,22 @@ from sie.method.pretraining import read_curves
 
 WORKER = """
 import torch, torch.distributed as dist
-from sie.method.methods import METHODS, Outputs
+from sie.method.methods import METHODS, ViewOutputs, view_pairs
 
-def outputs(leaves, labels):
-    u1, u2, z1, z2, W = leaves
-    g = u2[:, :4].detach()
-    embeddings = dict(u1=u1, u2=u2, z1=z1, z2=z2, predicted=z1 @ W, regressed=(u1 * z1)[:, :4])
-    return Outputs(h1=u1, h2=u2, g=g, labels=labels, logits1=u1, logits2=z2, **embeddings)
-
-def used(method, out):
-    "The outputs without those that the method does not use."
-    unused = ()
-    if method.heads.keys() == {"equivariant"}:
-        unused = ("u1", "u2")
-    elif "equivariant" not in method.heads:
-        unused = ("z1", "z2")
-    return Outputs(**{k: v for k, v in vars(out).items() if k not in unused})
+def outputs(method, leaves, labels):
+    u, z, W = leaves
+    pairs = view_pairs(len(u))
+    g = torch.stack([u[j, :, :4].detach() for _, j in pairs])
+    made = ViewOutputs(h=u, labels=labels, g=g, u=None, z=None, logits=None)
+    if "invariant" in method.heads:
+        made.u = u
+    if "equivariant" in method.heads:
+        made.z, made.predicted = z, torch.stack([z[i] @ W for i, _ in pairs])
+    if "classifier" in method.heads:
+        made.logits = u
+    if "regressor" in method.heads:
+        made.regressed = torch.stack([(u[i] * z[j])[:, :4] for i, j in pairs])
+    return made
 
 def gradient(x):
     return torch.zeros_like(x) if x.grad is None else x.grad
@@ -46,28 +46,29 @@ def gradient(x):
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
-joined = [*torch.randn(4, 12, 6, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)]
-labels = torch.arange(12) % 6
 share = slice(rank * 12 // world, (rank + 1) * 12 // world)
-for method in METHODS.values():
-    if not method.terms:
-        continue
-    whole = [x.clone().requires_grad_() for x in joined]
-    expected, expected_terms = method.loss(used(method, outputs(whole, labels)), .45)
-    expected.backward()
-    mine = [x.clone().requires_grad_() for x in [*(x[share] for x in joined[:4]), joined[4]]]
-    loss, terms = method.loss(used(method, outputs(mine, labels[share])).gathered(), .45)
-    loss.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
-    for name in terms:
-        torch.testing.assert_close(terms[name], expected_terms[name], rtol=1e-12, atol=1e-12)
-    for a, b in zip(mine[:4], whole):
-        torch.testing.assert_close(gradient(a) / world, gradient(b)[share], rtol=1e-10, atol=1e-12)
-    shared = gradient(mine[4]).clone()   # of the one parameter, which DistributedDataParallel averages
-    dist.all_reduce(shared)
-    torch.testing.assert_close(shared / world, gradient(whole[4]), rtol=1e-10, atol=1e-12)
-    if rank == 0:
-        print(method.name, len(terms), "terms")
+labels = torch.arange(12) % 6
+for views in (2, 3):
+    joined = [*torch.randn(2, views, 12, 6, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)]
+    for method in METHODS.values():
+        if not method.terms:
+            continue
+        whole = [x.clone().requires_grad_() for x in joined]
+        expected, expected_terms = method.loss(outputs(method, whole, labels), .45)
+        expected.backward()
+        mine = [x.clone().requires_grad_() for x in [*(x[:, share] for x in joined[:2]), joined[2]]]
+        loss, terms = method.loss(outputs(method, mine, labels[share]).gathered(), .45)
+        loss.backward()
+        torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+        for name in terms:
+            torch.testing.assert_close(terms[name], expected_terms[name], rtol=1e-12, atol=1e-12)
+        for a, b in zip(mine[:2], whole):
+            torch.testing.assert_close(gradient(a) / world, gradient(b)[:, share], rtol=1e-10, atol=1e-12)
+        shared = gradient(mine[2]).clone()   # of the one parameter, which DistributedDataParallel averages
+        dist.all_reduce(shared)
+        torch.testing.assert_close(shared / world, gradient(whole[2]), rtol=1e-10, atol=1e-12)
+        if rank == 0:
+            print(method.name, len(terms), "terms")
 dist.destroy_process_group()
 """
 
@@ -134,8 +135,7 @@ def train(
         encoder="small",
         widths=(32, 32, 32),
         predictor={"init": "scaled"},
-        pairs_per_object=2,
-        batch_size=16,
+        batch_size=8,
         probe_views=40,
     )
     (folder / "run.json").write_text(
@@ -171,7 +171,8 @@ def finish(run: subprocess.Popen) -> str:
     return said
 
 
-def test_any_number_of_processes_ends_in_the_same_weights(tmp_path, dataset):
+@pytest.mark.parametrize("views, optimiser", [(2, "adam"), (4, "muon")])
+def test_any_number_of_processes_ends_in_the_same_weights(tmp_path, dataset, views, optimiser):
     (tmp_path / "plain.py").write_text(PLAIN)
     for n in (1, 2, 4):
         finish(
@@ -180,6 +181,8 @@ def test_any_number_of_processes_ends_in_the_same_weights(tmp_path, dataset):
                 dataset,
                 n,
                 [str(tmp_path / "plain.py")],
+                views=views,
+                optimiser=optimiser,
                 precision="64-true",
                 probe_views=0,
                 epochs=6,

@@ -147,7 +147,7 @@ def test_a_repository_that_is_not_there(hub, tmp_path):
     found = run(hub, tmp_path, "SIE.from_pretrained('nobody/model')")
     assert (
         found.returncode
-        and "FileNotFoundError: nobody/model is no folder and no model of the package (sie_matrix), "
+        and "FileNotFoundError: nobody/model is neither a folder nor a model of the package (sie_matrix), "
         "and the hub has none of this name"
         in found.stderr
     )
@@ -171,6 +171,6 @@ def test_without_huggingface_hub(tmp_path):
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (
         found.returncode
-        and "ImportError: anyone/model is no folder" in found.stderr
+        and "ImportError: anyone/model is neither a folder" in found.stderr
         and 'pip install "sie[hub]"' in found.stderr
     )

@@ -35,8 +35,7 @@ SMALL = dict(
     widths=(32, 32, 32),
     predictor={"init": "scaled"},
     epochs=40,
-    pairs_per_object=2,
-    batch_size=16,
+    batch_size=8,
     log_every=7,
     probe_views=40,
 )

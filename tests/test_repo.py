@@ -71,8 +71,9 @@ def stale(root: Path, scratch: Path) -> set[str]:
     for name in ("nbs", "docs"):
         shutil.copytree(root / name, scratch / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     (scratch / "sie").mkdir()
-    shutil.copy(root / "sie/py.typed", scratch / "sie")  # this file and the trained models: what no notebook makes
-    shutil.copytree(root / "sie/pretrained", scratch / "sie/pretrained")
+    shutil.copy(root / "sie/py.typed", scratch / "sie")  # this file and what is in two folders: what no notebook makes
+    for name in ("pretrained", "static"):
+        shutil.copytree(root / "sie" / name, scratch / "sie" / name)
     for command in ([BIN / "nbdev_export"], [BIN / "nbdev_clean"], [sys.executable, "docs/build.py", "readme"]):
         subprocess.run(command, cwd=scratch, check=True, stdin=subprocess.DEVNULL)
     found = {f"sie/{name}" for name in differences(root / "sie", scratch / "sie")}
@@ -246,6 +247,14 @@ def test_guides_are_listed_with_title_and_description():
     assert sorted(names) == sorted(path.stem for path in ROOT.glob("docs/how-to/*.md"))
     for name in names:
         assert re.match(r"# \S.*\n\n[A-Z].*[.:]\n\n", guide(name)), f"{name}.md begins with a title and one sentence"
+
+
+def test_glossary_has_the_terms_of_the_tutorials():
+    for path in ROOT.glob("nbs/tutorials/*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        for term in re.findall(r"\*\*([a-z][a-z ]+)\*\*", text):  # bold where they are introduced
+            assert term.removesuffix("s") in guide("glossary").lower(), f"{path.name} introduces {term}"
 
 
 def test_links_of_texts_lead_somewhere():

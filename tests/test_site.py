@@ -5,6 +5,7 @@ import http.server
 import importlib
 import inspect
 import json
+import queue
 import re
 import shutil
 import subprocess
@@ -14,8 +15,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 from bs4 import BeautifulSoup
+from scipy.spatial import cKDTree
+
+from sie.data.mesh_files import load_model
+from sie.method.predictors import imitable_constant
+from sie.method.rotations import sample_latents, transformation
+from sie.method.weights import SIE
+from sie.objects.classes import CLASSES
+from sie.objects.gallery import make_object
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_docs/html"
@@ -67,7 +78,7 @@ def test_every_notebook_has_a_page(site):
 def test_lists_say_what_each_run_was(site):
     listed = site["runs.html"].article.select("tr")
     rows = {row.a.get_text(): row.select("td")[1].get_text() for row in listed if row.td}
-    assert rows["Report: full"] == "the default with every method of the paper and four seeds"
+    assert rows["Report: full"] == "the default with every method of the paper, ours (sie_matrix) and four seeds"
     assert rows["Report: large_200_epochs"] == (
         "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, pretrain.seeds 0, "
         "pretrain.invariant_share 0.5, pretrain.epochs 200"
@@ -135,6 +146,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-angle=swiftshader",  # WebGL without a GPU
+    "--enable-unsafe-swiftshader",
     "--window-size=1600,1000",
 )
 WIDTHS = (1440, 390)  # pixels
@@ -147,6 +160,9 @@ PAGES = (
     "nbs/data/00_storage.html",
     "reference/sie.method.losses.html",
     "how-to/gpus-and-clusters.html",
+    "play/gallery.html",
+    "play/predictor.html",
+    "steering.html",
 )
 # Shows each page in a frame of each width, as a window of Chromium is never narrower than some 500 pixels.
 MEASURE = """<!doctype html><body><pre id="measured"></pre><script>
@@ -199,17 +215,128 @@ async function measure(page, width) {
 })();
 </script></body>"""
 
+# Uses the pages of docs/play as a visitor does, and notes what they show.
+PLAY = """<!doctype html><body><script>
+const wait = ms => new Promise(resolve => setTimeout(resolve, ms));
+const found = {};
+
+async function open(page) {
+  const frame = document.createElement("iframe");
+  frame.style = "border: 0; height: 900px; width: 1200px";
+  frame.src = "/play/" + page;
+  const loaded = new Promise(resolve => frame.onload = resolve);
+  document.body.replaceChildren(frame);
+  await loaded;
+  const $ = id => frame.contentDocument.getElementById(id);
+  const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("input", {bubbles: true})); };
+  const ready = async id => {
+    for (let k = 0; k < 1000 && $(id).dataset.ready === undefined; k++) await wait(100);
+    return $(id).dataset.ready;
+  };
+  return {frame, $, set, ready};
+}
+
+async function predictor() {
+  const {$, set, ready} = await open("predictor.html");
+  const all = ["imitation", "motion", "training"].filter($);
+  found.ready = Object.fromEntries(await Promise.all(all.map(async id => [id, await ready(id)])));
+  found.shares = {};
+  const read = () => Object.fromEntries(["quaternion", "matrix", "euler"].map(
+    form => [form, [$("share-" + form).dataset.share, $("share-" + form).textContent]]));
+  found.shares["90 90 90"] = read();
+  set("range-x", 45);
+  found.linked = ["x", "y", "z"].map(axis => $("range-" + axis).value);
+  $("linked").click();
+  for (const ranges of ["30 60 150", "180 180 180", "10 10 120"]) {
+    ranges.split(" ").forEach((range, k) => set("range-" + "xyz"[k], range));
+    found.shares[ranges] = read();
+  }
+  found.motion = [];
+  for (const object of ["chair", "car"])
+    for (const axis of ["x", "z"]) {
+      set("object", object);
+      set("axis", axis);
+      for (const turned of [0, 45, 90, 180, 345]) {
+        set("turned", turned);
+        found.motion.push({object, axis, turned, sie: {...$("reading-sie").dataset},
+          sie_matrix: {...$("reading-sie_matrix").dataset}, text: $("reading-sie_matrix").textContent});
+      }
+    }
+  found.training = [];
+  for (const k of $("training") ? [0, 10, Number($("step").max)] : []) {
+    set("step", k);
+    found.training.push({k, step: $("step").nextElementSibling.textContent,
+      r2: $("r2-sie").dataset.value, explained: $("explained-sie_matrix").dataset.value});
+  }
+}
+
+function small(source, ...part) {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 28;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(source, ...part, 0, 0, 28, 28);
+  return context.getImageData(0, 0, 28, 28).data;
+}
+
+async function gallery() {
+  const {frame, $, set, ready} = await open("gallery.html");
+  found.stage = await ready("viewer");
+  found.views = [];
+  const turns = (await (await fetch("/play/objects/objects.json")).json()).quaternions;
+  for (const name of ["chair", "stove", "airplane"]) {
+    frame.contentDocument.querySelector(`[data-object=${name}]`).click();
+    const sheet = new Image();
+    sheet.src = `/play/objects/${name}.jpg`;
+    await sheet.decode();
+    for (const press of [0, 1, 2, 3]) {
+      if (press) $("next").click();
+      const turn = turns[Number($("picture").dataset.view)].map(x => x.toFixed(3)).join();
+      const drawnNow = () => $("canvas").dataset.object === name && $("canvas").dataset.turn === turn;
+      for (let k = 0; k < 500 && !drawnNow(); k++) await wait(100);
+      const drawn = small($("canvas"), 0, 0, $("canvas").width, $("canvas").height);
+      const side = sheet.width / 6;
+      const distances = Array.from({length: 18}, (_, k) => {
+        const picture = small(sheet, side * (k % 6), side * Math.floor(k / 6), side, side);
+        return drawn.reduce((sum, x, i) => sum + Math.abs(x - picture[i]), 0) / (drawn.length * 3 / 4);
+      });
+      found.views.push({name, shown: Number($("picture").dataset.view), distances, text: $("which").textContent});
+    }
+  }
+  set("z", 0); set("x", 0); set("y", 0);
+  const press = key => $("canvas").dispatchEvent(new KeyboardEvent("keydown", {key, cancelable: true}));
+  press("ArrowRight"); press("ArrowRight");
+  found.keys = [$("x").value, $("y").value, $("z").value, $("which").textContent];
+  set("x", 120);
+  found.outside = $("range").textContent;
+}
+
+(async () => {
+  for (const visit of [predictor, gallery])
+    await visit().catch(error => (found.errors ??= []).push(String(error)));
+  await fetch("/played", {method: "POST", body: JSON.stringify(found)});
+})();
+</script></body>"""
+
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    "Serves the site, and /measure."
+    "Serves the site, /measure and /play, and keeps what is posted."
+
+    posted: queue.Queue = queue.Queue()
+
+    def do_POST(self):
+        self.posted.put(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
 
     def log_message(self, *args):
         pass
 
     def do_GET(self):
-        if self.path != "/measure":
+        if self.path not in ("/measure", "/play"):
             return super().do_GET()
-        text = MEASURE.replace("PAGES", json.dumps(PAGES)).replace("WIDTHS", json.dumps(WIDTHS)).encode()
+        page = {"/measure": MEASURE, "/play": PLAY}[self.path]
+        text = page.replace("PAGES", json.dumps(PAGES)).replace("WIDTHS", json.dumps(WIDTHS)).encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
@@ -256,3 +383,156 @@ def test_search_in_a_browser(site, tmp_path):
     found = [a["href"] for a in page.select("#search-results a[href]")]
     name = "sie.method.rotations.euler_to_quaternion"
     assert any(href.startswith(f"reference/sie.method.rotations.html#{name}") for href in found), found
+
+
+# ---- the pages of docs/play
+
+
+def test_gallery_without_scripts(site):
+    "Every family has a picture and a model, which the library reads as the object that it was made of."
+    links = site["play/gallery.html"].article.select("#objects a")
+    assert [link.get_text() for link in links] == [c.name for c in CLASSES]
+    assert site["play/gallery.html"].find(id="viewer").has_attr("hidden")
+    for c, link in list(zip(CLASSES, links))[::9]:
+        made = load_model(HTML / "play" / link["href"])
+        mesh = make_object(c.synset, 0)
+        assert len(made.faces) == len(mesh.faces)
+        # faces lie in another order in the file: each must be where one of the same colour is, and the other way round
+        here, there = (np.c_[m.triangles_center, m.visual.face_colors[:, :3] / 255] for m in (made, mesh))
+        for one, other in ((here, there), (there, here)):
+            assert cKDTree(one).query(other)[0].max() < 0.008, c.name  # colours are rounded to 1 / 255
+
+
+def test_files_of_the_gallery_are_small():
+    objects = list((HTML / "play/objects").glob("*.*"))
+    sizes = {suffix: [p.stat().st_size for p in objects if p.suffix == suffix] for suffix in (".glb", ".jpg")}
+    assert len(sizes[".glb"]) == 55 and max(sizes[".glb"]) < 200_000
+    assert len(sizes[".jpg"]) == 56 and max(sizes[".jpg"]) < 150_000
+    vendored = ROOT / "docs/play/vendor"
+    three = (vendored / "three.js").read_text(encoding="utf-8")
+    version = json.loads((vendored / "package.json").read_text(encoding="utf-8"))["dependencies"]["three"]
+    assert f'="{version.split(".")[1]}"' in three, "three.js is not of the version in package.json"
+    assert len(three) < 1_000_000 and "MIT" in (vendored / "LICENSE").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def played(site, tmp_path_factory) -> dict:
+    "What the pages of docs/play show to a visitor. They run in real time, as WebGL takes no part in virtual time."
+    handler = functools.partial(Handler, directory=HTML)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/play"
+        options = [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--remote-debugging-port=0"]
+        browser = subprocess.Popen([CHROMIUM, *options, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            found = json.loads(Handler.posted.get(timeout=400))
+        finally:
+            browser.terminate()
+            browser.wait()
+            server.shutdown()
+    assert "errors" not in found, found["errors"]
+    return found
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_turned_objects_look_like_the_renderers_pictures(played):
+    "Of the 18 pictures, the one at the object's rotation is the most like the drawing in the browser."
+    assert played["stage"] == "true" and len(played["views"]) == 12
+    for view in played["views"]:
+        distances = view["distances"]
+        assert int(np.argmin(distances)) == view["shown"] and min(distances) < 6, view
+        assert view["text"].startswith(f"By the renderer: picture {view['shown'] + 1} of 18")
+        assert view["text"].endswith("The same rotation as on the left.")
+    assert played["keys"][:3] == ["0", "0", "10"] and "10° away" in played["keys"][3]
+    assert "outside" in played["outside"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_shares_of_a_constant_are_the_librarys(played):
+    assert played["linked"] == ["45"] * 3
+    for ranges, shares in played["shares"].items():
+        bounds = {f"rotation_{a}": (-r, r) for a, r in zip("xyz", np.radians([float(r) for r in ranges.split()]))}
+        latents = sample_latents(400_000, np.random.default_rng(0), bounds)
+        pairs = torch.from_numpy(latents).double().unflatten(0, (2, -1))
+        for form, (share, text) in shares.items():
+            expected = imitable_constant(transformation(*pairs, form))
+            assert abs(float(share) - expected) < 0.003, (ranges, form, share, expected)
+            assert text == f"{100 * float(share):.1f} %"
+    assert played["shares"]["90 90 90"]["quaternion"][1] == "76.0 %"
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_predictions_on_the_page_are_the_librarys(played):
+    "The model that ships with the package, on views rendered anew."
+    sys.path.insert(0, str(ROOT / "docs/play"))
+    import record
+
+    model = SIE.from_pretrained("sie_matrix")
+    for point in played["motion"]:
+        images = torch.from_numpy(record.pictures(point["object"], point["axis"])).movedim(-1, 1)
+        latents = torch.from_numpy(record.latents(point["axis"])).double()
+        h = model.embed(images)
+        k = list(record.TURNED).index(point["turned"])
+        g = transformation(latents[:1], latents[k : k + 1], "matrix").float()
+        cosines = torch.cosine_similarity(model.predict(h[:1], g), model.project(h))
+        shown = point["sie_matrix"]
+        assert abs(float(shown["cosine"]) - cosines[k].item()) < 2e-3, point
+        assert int(shown["nearest"]) == record.TURNED[cosines[record.TURNED <= 180].argmax().item()]
+        assert f"{float(shown['cosine']):.2f}".replace("-", "−") in point["text"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_curves_on_the_page_are_the_recorded_ones(played):
+    path = ROOT / "docs/play/training.json"
+    figures = ["imitation", "motion", *(["training"] if path.exists() else [])]
+    assert played["ready"] == dict.fromkeys(figures, "true")
+    recorded = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    for point in played["training"]:
+        k = point["k"]
+        assert int(point["step"]) == recorded["sie"]["step"][k]
+        assert float(point["r2"]) == recorded["sie"]["r2"][k]
+        assert float(point["explained"]) == recorded["sie_matrix"]["explained"][k]
+# ---- the steering page; its numbers are tested in test_steering.py
+
+
+def test_the_steering_page_says_what_it_is_without_javascript(site):
+    page = site["steering.html"].article
+    assert "Choose an object and a start view" in page.get_text()
+    picture = page.select_one("#player img")
+    assert (HTML / picture["src"]).stat().st_size < 100_000 and len(picture["alt"]) > 40
+    credited = [row.select("td")[3].get_text() for row in page.select("table tr") if row.td]
+    objects = json.loads((ROOT / "docs/steering/objects.json").read_text(encoding="utf-8"))["objects"]
+    assert len(objects) == 12
+    assert credited == [entry["credit"]["licence"] for entry in objects if entry["credit"]]
+    assert set(credited) <= {"CC0", "CC BY 3.0"}
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_the_steering_page_loads_in_3_megabytes_and_turns_in_a_frame(site):
+    browser = pytest.importorskip("browser", exc_type=ImportError).Browser(HTML)
+    try:
+        browser.open("steering.html")
+        filled = """new Promise(done => { const look = () =>
+            player.steering ? done(player.steering.steering.objects) : setTimeout(look, 100); look(); })"""
+        assert browser.run(filled) == 12
+        assert browser.run("document.querySelector('article h1').textContent").startswith("Steering")
+        width = browser.run("document.querySelector('.st-first').offsetWidth")
+        assert 80 < width < 250, "the style sheet is not in use"
+        shown = browser.run("[...document.querySelectorAll('.st-object .st-name')].map(e => e.textContent)")
+        assert len(set(shown)) == 12
+        browser.run("new Promise(done => setTimeout(done, 2000))")  # pictures are loaded after the data
+        assert 1_000_000 < browser.received() < 3_000_000
+        times = browser.run(
+            """Array.from({length: 60}, (_, k) => { const page = player.steering;
+            page.asked = [k / 60, -k / 60, 1 - k / 40];
+            const begin = performance.now(); page.update(); document.body.offsetHeight;
+            return performance.now() - begin; })"""
+        )
+        assert np.median(times) < 33, f"a step takes {np.median(times):.0f} ms; 30 frames a second leave 33"
+        for theme, dark in {"light": False, "dark": True}.items():
+            browser.run(f"document.documentElement.dataset.theme = '{theme}'")
+            colour = browser.run("getComputedStyle(document.querySelector('.st-numbers strong')).color")
+            brightness = np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]])
+            assert (brightness > 150) == dark, f"{theme}: {colour}"
+    finally:
+        browser.close()

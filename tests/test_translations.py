@@ -21,7 +21,7 @@ from sie.data.rendering import render_dataset, render_object
 from sie.data.scene import Renderer, Scene
 from sie.data.storage import ViewDataset, _read_table
 from sie.method.methods import METHODS, Model
-from sie.method.pairs import PairDataset, PairLoader, SingleViewDataset, load_views
+from sie.method.pairs import PairDataset, SingleViewDataset, ViewLoader, load_views
 from sie.method.pretraining import Settings, load_model, pretrain, pretrain_all
 from sie.method.rotations import (
     FORMS,
@@ -229,8 +229,8 @@ def test_batches_have_ten_latents(moved, still):
             data.latents if columns == 7 else np.concatenate([data.latents, data.translations], -1)
         )
         assert torch.equal(views.latents, expected) and np.array_equal(data.conditions, expected)
-        batch = next(PairLoader(views, 8, 0).epoch(0))
-        assert batch.latents_1.shape == batch.latents_2.shape == (8, columns)
+        batch = next(ViewLoader(views, 8, 0).epoch(0))
+        assert batch.latents.shape == (2, 8, columns)
         assert torch.equal(SingleViewDataset(data)[6].latents, expected[1, 2]) and PairDataset(data)[
             3
         ].latents_1.shape == (columns,)
@@ -381,12 +381,10 @@ def test_pretraining_with_translations(form, moved, still, tmp_path):
     history = pretrain(moved, settings, tmp_path / "model")
     model, *_ = load_model(tmp_path / "model")
     assert np.isfinite(history[-1]["train/loss"]) and model.method.form == form
-    batch = next(PairLoader(load_views(moved), 8, 0).epoch(0))
+    batch = next(ViewLoader(load_views(moved), 8, 0).epoch(0))
     with torch.no_grad():
-        outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
-    assert outputs.g.shape == (8, FORMS[form]) and torch.equal(
-        outputs.g, transformation(batch.latents_1, batch.latents_2, form)
-    )
+        (outputs,) = model(batch.images, batch.latents, batch.labels).pairs
+    assert outputs.g.shape == (8, FORMS[form]) and torch.equal(outputs.g, transformation(*batch.latents, form))
     with pytest.raises(ValueError, match=f"conditioning is '{form}', which needs translations"):
         pretrain(still, settings, tmp_path / "no")
     runs = {"a": settings, "b": small()}

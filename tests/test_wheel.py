@@ -30,7 +30,8 @@ def test_a_wheel_holds_every_module_and_nothing_else(wheel):
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {*ROOT.glob("sie/**/*.py"), ROOT / "sie/py.typed"}
     models = {p for p in ROOT.glob("sie/pretrained/*/*") if p.is_file()}
-    assert len(models) >= 4 and found == {p.relative_to(ROOT).as_posix() for p in modules | models}
+    static = {ROOT / "sie/static" / name for name in ("steering.js", "steering.css")}
+    assert len(models) >= 4 and found == {p.relative_to(ROOT).as_posix() for p in modules | models | static}
 
 
 def test_a_wheel_installs_and_is_imported_from_there(wheel, tmp_path):

@@ -87,9 +87,7 @@ def _import_bpy() -> Any:
         with _quiet(1), _quiet(2), redirect_stderr(io.StringIO()):
             import bpy
     except ImportError as error:
-        install = (
-            'Blender is not there: `pip install -e ".[blender]"` in the clone installs its module bpy, for Python 3.11'
-        )
+        install = 'Blender is not installed: `pip install -e ".[blender]"` in the clone installs bpy, for Python 3.11'
         raise ImportError(f"{install} (sie.data.scene.Renderer renders the same scene without it)") from error
     finally:
         sys.excepthook = hook
@@ -269,7 +267,7 @@ class BlenderRenderer(Renderer):
         view_transform: str = "Standard",  # from light to pixels: Blender's Standard (sRGB), Filmic, AgX, ...
         cycles: Mapping[str, Any] = {},  # other values of Blender's `scene.cycles.*`, as dict(diffuse_bounces=1)
     ):
-        "Raises `ValueError` as `Renderer` does, and `ImportError` if Blender is not there."
+        "Raises `ValueError` as `Renderer` does, and `ImportError` if Blender is not installed."
         super().__init__(size, samples, scene, crop, threads)
         self.view_transform = view_transform
         self.cycles = dict(cycles)

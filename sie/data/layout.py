@@ -170,7 +170,7 @@ def _read_list(folder: Path, split: str) -> list[tuple[str, int]]:
 # %% ../../nbs/data/03_layout.ipynb #cell044a
 def read_split_lists(
     folder: str | Path,  # holds the four files of `LIST_NAMES`
-) -> dict[tuple[str, str], bool]:  # (synset, object id) -> is it for validation
+) -> dict[tuple[str, str], bool]:  # (synset, object id) -> whether it is for validation
     """Read the split of a release.
 
     Raises `FileNotFoundError` for a missing list, and `ValueError` naming the file and the entry that does not have
@@ -335,7 +335,7 @@ def _classes_in(folder: Path) -> Path:
 
 # %% ../../nbs/data/03_layout.ipynb #cell048h
 def _read_folder(home: Path) -> dict[str, bytes]:
-    "The files of an object's folder, by name. Raises `ValueError` naming what is no file."
+    "The files of an object's folder, by name. Raises `ValueError` naming what is not a file."
     files = _inside(home)
     for file in files:
         if not file.is_file():
@@ -504,15 +504,16 @@ def _find_source(source: Path) -> tuple[Path, Path | None]:
 # %% ../../nbs/data/03_layout.ipynb #cell049
 def import_layout(
     source: str | Path,  # a folder or `.tar.gz` in the released layout, or a folder with the `.tar.gz`
-    out: str | Path,  # folder of the data set; one that is there is replaced or continued
+    out: str | Path,  # folder of the data set; an existing one is replaced or continued
     lists: str | Path | None = None,  # folder of the split lists, if not beside the objects
     val_fraction: float = 0.2,  # share of validation objects, without lists
     seed: int = 0,  # of the split, without lists
     part: tuple[int, int] | None = None,  # (k, n): the k-th of n shares, k from 0
-) -> ViewDataset | None:  # none for a part
+) -> ViewDataset | None:  # None for a part
     """Make a data set of released or exported views. Finished shards made from the same files are kept.
 
-    With `part` only that share of the shards is written. Without it, missing shards are, and the data set is finished.
+    With `part` only that share of the shards is written. Without it, all missing shards are written, and the data set
+    is finished.
     Raises `ValueError` naming the object, file or archive member that is wrong and what would be right, and
     `FileNotFoundError` if the source or a split list is missing. There is no `dataset.json` then."""
     out = Path(out)

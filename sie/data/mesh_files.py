@@ -412,7 +412,7 @@ def _in_processes(check: Callable[[Path], str | None], paths: Sequence[Path], wo
         except RuntimeError as error:
             if str(error) == GUARD_MESSAGE:
                 raise
-            suspects = paths[len(faults) :][: 2 * workers + 1]  # the models in work when the process ended are first
+            suspects = paths[len(faults) :][: 2 * workers + 1]  # those being read at that moment come first
             faults += [_alone(check, path) for path in suspects]
     return faults
 

@@ -797,10 +797,10 @@ def _ply_places(
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell042
 def _off_lines(path: Path) -> tuple[re.Match, list[list[bytes]]]:
-    "The first word of an OFF, and the words of the lines behind it, without comments."
+    "The first word of an OFF, and the words of the lines after it, without comments."
     lines = [line for raw in _text(path).split(b"\n") if (line := raw.partition(b"#")[0].split())]
     first, *rest = lines[0] if lines else [b""]
-    if joined := re.fullmatch(rb"(\w*OFF)(\d.*)", first):  # ModelNet's files have no space behind the word
+    if joined := re.fullmatch(rb"(\w*OFF)(\d.*)", first):  # ModelNet's files have no space after the word
         first = joined[1]
         rest = [joined[2], *rest]
     found = re.fullmatch(rb"(ST)?(C)?(N)?(4)?(n)?OFF", first)
@@ -840,7 +840,7 @@ def _read_off(path: Path, textures: _Textures) -> _Model:
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell043
 def _off_vertex_colours(found: re.Match, rows: list[list[float]]) -> Float[np.ndarray, "vertices 3"]:
-    "Linear colours of the vertices of a COFF: behind position and normal, before texture coordinates."
+    "Linear colours of the vertices of a COFF: after position and normal, before texture coordinates."
     start = 6 if found[3] else 3
     end = -2 if found[1] else None
     own = [row[start:end][:3] for row in rows]
@@ -862,7 +862,7 @@ def _read_stl(path: Path, textures: _Textures) -> _Model:
     data = path.read_bytes()
     faces = _stl_faces(data)
     if faces is None:
-        data = data.lower()  # trimesh knows the keywords in lower case only
+        data = data.lower()  # trimesh reads the keywords in lower case only
         if not data.rstrip().rpartition(b"\n")[2].strip().startswith(b"endsolid"):
             raise ValueError(f"{path} has no faces, or is cut short: an STL in text ends in endsolid")
     else:

@@ -118,7 +118,7 @@ def _start(out: Path) -> None:
 
 
 def _is_whole(path: Path, made_with: str, objects: int) -> bool:
-    "Whether a shard is there, undamaged, and made with what it should be made with."
+    "Whether a shard exists, is undamaged, and was made with these settings."
     try:
         if _read_table(path).schema.metadata[b"made_with"].decode() != made_with:
             return False
@@ -153,12 +153,12 @@ def _settings(render: Callable, views: int, ranges: Ranges, seed: int, jpeg_qual
         jpeg_quality=jpeg_quality,
     )
     if has_translations(ranges):
-        content["translations"] = "object frame"  # shards made when they were the world's are made anew
+        content["translations"] = "object frame"  # older shards, in the world's frame, are made again
     return content
 
 
 def _check_objects(objects: Sequence[tuple[str, str]], val_fraction: float, seed: int, out: Path) -> None:
-    "Raises `ValueError` for no objects, an object twice, and a split that would fail when all is rendered."
+    "Raises `ValueError` if there are no objects, one is given twice, or the split would fail after the rendering."
     if not objects:
         raise ValueError("there are no objects to render")
     if len(set(objects)) < len(objects):
@@ -169,7 +169,7 @@ def _check_objects(objects: Sequence[tuple[str, str]], val_fraction: float, seed
 
 
 def _shard_digest(content: Mapping, shard: Sequence[tuple[str, str]], render: Callable) -> str:
-    "Of all that the rows of a shard depend on: settings, names and, where objects are made of files, those files."
+    "Digest of all that the rows of a shard depend on: settings, names and, if objects are made of files, those files."
     files = [[render.digest(*name) for name in shard]] if hasattr(render, "digest") else []
     return _digest(json.dumps([content, shard, *files], sort_keys=True)).hex()
 
@@ -181,7 +181,7 @@ def _render_shards(
     render: Callable,
     workers: int,
 ) -> None:
-    "Render the objects of shards, and write each shard when all of its objects are there."
+    "Render the objects of shards, and write each shard when all of its objects are rendered."
     jobs = [(render, *name, *options) for shard in shards.values() for name in shard]
     rows = map_in_workers(render_object, jobs, workers)
     size = None
@@ -205,13 +205,13 @@ def render_dataset(
     val_fraction: float = 0.2,  # share of validation objects
     jpeg_quality: int = 95,  # 1..100
     workers: int | None = None,  # processes, 0 for this one; as many as cores if not given
-    objects_per_shard: int = 32,  # what a kill costs at most, for each shard in work
+    objects_per_shard: int = 32,  # rendered again after a kill, at most, for each unfinished shard
     part: tuple[int, int] | None = None,  # (k, n): the k-th of n shares of the shards, k from 0
-) -> ViewDataset | None:  # none for a part
+) -> ViewDataset | None:  # None for a part
     """Render objects into a data set, or continue one: shards with the same settings (and, if the renderer has a method
     `digest(synset, object_id)`, of the same files) are kept.
 
-    With `part` only that share is rendered. Without it, all that is missing is, and the data set is finished.
+    With `part` only that share is rendered. Without it, all missing shards are rendered, and the data set is finished.
     Raises `ValueError` naming an object given twice, an impossible class name or image, or a split with an empty side,
     and `TypeError` for a renderer that is not a dataclass."""
     out, objects = Path(out), [tuple(name) for name in objects]

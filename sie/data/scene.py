@@ -142,7 +142,7 @@ def even_rows(
 ) -> Int[np.ndarray, " views"]:
     """How many rows at the top of each picture show only floor, in full sunlight and in no other light.
 
-    None if the spot's cone reaches the horizon, or if the object reaches the camera."""
+    0 if the spot's cone reaches the horizon, or if the object reaches the camera."""
     lamp, rim = _cone_rim(scene, light_theta, light_phi)
     away = -spherical(1, np.pi / 2, scene.camera_phi)
     down = np.minimum(rim[..., 2], -1e-9)

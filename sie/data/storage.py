@@ -65,7 +65,7 @@ def check_class_name(
 
 # %% ../../nbs/data/00_storage.ipynb #cell004e
 def label_classes(
-    names: Iterable[str],  # of the classes that are there, as their folders are named
+    names: Iterable[str],  # of the classes, as their folders are named
 ) -> tuple[dict[str, int], tuple[str, ...]]:  # label of each name, and readable names of all classes by label
     "ShapeNetCore's 55 labels if all names are ShapeNetCore's; otherwise labels in the order of the sorted names."
     names = set(names)
@@ -115,7 +115,7 @@ class ObjectRow(NamedTuple):
 
 
 def _image_size(jpeg: bytes, where: str) -> tuple[int, int]:
-    "Height and width of a JPEG image. Raises `ValueError` if it is not a whole one."
+    "Height and width of a JPEG image. Raises `ValueError` if it is incomplete or damaged."
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
         if not jpeg.endswith(b"\xff\xd9"):
@@ -221,7 +221,7 @@ def _digest(*parts: bytes | str) -> bytes:
 
 
 def _read_shard(path: Path, objects: int | None = None, views: int | None = None) -> pa.RecordBatch:
-    "The rows of a shard. Raises `ValueError` naming the file if it is none, or not with so many objects or views."
+    "The rows of a shard. Raises `ValueError` naming the file if it is not a shard of so many objects and views."
     table = _read_table(path)
     if views is None:
         images = [field.type for field in table.schema if field.name == "images"]
@@ -315,7 +315,7 @@ def split_objects(
 
 def _random_split(
     labels: Int[np.ndarray, " objects"], val_fraction: float, seed: int
-) -> Bool[np.ndarray, " objects"]:  # is it for validation
+) -> Bool[np.ndarray, " objects"]:  # whether an object is for validation
     return np.isin(np.arange(len(labels)), split_objects(labels, val_fraction, seed)[1])
 
 # %% ../../nbs/data/00_storage.ipynb #cell014a
@@ -406,7 +406,7 @@ def _read_index(path: Path, objects: int) -> pa.RecordBatch:
     if table.num_rows != objects:
         raise _damaged(path, f"has {table.num_rows} objects, but the shards have {objects}")
     synsets, ids, labels, splits = (table.column(c).to_pylist() for c in _INDEX)
-    label_of, class_of = {}, {}  # as the rows before say
+    label_of, class_of = {}, {}  # of the rows so far
     if CLASS_BY_SYNSET.keys() >= set(synsets):
         label_of = {synset: CLASS_BY_SYNSET[synset].label for synset in set(synsets)}
     for row, (synset, object_id, label, split) in enumerate(zip(synsets, ids, labels, splits)):
@@ -515,7 +515,7 @@ class _Latents(_Rows):
 
     @cached_property
     def translations(self) -> Float[np.ndarray, "objects views 3"] | None:
-        """Latents 8 to 10 of 3DIEBench-T: t in the object's frame, bounding-box diagonals; none if objects stay.
+        """Latents 8 to 10 of 3DIEBench-T: t in the object's frame, bounding-box diagonals; None without translations.
 
         Raises `ValueError` naming a shard that has them where the first has none, or the other way round."""
         paths = [self.path / shard["file"] for shard in self.info["shards"]]
@@ -601,7 +601,7 @@ def _decode_into(
 class ViewDataset(_Reader):
     """A data set on disk, memory-mapped: `ViewDataset(folder)`.
 
-    `synsets`, `object_ids`, `labels`, `latents` and `translations` (none if objects are not moved) have one entry for
+    `synsets`, `object_ids`, `labels`, `latents` and `translations` (None if there are none) have one entry for
     each object, in the order of the rows. `views` is the number of views of each object; `height` and `width` are the
     size of an image in pixels; `mean` and `std` are the statistics of training pixels in [0, 1] for each channel.
     `classes` has the names of classes by label, `info` is the content of `dataset.json`, and `fingerprint` identifies

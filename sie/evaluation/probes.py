@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from sie.method.pretraining import ImageFormat
 
 # %% auto #0
-__all__ = ['Plan', 'TARGETS', 'Examples', 'Embedded', 'embed', 'r2_pooled', 'r2_per_entry', 'median_angle', 'Probe', 'make_head',
-           'random_pairs', 'every_view', 'Target', 'targets', 'Head', 'read_off', 'chance_scores']
+__all__ = ['Plan', 'TARGETS', 'Examples', 'Embedded', 'embed', 'r2_pooled', 'r2_per_entry', 'angles', 'median_angle', 'Probe',
+           'make_head', 'random_pairs', 'every_view', 'Target', 'targets', 'Head', 'top_hits', 'head_scores',
+           'predictions', 'read_off', 'chance_scores']
 
 # %% ../../nbs/evaluation/00_probes.ipynb #cell006
 @dataclass
@@ -43,7 +44,7 @@ class Embedded:
     "Every view of a data set, embedded, with its latents, labels and split."
 
     representations: Float[Tensor, "objects views dim"]
-    latents: Float[Tensor, "objects views latents"]  # 7, or 10 where objects are moved
+    latents: Float[Tensor, "objects views latents"]  # 7, or 10 with translations
     labels: Int[Tensor, " objects"]
     train: Int[Tensor, " train"]  # indices of the training objects
     val: Int[Tensor, " val"]  # indices of the validation objects
@@ -127,16 +128,21 @@ def r2_per_entry(predicted: Float[Tensor, "n entries"], target: Float[Tensor, "n
     return _determination(residuals, total).mean().item()
 
 # %% ../../nbs/evaluation/00_probes.ipynb #median-angle
-def median_angle(
+def angles(
     predicted: Float[Tensor, "n 4"],  # quaternions (x, y, z, w) of any length
     target: Float[Tensor, "n 4"],  # unit quaternions
-) -> float:  # degrees, 0 to 180
-    "Median angle between predicted and true rotation. Raises `ValueError` if the shapes differ."
+) -> Float[Tensor, " n"]:  # degrees, 0 to 180
+    "Angle between each predicted and true rotation. Raises `ValueError` if the shapes differ."
     _same_shape(predicted, target)
     p, q = nn.functional.normalize(predicted.double(), dim=-1), target.double()
     closer = torch.where((p * q).sum(-1, keepdim=True) < 0, -p, p)  # q and -q are the same rotation
     half = 2 * torch.atan2((closer - q).norm(dim=-1), (closer + q).norm(dim=-1))  # exact for small angles too
-    return (2 * half).rad2deg().median().item()
+    return (2 * half).rad2deg()
+
+
+def median_angle(predicted: Float[Tensor, "n 4"], target: Float[Tensor, "n 4"]) -> float:
+    "Median of `angles`."
+    return angles(predicted, target).median().item()
 
 # %% ../../nbs/evaluation/00_probes.ipynb #cell011
 @dataclass(frozen=True)
@@ -261,10 +267,16 @@ def _new_head(head: Head, x: Tensor, y: Tensor, e: Embedded, probe: Probe) -> nn
     return make_head(x.shape[1], y.shape[1], None if head.linear else probe.hidden).to(x.device)
 
 
-def _score(target: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
+def top_hits(predicted: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> dict[str, Tensor]:
+    "Whether the right class comes first (`top1`), and whether it is among the first five (`top5`), for each view."
+    best = predicted.topk(min(5, predicted.shape[1])).indices == y[:, None]
+    return {"top1": best[:, 0], "top5": best.any(1)}
+
+
+def head_scores(target: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
+    "The scores of a head, as `read_off` gives them, from what it predicts and should predict."
     if target == "class":
-        best = predicted.topk(min(5, predicted.shape[1])).indices == y[:, None]
-        return {"top1": best[:, 0].float().mean().item(), "top5": best.any(1).float().mean().item()}
+        return {name: right.float().mean().item() for name, right in top_hits(predicted, y).items()}
     scores = {"r2_pooled": r2_pooled(predicted, y), "r2_per_entry": r2_per_entry(predicted, y)}
     quaternion = TARGETS[target].quaternion
     if quaternion is not None:
@@ -272,11 +284,11 @@ def _score(target: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
     return scores
 
 # %% ../../nbs/evaluation/00_probes.ipynb #read-off
-def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[dict[str, float]]:
-    """Train heads on the training objects and score them on every view of the validation objects.
+def predictions(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[tuple[Tensor, Tensor]]:
+    """Train heads on the training objects: what each predicts, and should predict, for every validation view.
 
-    The scores of a head are `top1` and `top5`, or `r2_pooled`, `r2_per_entry` and, for a rotation, `degrees` (the
-    median angle). Features are standardised; a standard deviation below a tenth of their mean is set to that.
+    Rows are views, those of an object one after another. Features are standardised; a standard deviation below a
+    tenth of their mean is set to that.
 
     Raises `ValueError` for an unknown target, and where there are no training or no validation objects."""
     _check_heads(e, heads)
@@ -295,7 +307,15 @@ def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list
             sum(loss(model(x), y) for loss, model, (x, y) in zip(losses, models, batch)).backward()
             optimiser.step()
     with torch.no_grad():
-        return [_score(head.target, model(x), y) for head, model, (x, y) in zip(heads, models, asked)]
+        return [(model(x), y) for model, (x, y) in zip(models, asked)]
+
+
+def read_off(e: Embedded, heads: Sequence[Head], probe: Probe = Probe()) -> list[dict[str, float]]:
+    """Train heads as `predictions` does, and score them on every view of the validation objects.
+
+    The scores of a head are `top1` and `top5`, or `r2_pooled`, `r2_per_entry` and, for a rotation, `degrees` (the
+    median angle). Raises as `predictions` does."""
+    return [head_scores(head.target, *found) for head, found in zip(heads, predictions(e, heads, probe))]
 
 # %% ../../nbs/evaluation/00_probes.ipynb #chance
 def chance_scores(e: Embedded, target: str, probe: Probe = Probe()) -> dict[str, float]:
@@ -306,4 +326,4 @@ def chance_scores(e: Embedded, target: str, probe: Probe = Probe()) -> dict[str,
         return _target_values(e, target, objects, plan)[1]
 
     train, val = values(e.train, 2), values(e.val, 1)
-    return _score(target, train.mean(0).expand_as(val), val)
+    return head_scores(target, train.mean(0).expand_as(val), val)

@@ -5,26 +5,40 @@
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell003
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 try:
     import pandas as pd
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("sie.evaluation.protocol needs pandas: pip install 'sie[evaluation]'") from error
 
-from .probes import Embedded, Head, Probe, chance_scores, read_off, targets
-from .retrieval import chance_pre, chance_retrieval, pre, predict_views, retrieval
+from sie.evaluation.probes import (
+    TARGETS,
+    Embedded,
+    Head,
+    Probe,
+    angles,
+    chance_scores,
+    head_scores,
+    predictions,
+    targets,
+    top_hits,
+)
+from .retrieval import chance_pre, chance_retrieval, pose_errors, predict_views, rank_scores
 from ..method.encoders import PARTS, Split
 from ..method.methods import Model
 from ..method.pretraining import load_model
 from ..method.system import cores, map_in_workers
 
 # %% auto #0
-__all__ = ['evaluate', 'evaluate_all', 'chance_levels']
+__all__ = ['Sums', 'metric_of_sums', 'measure', 'evaluate', 'evaluate_all', 'chance_levels']
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell023
 def _metric(target: str, score: str, linear: bool) -> str:
@@ -45,58 +59,159 @@ def _heads(e: Embedded, split: Split) -> dict[tuple[str, str, bool], Head]:
     return heads
 
 
-def _retrieved(e: Embedded, model: Model) -> list[tuple[str, str, str, float]]:
-    "Rows of retrieval: part, split, metric, value."
-    rows = []
+def _retrieved(e: Embedded, model: Model) -> dict[tuple[str, str, str], Tensor]:
+    "Scores of retrieval for each query, (objects, views), by part, split and metric."
+    found = {}
     for name, queries in {"train": e.train, "val": e.val}.items():
         predicted = predict_views(e, queries, model.predictor, model.method.form, model.method.colour)
-        scores = retrieval(predicted, e.embeddings[queries])
-        rows += [("equivariant", name, metric, value) for metric, value in scores.items()]
-        rows.append(("equivariant", name, "pre", pre(e, predicted, queries, queries)))
+        for metric, scores in rank_scores(predicted, e.embeddings[queries]).items():
+            found["equivariant", name, metric] = scores
+        found["equivariant", name, "pre"] = pose_errors(e, predicted, queries, queries)
         if name == "val":
-            rows.append(("equivariant", "all", "pre", pre(e, predicted, queries, torch.cat([e.train, e.val]))))
-    return rows
+            found["equivariant", "all", "pre"] = pose_errors(e, predicted, queries, torch.cat([e.train, e.val]))
+    return found
+
+# %% ../../nbs/evaluation/02_protocol.ipynb #sums
+#: Arrays by name, with a row for each object: see above.
+Sums = Mapping[str, np.ndarray]
+
+_DEGREES = 180  # bins of the histograms of angles
+
+
+def _of_objects(scores: Tensor, objects: int) -> np.ndarray:
+    "Sums over the views of each object."
+    return scores.double().unflatten(0, (objects, -1)).sum(1).cpu().numpy()
+
+
+def _sums_of_heads(
+    found: Mapping[tuple[str, str, bool], tuple[Tensor, Tensor]],  # by part, target and whether the head is linear
+    split: str,
+    objects: Tensor,
+) -> Sums:
+    count = len(objects)
+    sums = {f"{split}/objects": objects.cpu().numpy()}
+    for (part, target, linear), (predicted, y) in found.items():
+        if target == "class":
+            sums |= {
+                f"{split}/{part}/{name}": _of_objects(right, count) for name, right in top_hits(predicted, y).items()
+            }
+            sums[f"{split}/views"] = np.full(count, len(y) // count)
+            continue
+        head = f"{split}/{part}/{target}{'_linear' if linear else ''}"
+        sums[f"{head}/squared_error"] = _of_objects((y - predicted).square(), count)
+        sums[f"{split}/{target}/sum"] = _of_objects(y, count)
+        sums[f"{split}/{target}/square"] = _of_objects(y.double().square(), count)
+        quaternion = TARGETS[target].quaternion
+        if quaternion is not None:
+            degrees = angles(quaternion(predicted), quaternion(y)).long().clamp(0, _DEGREES - 1).cpu()
+            place = torch.arange(count).repeat_interleave(len(y) // count) * _DEGREES + degrees
+            histograms = place.bincount(minlength=count * _DEGREES).unflatten(0, (count, _DEGREES))
+            sums[f"{head}/angles"] = histograms.numpy().astype(np.uint16)
+    return sums
+
+# %% ../../nbs/evaluation/02_protocol.ipynb #sums-retrieval
+def _sums_of_retrieval(found: Mapping[tuple[str, str, str], Tensor], queries: Mapping[str, Tensor]) -> Sums:
+    sums = {}
+    for (part, split, metric), scores in found.items():
+        sums[f"{split}/{part}/{metric}"] = scores.double().sum(1).cpu().numpy()
+        sums[f"{split}/views"] = np.full(*scores.shape)
+        sums[f"{split}/objects"] = queries[split].cpu().numpy()
+    return sums
+
+# %% ../../nbs/evaluation/02_protocol.ipynb #metric-of-sums
+def _median_of_counts(counts: np.ndarray) -> np.ndarray:
+    "Medians of histograms in degrees, the last axis, interpolated within their bin."
+    below = counts.cumsum(-1)
+    half = below[..., -1:] / 2
+    at = (below < half).argmin(-1, keepdims=True)
+    inside = np.take_along_axis(counts, at, -1)
+    before = np.take_along_axis(below, at, -1) - inside
+    return (at + (half - before) / inside)[..., 0]
+
+
+def metric_of_sums(sums: Sums, metric: str, part: str, split: str, weights: np.ndarray) -> np.ndarray:
+    """A metric of the objects of a split, each counted as often as its weight says.
+
+    `weights` is (draws, objects), the result has a value for each draw. All weights 1 give the value of `measure`; for
+    a median angle this is nearly so, as only whole degrees are kept. Raises `ValueError` for a metric without sums."""
+    name = re.fullmatch(r"(\w+?)_(r2_pooled|r2_per_entry|degrees)(_linear)?", metric)
+    target, score, linear = name.groups(default="") if name else ("", "", "")
+    kind = "angles" if score == "degrees" else "squared_error"
+    array = f"{split}/{part}/{target}{linear}/{kind}" if name else f"{split}/{part}/{metric}"
+    if array not in sums:
+        raise ValueError(f"there are no sums for each object of {metric}, {part}, {split}: {array} is missing")
+    total = weights @ sums[array]
+    views = weights @ sums[f"{split}/views"]
+    if not name:
+        return total / views
+    if score == "degrees":
+        return _median_of_counts(total)
+    y, square = (weights @ sums[f"{split}/{target}/{of}"] for of in ("sum", "square"))
+    if score == "r2_pooled":
+        views = views * total.shape[1]
+        total, y, square = (entries.sum(1) for entries in (total, y, square))
+    else:
+        views = views[:, None]
+    around = square - y**2 / views
+    varies = around > 1e-12 * square  # targets that do not vary: 1 for a perfect prediction, else 0, as `r2_pooled`
+    r2 = np.where(varies, 1 - total / np.where(varies, around, 1), total == 0)
+    return r2 if score == "r2_pooled" else r2.mean(1)
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #evaluate
-def evaluate(
+def measure(
     e: Embedded,
     split: Split,  # which dimensions are which part
     probe: Probe = Probe(),
     model: Model | None = None,  # whose predictor is evaluated, if it has one
-) -> pd.DataFrame:  # columns part, split, metric, value
-    """All measurements of one model.
+) -> tuple[pd.DataFrame, Sums]:
+    "The table that `evaluate` gives, and the sums for each object that it could be computed from. Raises as it does."
+    dim = e.representations.shape[-1]
+    if split.dim != dim:
+        raise ValueError(f"the split is of {split.dim} dimensions, the representations have {dim}")
+    heads = _heads(e, split)
+    found = dict(zip(heads, predictions(e, [*heads.values()], probe)))
+    rows = []
+    for (part, target, linear), answer in found.items():
+        scores = head_scores(target, *answer)
+        rows += [(part, "val", _metric(target, score, linear), value) for score, value in scores.items()]
+    rows.sort(key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
+    sums = _sums_of_heads(found, "val", e.val)
+    if model is not None and model.predictor is not None:
+        retrieved = _retrieved(e, model)
+        rows += [(*key, scores.mean().item()) for key, scores in retrieved.items()]
+        sums |= _sums_of_retrieval(retrieved, {"train": e.train, "val": e.val, "all": e.val})
+    return pd.DataFrame(rows, columns=["part", "split", "metric", "value"]), sums
+
+
+def evaluate(e: Embedded, split: Split, probe: Probe = Probe(), model: Model | None = None) -> pd.DataFrame:
+    """All measurements of one model; the arguments are those of `measure`. Columns: part, split, metric, value.
 
     Metrics are `top1` and `top5`; for each of `TARGETS` `..._r2_pooled`, `..._r2_per_entry` and, for rotations,
     `..._degrees` (the median angle), of an MLP and, with the ending `_linear`, of a linear head; and for a model with
     a predictor `mrr`, `h1` to `h10` and `pre`.
 
     Raises `ValueError` where the split has another dimension than the representations, and as `read_off` does."""
-    dim = e.representations.shape[-1]
-    if split.dim != dim:
-        raise ValueError(f"the split is of {split.dim} dimensions, the representations have {dim}")
-    heads = _heads(e, split)
-    rows = []
-    for (part, target, linear), scores in zip(heads, read_off(e, [*heads.values()], probe)):
-        rows += [(part, "val", _metric(target, score, linear), value) for score, value in scores.items()]
-    rows.sort(key=lambda row: (PARTS.index(row[0]), not row[2].startswith("top")))
-    if model is not None and model.predictor is not None:
-        rows += _retrieved(e, model)
-    return pd.DataFrame(rows, columns=["part", "split", "metric", "value"])
+    return measure(e, split, probe, model)[0]
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #evaluate-all
-def _evaluate_saved(embedded: Path, model: Path, probe: Probe) -> pd.DataFrame:
+def _evaluate_saved(embedded: Path, model: Path, probe: Probe, sums: Path | None) -> pd.DataFrame:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_model(model)[0].to(device)
-    return evaluate(Embedded.load(embedded, device), loaded.split, probe, loaded)
+    table, of_objects = measure(Embedded.load(embedded, device), loaded.split, probe, loaded)
+    if sums is not None:
+        sums.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(sums, **of_objects)
+    return table
 
 
 def evaluate_all(
     embedded: Mapping[str, Path],  # name -> file of `Embedded.save`
     models: Mapping[str, Path],  # name -> folder of the model
     probe: Probe = Probe(),
+    sums: Path | None = None,  # folder for the sums of each object, NAME.npz
 ) -> pd.DataFrame:  # as `evaluate`, with the column `name` in front
     "Evaluate several models side by side, one per core; on a GPU, if there is one, one after another."
-    jobs = [(file, models[name], probe) for name, file in embedded.items()]
+    jobs = [(file, models[name], probe, sums and sums / f"{name}.npz") for name, file in embedded.items()]
     workers = 1 if torch.cuda.is_available() else min(len(jobs), cores())
     if len(jobs) == 1:
         workers = 0  # a process of its own takes seconds to start

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from sie.evaluation.probes import Embedded
 
 # %% auto #0
-__all__ = ['Predictor', 'predict_views', 'ranks', 'retrieval', 'chance_retrieval', 'nearest', 'rotation_error', 'pre',
-           'chance_pre']
+__all__ = ['Predictor', 'predict_views', 'ranks', 'rank_scores', 'retrieval', 'chance_retrieval', 'nearest', 'rotation_error',
+           'pose_errors', 'pre', 'chance_pre']
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #cell017
 #: Maps embeddings ("batch embedding") and transformations ("batch g") to predicted embeddings ("batch embedding").
@@ -56,14 +56,23 @@ def ranks(similarity: Float[Tensor, "*batch query candidate"]) -> Float[Tensor, 
     return 1 + (similarity > right).sum(-1) + ((similarity == right).sum(-1) - 1) / 2
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #mrr
-def retrieval(
+def rank_scores(
     predicted: Float[Tensor, "objects views embedding"],  # of length 1
     embeddings: Float[Tensor, "objects views embedding"],
     hits: Sequence[int] = (1, 2, 5, 10),
-) -> dict[str, float]:
-    "MRR (`mrr`) and H@k (`h1`, ...) among the views of the same object."
+) -> dict[str, Float[Tensor, "objects views"]]:
+    "Of each query among the views of its object: 1 / rank (`mrr`), and whether the rank is at most k (`h1`, ...)."
     r = ranks(predicted @ nn.functional.normalize(embeddings, dim=-1).mT)
-    return {"mrr": (1 / r).mean().item(), **{f"h{k}": (r <= k).float().mean().item() for k in hits}}
+    return {"mrr": 1 / r, **{f"h{k}": (r <= k).float() for k in hits}}
+
+
+def retrieval(
+    predicted: Float[Tensor, "objects views embedding"],
+    embeddings: Float[Tensor, "objects views embedding"],
+    hits: Sequence[int] = (1, 2, 5, 10),
+) -> dict[str, float]:
+    "MRR (`mrr`) and H@k (`h1`, ...): the means of `rank_scores`."
+    return {name: scores.mean().item() for name, scores in rank_scores(predicted, embeddings, hits).items()}
 
 
 def chance_retrieval(views: int, hits: Sequence[int] = (1, 2, 5, 10)) -> dict[str, float]:
@@ -91,15 +100,21 @@ def _rotations(e: Embedded, objects: Int[Tensor, " objects"]) -> Float[Tensor, "
     return euler_to_quaternion(e.latents[objects][..., ANGLES]).flatten(0, 1)
 
 
-def pre(
+def pose_errors(
     e: Embedded,
     predicted: Float[Tensor, "objects views embedding"],  # as `predict_views` gives it
     queries: Int[Tensor, " objects"],
     candidates: Int[Tensor, " candidates"],
-) -> float:  # 0 to 1
-    "Prediction retrieval error of predictions for the query objects among all views of the candidate objects."
+) -> Float[Tensor, "objects views"]:  # 0 to 1
+    "Error of the nearest neighbour's pose, for each query, among all views of the candidate objects."
     neighbour = nearest(predicted.flatten(0, 1), e.embeddings[candidates].flatten(0, 1))
-    return rotation_error(_rotations(e, candidates)[neighbour], _rotations(e, queries)).mean().item()
+    errors = rotation_error(_rotations(e, candidates)[neighbour], _rotations(e, queries))
+    return errors.unflatten(0, predicted.shape[:2])
+
+
+def pre(e: Embedded, predicted: Tensor, queries: Tensor, candidates: Tensor) -> float:
+    "Prediction retrieval error: the mean of `pose_errors`."
+    return pose_errors(e, predicted, queries, candidates).mean().item()
 
 
 def chance_pre(e: Embedded, objects: Int[Tensor, " objects"], pairs: int = 100_000) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -76,10 +77,13 @@ class SmallResNet(nn.Module):
         widths: Sequence[int] = (8, 24, 48, 96),  # channels of the stages; ResNet-18 has 64, 128, 256, 512
         blocks: int = 1,  # in each stage; ResNet-18 has 2
         pool: bool = False,  # max-pool after the stem, as in ResNet-18; for images of more than about 60 px
+        patch: int | None = None,  # the stem sees patches of so many pixels that do not overlap; None: as in ResNet-18
     ):
         super().__init__()
         self.dim = widths[-1]
-        stem = [nn.Conv2d(3, widths[0], 7, 2, 3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+        kernel, stride, padding = (patch, patch, 0) if patch else (7, 2, 3)
+        convolution = nn.Conv2d(3, widths[0], kernel, stride, padding, bias=False)
+        stem = [convolution, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
         if pool:
             stem.append(nn.MaxPool2d(3, 2, 1))
         stages = [_stage(widths[0], widths[0], 1, blocks)]
@@ -162,6 +166,7 @@ ENCODERS: Mapping[str, Callable[[], nn.Module]] = {
     "resnet18": resnet18,
     "resnet18_release": ReleaseResNet,
     "small": SmallResNet,
+    "patch": partial(SmallResNet, (32, 64, 96), patch=4),
 }
 
 

@@ -19,10 +19,12 @@ __all__ = ['attraction', 'variance', 'covariance', 'nt_xent']
 
 # %% ../../nbs/method/03_losses.ipynb #cell005
 def attraction(
-    a: Float[Tensor, "batch dim"],  # embeddings of the first views, or predictions
-    b: Float[Tensor, "batch dim"],  # embeddings of the second views
+    a: Float[Tensor, "*groups batch dim"],  # embeddings of the first views, or predictions
+    b: Float[Tensor, "*groups batch dim"],  # embeddings of the second views
 ) -> Float[Tensor, ""]:
     """Mean squared error over batch and dimensions: the invariance term or the equivariance term.
+
+    Of several batches of the same shape it is the mean, as are all losses here.
 
     Garrido et al. 2023, section 3.3. Raises `ValueError` for shapes that differ.
     """
@@ -31,25 +33,25 @@ def attraction(
 
 
 def _check_alike(a: Tensor, b: Tensor) -> None:
-    if a.ndim != 2 or a.shape != b.shape:
+    if a.ndim < 2 or a.shape != b.shape:
         raise ValueError(
             f"two batches of one shape (batch, dim) are compared row by row, got {tuple(a.shape)} and {tuple(b.shape)}"
         )
 
 # %% ../../nbs/method/03_losses.ipynb #cell005c
 def variance(
-    x: Float[Tensor, "batch dim"],  # embeddings or predictions of one view
+    x: Float[Tensor, "*groups batch dim"],  # embeddings or predictions of one view
 ) -> Float[Tensor, ""]:  # in [0, 1/2]
     """VICReg's variance term: half the mean hinge on the standard deviation of each dimension.
 
     Bardes et al. 2022, equation 1. Raises `ValueError` for a batch of one, which has no variance.
     """
     _check_two(x)
-    return F.relu(1 - (x.var(0) + 1e-4).sqrt()).mean() / 2
+    return F.relu(1 - (x.var(-2) + 1e-4).sqrt()).mean() / 2
 
 
 def _check_two(x: Tensor) -> None:
-    if x.ndim != 2 or len(x) < 2:
+    if x.ndim < 2 or x.shape[-2] < 2:
         raise ValueError(
             "variance, covariance and contrast need a batch of at least two, (batch, dim), "
             f"got the shape {tuple(x.shape)}"
@@ -57,21 +59,22 @@ def _check_two(x: Tensor) -> None:
 
 # %% ../../nbs/method/03_losses.ipynb #cell005e
 def covariance(
-    x: Float[Tensor, "batch dim"],  # embeddings of one view
+    x: Float[Tensor, "*groups batch dim"],  # embeddings of one view
 ) -> Float[Tensor, ""]:
     """VICReg's covariance term: the sum of squared off-diagonal covariances over the number of dimensions.
 
     Bardes et al. 2022, equations 3 and 4. Raises `ValueError` for a batch of one.
     """
     _check_two(x)
-    centred = x - x.mean(0)
-    squares = (centred.T @ centred / (len(x) - 1)).square()
-    return (squares.sum() - squares.diagonal().sum()) / x.shape[1]
+    centred = x - x.mean(-2, keepdim=True)
+    squares = (centred.mT @ centred / (x.shape[-2] - 1)).square()
+    groups = x[..., 0, 0].numel()
+    return (squares.sum() - squares.diagonal(dim1=-2, dim2=-1).sum()) / (x.shape[-1] * groups)
 
 # %% ../../nbs/method/03_losses.ipynb #cell005g
 def nt_xent(
-    a: Float[Tensor, "batch dim"],  # embeddings of the first views, or predictions
-    b: Float[Tensor, "batch dim"],  # embeddings of the second views
+    a: Float[Tensor, "*groups batch dim"],  # embeddings of the first views, or predictions
+    b: Float[Tensor, "*groups batch dim"],  # embeddings of the second views
     temperature: float = 0.1,
 ) -> Float[Tensor, ""]:
     """SimCLR's normalised, temperature-scaled cross entropy; row n of `a` and row n of `b` are partners.
@@ -81,6 +84,9 @@ def nt_xent(
     """
     _check_alike(a, b)
     _check_two(a)
-    x = F.normalize(torch.cat([a, b]), dim=1)
-    similarity = (x @ x.T / temperature).fill_diagonal_(-torch.inf)
-    return F.cross_entropy(similarity, torch.arange(len(x), device=x.device).roll(len(a)))
+    x = F.normalize(torch.cat([a, b], -2), dim=-1)
+    rows = x.shape[-2]
+    itself = torch.eye(rows, dtype=torch.bool, device=x.device)
+    similarity = (x @ x.mT / temperature).masked_fill(itself, -torch.inf).reshape(-1, rows)
+    partners = torch.arange(rows, device=x.device).roll(a.shape[-2])
+    return F.cross_entropy(similarity, partners.repeat(len(similarity) // rows))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 # %% auto #0
-__all__ = ['Term', 'HEADS', 'INVARIANT_SHARE', 'METHODS', 'Outputs', 'PartInvariance', 'Method', 'Model']
+__all__ = ['Term', 'HEADS', 'INVARIANT_SHARE', 'METHODS', 'Outputs', 'view_pairs', 'ViewOutputs', 'AllPairs', 'EachView',
+           'PartInvariance', 'Method', 'Model']
 
 # %% ../../nbs/method/04_methods.ipynb #cell006
 @dataclass
 class Outputs:
-    "The model's outputs for a batch of pairs; an output that the method does not have is None."
+    "The model's outputs for a batch of pairs of views; an output that the method does not have is None."
 
     h1: Float[Tensor, "batch dim"]  # representation of the first view
     h2: Float[Tensor, "batch dim"]  # representation of the second view
@@ -53,30 +56,119 @@ class Outputs:
         "The embeddings of the second view, concatenated."
         return _concatenated(self.u2, self.z2)
 
-    def gathered(self) -> Outputs:
+
+def _concatenated(*embeddings: Tensor | None) -> Tensor:
+    "Those embeddings that there are, side by side."
+    return torch.cat([e for e in embeddings if e is not None], -1)
+
+# %% ../../nbs/method/04_methods.ipynb #cell006b
+def view_pairs(views: int) -> list[tuple[int, int]]:
+    "The pairs (first, second) in which a loss uses the views of an object: all ordered pairs, or (0, 1) of two views."
+    return [(0, 1)] if views == 2 else list(permutations(range(views), 2))
+
+
+@lru_cache
+def _pair_index(views: int, device: torch.device) -> Int[Tensor, "2 pairs"]:
+    "First and second views of `view_pairs`. It stays on the device, since copying it there would stop a GPU."
+    return torch.tensor(view_pairs(views), device=device).T
+
+
+@dataclass
+class ViewOutputs:
+    """The model's outputs for a batch of objects in several views each.
+
+    The pairs are those of `view_pairs`. An output that the method does not have is None."""
+
+    h: Float[Tensor, "views batch dim"]  # representations
+    labels: Int[Tensor, " batch"]
+    g: Float[Tensor, "pairs batch g"]  # transformations, in the method's form
+    u: Float[Tensor, "views batch invariant"] | None  # invariant embeddings
+    z: Float[Tensor, "views batch equivariant"] | None  # equivariant embeddings
+    logits: Float[Tensor, "views batch classes"] | None  # class scores
+    predicted: Float[Tensor, "pairs batch equivariant"] | None = None  # predictions of the second view's z
+    regressed: Float[Tensor, "pairs batch g"] | None = None  # g, regressed from both representations
+
+    @property
+    def pairs(self) -> list[Outputs]:
+        "The outputs for each pair of views."
+        joined = {name: _unbound(value, len(self.g)) for name, value in vars(self.joined).items() if name != "labels"}
+        return [Outputs(labels=self.labels, **dict(zip(joined, values))) for values in zip(*joined.values())]
+
+    @property
+    def joined(self) -> Outputs:
+        "The outputs for all pairs of views, with a first dimension for the pairs."
+        first, second = _pair_index(len(self.h), self.h.device)
+        both = {"h": self.h, "u": self.u, "z": self.z, "logits": self.logits}
+        of = {f"{name}1": _rows(x, first) for name, x in both.items()}
+        of |= {f"{name}2": _rows(x, second) for name, x in both.items()}
+        return Outputs(g=self.g, labels=self.labels, predicted=self.predicted, regressed=self.regressed, **of)
+
+    @property
+    def x(self) -> Float[Tensor, "views batch embedding"]:
+        "The embeddings, concatenated."
+        return _concatenated(self.u, self.z)
+
+    def gathered(self) -> ViewOutputs:
         """The outputs of all processes as one batch, in the order of ranks, with gradients through the gather.
 
         Terms are thus computed over the *global* batch. The gradient that a process receives is that of the sum of
         all processes' losses, which are equal. Averaging parameters' gradients over the processes, as
         DistributedDataParallel does, makes it the gradient of one loss.
         """
-        return Outputs(**{name: _gathered(value) for name, value in vars(self).items()})
-
-# %% ../../nbs/method/04_methods.ipynb #cell006b
-def _gathered(value: Tensor | None) -> Tensor | None:
-    "A tensor of all processes, one after another; None stays None."
-    return value if value is None else torch.cat(distributed.all_gather(value.contiguous()))
+        return ViewOutputs(**{name: _gathered(value) for name, value in vars(self).items()})
 
 
-def _concatenated(*embeddings: Tensor | None) -> Tensor:
-    "Those embeddings that there are, side by side."
-    return torch.cat([e for e in embeddings if e is not None], -1)
+def _rows(x: Tensor | None, index: Tensor) -> Tensor | None:
+    return None if x is None else x[index]
+
+
+def _unbound(x: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if x is None else x.unbind()
+
+
+def _gathered(x: Tensor | None) -> Tensor | None:
+    "A tensor of all processes, joined along its batch dimension; None stays None."
+    if x is None:
+        return None
+    return torch.cat(distributed.all_gather(x.contiguous()), -1 if x.ndim == 1 else 1)
 
 # %% ../../nbs/method/04_methods.ipynb #cell008
 #: A weight, and the function of the outputs that is weighted.
 Term = tuple[float, Callable[[Outputs], Tensor]]
 #: The heads that a method can have.
 HEADS = ("invariant", "equivariant", "classifier", "regressor")
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """A term that is computed for all pairs of views at once, with a first dimension for the pairs.
+
+    Its function must give the mean over that dimension, as those of `sie.method.losses` do. A term that is a plain
+    function is computed for one pair after the other."""
+
+    function: Callable[[Outputs], Tensor]
+
+    def __call__(self, o: Outputs) -> Float[Tensor, ""]:
+        return self.function(o)
+
+    def over(self, outputs: ViewOutputs) -> Float[Tensor, ""]:
+        "The mean over all pairs."
+        return self.function(outputs.joined)
+
+
+@dataclass(frozen=True)
+class EachView:
+    "A term that is the sum of a loss of both views' embeddings. It is computed once a view, not once a pair."
+
+    function: Callable[[Tensor], Tensor]  # of embeddings, (batch, dim); of several views (views, batch, dim) the mean
+    embedding: str = "x"  # "x": the concatenated embeddings; "u" or "z": one of them
+
+    def __call__(self, o: Outputs) -> Float[Tensor, ""]:
+        return self.function(getattr(o, f"{self.embedding}1")) + self.function(getattr(o, f"{self.embedding}2"))
+
+    def over(self, outputs: ViewOutputs) -> Float[Tensor, ""]:
+        "The mean over all pairs; every view is in equally many."
+        return 2 * self.function(getattr(outputs, self.embedding))
 
 
 @dataclass(frozen=True)
@@ -112,7 +204,6 @@ class Method:
     predictor: str | None = None  # None, "hypernetwork" or "mlp"
     form: str = "quaternion"  # of the transformation, a name in `sie.method.rotations.FORMS`
     colour: bool = False  # whether the transformation includes the two hue differences
-    regressor_width: int | None = None  # of the regressor's two hidden layers; None: twice its part
     split: bool = field(init=False)  # whether the heads receive different parts of the representation
 
     def __post_init__(self):
@@ -125,7 +216,7 @@ class Method:
 
     def loss(
         self,
-        outputs: Outputs,
+        outputs: Outputs | ViewOutputs,  # of pairs, or of several views: then terms are means over their pairs
         equivariance_weight: float = 1,  # multiplies the term named "equivariance"
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:  # weighted sum, and each term without its weight
         "The loss and its terms. Raises `ValueError` naming a term that needs an output which the method does not have."
@@ -162,10 +253,12 @@ def _check_declaration(method: Method) -> None:
     transformation_size(method.form)
 
 
-def _value(method: Method, name: str, function: Callable[[Outputs], Tensor], outputs: Outputs) -> Float[Tensor, ""]:
-    "A term of the loss. Raises `ValueError` naming the term if it needs an output that is None."
+def _value(
+    method: Method, name: str, function: Callable[[Outputs], Tensor], outputs: Outputs | ViewOutputs
+) -> Float[Tensor, ""]:
+    "A term of the loss: its mean over pairs. Raises `ValueError` naming the term if it needs an output that is None."
     try:
-        return function(outputs)
+        return _mean_over_pairs(function, outputs)
     except (AttributeError, TypeError) as error:  # None has neither a shape nor arithmetic
         missing = [output for output, value in vars(outputs).items() if value is None]
         raise ValueError(
@@ -173,35 +266,51 @@ def _value(method: Method, name: str, function: Callable[[Outputs], Tensor], out
             f"with the heads {', '.join(method.heads) or 'none'} there is no {', '.join(missing)}"
         ) from error
 
+
+def _mean_over_pairs(function: Callable[[Outputs], Tensor], outputs: Outputs | ViewOutputs) -> Float[Tensor, ""]:
+    if isinstance(outputs, Outputs):
+        return function(outputs)
+    if len(outputs.g) > 1 and hasattr(function, "over"):
+        return function.over(outputs)
+    pairs = outputs.pairs
+    return sum(map(function, pairs)) / len(pairs)
+
 # %% ../../nbs/method/04_methods.ipynb #cell010
 #: Share of the embedding in the invariance term of `vicreg_part_inv`: 1,792 of 2,048 in the authors' code.
 INVARIANT_SHARE = 0.875
 
-_INVARIANCE: dict[str, Term] = {"invariance": (10, lambda o: attraction(o.u1, o.u2))}
-_EQUIVARIANCE: dict[str, Term] = {"equivariance": (10, lambda o: attraction(o.predicted, o.z2))}
+_INVARIANCE: dict[str, Term] = {"invariance": (10, AllPairs(lambda o: attraction(o.u1, o.u2)))}
+_EQUIVARIANCE: dict[str, Term] = {"equivariance": (10, AllPairs(lambda o: attraction(o.predicted, o.z2)))}
 _REGULARISATION: dict[str, Term] = {
-    "variance": (10, lambda o: variance(o.x1) + variance(o.x2)),
-    "covariance": (1, lambda o: covariance(o.x1) + covariance(o.x2)),
+    "variance": (10, EachView(variance)),
+    "covariance": (1, EachView(covariance)),
 }
 _REGULARISATION_OF_U: dict[str, Term] = {
-    "variance": (10, lambda o: variance(o.u1) + variance(o.u2)),
-    "covariance": (1, lambda o: covariance(o.u1) + covariance(o.u2)),
+    "variance": (10, EachView(variance, "u")),
+    "covariance": (1, EachView(covariance, "u")),
 }
-_VARIANCE_OF_PREDICTION: dict[str, Term] = {"variance_predicted": (10, lambda o: variance(o.predicted))}
+_VARIANCE_OF_PREDICTION: dict[str, Term] = {"variance_predicted": (10, AllPairs(lambda o: variance(o.predicted)))}
 
-_CONTRAST: dict[str, Term] = {"contrast": (1, lambda o: nt_xent(o.u1, o.u2))}
-_CONTRAST_OF_PREDICTION: dict[str, Term] = {"equivariance": (1, lambda o: nt_xent(o.predicted, o.z2))}
+_CONTRAST: dict[str, Term] = {"contrast": (1, AllPairs(lambda o: nt_xent(o.u1, o.u2)))}
+_CONTRAST_OF_PREDICTION: dict[str, Term] = {"equivariance": (1, AllPairs(lambda o: nt_xent(o.predicted, o.z2)))}
 
 
-def _vicreg_of_prediction(o: Outputs) -> Float[Tensor, ""]:
+class _VICRegOfPrediction:
     "VICReg between prediction and target, with variance and covariance of the embeddings, not of the prediction."
-    regularised = 10 * (variance(o.z1) + variance(o.z2)) + covariance(o.z1) + covariance(o.z2)
-    return 10 * attraction(o.predicted, o.z2) + regularised
+
+    def __call__(self, o: Outputs) -> Float[Tensor, ""]:
+        regularised = 10 * (variance(o.z1) + variance(o.z2)) + covariance(o.z1) + covariance(o.z2)
+        return 10 * attraction(o.predicted, o.z2) + regularised
+
+    def over(self, outputs: ViewOutputs) -> Float[Tensor, ""]:
+        "The mean over all pairs."
+        regularised = 2 * (10 * variance(outputs.z) + covariance(outputs.z))
+        return 10 * _EQUIVARIANCE["equivariance"][1].over(outputs) + regularised
 
 
 def _regression(weight: float) -> dict[str, Term]:
     "Squared error of g, regressed from both representations."
-    return {"regression": (weight, lambda o: attraction(o.regressed, o.g))}
+    return {"regression": (weight, AllPairs(lambda o: attraction(o.regressed, o.g)))}
 
 
 def _classification(o: Outputs) -> Float[Tensor, ""]:
@@ -255,7 +364,7 @@ _VICREG_EQUIMOD = Method(
     "vicreg_equimod",
     "VICReg, and VICReg with the prediction attracted to its target",
     **_TWO_HEADS,
-    terms=_INVARIANCE | _REGULARISATION_OF_U | {"equivariance": (1, _vicreg_of_prediction)},
+    terms=_INVARIANCE | _REGULARISATION_OF_U | {"equivariance": (1, _VICRegOfPrediction())},
 )
 
 # %% ../../nbs/method/04_methods.ipynb #cell010h
@@ -263,13 +372,13 @@ _ONE_HEAD = {"heads": {"equivariant": "all"}, "predictor": "hypernetwork"}
 
 _EQUI_ONLY = Method(
     "equi_only",
-    "SIE without invariance and without a split, the predictions' term at its full weight",
+    "SIE's terms without invariance and without γ, on the whole representation",
     **_ONE_HEAD,
     terms={"prediction": _EQUIVARIANCE["equivariance"]} | _REGULARISATION | _VARIANCE_OF_PREDICTION,
 )
 _SIMCLR_EQUI_ONLY = Method(
     "simclr_equi_only",
-    "NT-Xent between prediction and target alone",
+    "NT-Xent between prediction and target only, on the whole representation",
     **_ONE_HEAD,
     terms={"prediction": _CONTRAST_OF_PREDICTION["equivariance"]},
 )
@@ -277,7 +386,6 @@ _SUPERVISED = Method(
     "supervised",
     "trained on labels and g: upper reference",
     heads={"classifier": "all", "regressor": "all"},
-    regressor_width=1024,
     terms={"classification": (1, _classification)} | _regression(10),
 )
 
@@ -350,16 +458,15 @@ class Model(nn.Module):
 
     def forward(
         self,
-        images1: Float[Tensor, "batch 3 height width"],  # first views, normalised
-        images2: Float[Tensor, "batch 3 height width"],  # second views, normalised
-        latents1: Float[Tensor, "batch latents"],  # of the first views, 7 or 10
-        latents2: Float[Tensor, "batch latents"],  # of the second views
+        images: Float[Tensor, "views batch 3 height width"],  # two or more views of each object, normalised
+        latents: Float[Tensor, "views batch latents"],  # 7 or 10 numbers
         labels: Int[Tensor, " batch"],  # classes, used by the supervised reference only
-    ) -> Outputs:
-        "Representations, embeddings and prediction for a batch of pairs."
-        h1, h2 = self.encoder(images1), self.encoder(images2)
-        g = transformation(latents1, latents2, self.method.form, self.method.colour)
-        return _apply_heads(self, h1, h2, g, labels)
+    ) -> ViewOutputs:
+        "Representations, embeddings and predictions for a batch of objects in several views each."
+        pairs = view_pairs(len(images))
+        first, second = (torch.cat([latents[pair[k]] for pair in pairs]) for k in (0, 1))
+        g = transformation(first, second, self.method.form, self.method.colour)
+        return _apply_heads(self, _each_view(self.encoder, images), g.unflatten(0, (len(pairs), -1)), labels)
 
 # %% ../../nbs/method/04_methods.ipynb #cell013b
 def _make_heads(method: Method, split: Split, widths: Sequence[int], classes: int) -> nn.ModuleDict:
@@ -373,10 +480,9 @@ def _make_heads(method: Method, split: Split, widths: Sequence[int], classes: in
         heads["classifier"] = nn.Linear(sizes["classifier"], classes)
     if "regressor" in sizes:
         both = 2 * sizes["regressor"]
-        width = method.regressor_width or both
         g = transformation_size(method.form, method.colour)
         heads["regressor"] = nn.Sequential(
-            nn.Linear(both, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, g)
+            nn.Linear(both, both), nn.ReLU(), nn.Linear(both, both), nn.ReLU(), nn.Linear(both, g)
         )
     return heads
 
@@ -389,21 +495,38 @@ def _make_predictor(method: Method, dim: int, options: dict) -> Hypernetwork | M
     return Hypernetwork(g, dim, **{"norm": transformation_norm(method.form, method.colour), **options})
 
 # %% ../../nbs/method/04_methods.ipynb #cell013c
+def _each_view(module: nn.Module, x: Float[Tensor, "views batch *shape"]) -> Float[Tensor, "views batch dim"]:
+    "A module's outputs for each view. Two views go through it one after the other, more as a single batch."
+    if len(x) == 2:
+        return torch.stack([module(view) for view in x])
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 def _apply_heads(
-    model: Model,
-    h1: Float[Tensor, "batch dim"],
-    h2: Float[Tensor, "batch dim"],
-    g: Float[Tensor, "batch g"],
-    labels: Int[Tensor, " batch"],
-) -> Outputs:
-    "The outputs of a model, from the representations of both views."
-    o = Outputs(h1, h2, g, labels)
-    o.u1, o.u2 = model.embed("invariant", h1), model.embed("invariant", h2)
-    o.z1, o.z2 = model.embed("equivariant", h1), model.embed("equivariant", h2)
-    o.logits1, o.logits2 = model.embed("classifier", h1), model.embed("classifier", h2)
+    model: Model, h: Float[Tensor, "views batch dim"], g: Float[Tensor, "pairs batch g"], labels: Int[Tensor, " batch"]
+) -> ViewOutputs:
+    "The outputs of a model, from the representations of each view and the transformation of each pair."
+    u, z, logits = (
+        _each_view(model.heads[head], model.part(head, h)) if head in model.heads else None
+        for head in ("invariant", "equivariant", "classifier")
+    )
+    o = ViewOutputs(h, labels, g, u, z, logits)
     if model.predictor is not None:
-        o.predicted = model.predictor(o.z1, g)
+        o.predicted = _predict(model.predictor, z, g)
     if "regressor" in model.heads:
-        both = torch.cat([model.part("regressor", h1), model.part("regressor", h2)], -1)
+        part = model.part("regressor", h)
+        both = torch.stack([torch.cat([part[i], part[j]], -1) for i, j in view_pairs(len(h))])
         o.regressed = model.heads["regressor"](both)
     return o
+
+
+def _predict(
+    predictor: nn.Module, z: Float[Tensor, "views batch dim"], g: Float[Tensor, "pairs batch g"]
+) -> Float[Tensor, "pairs batch dim"]:
+    "The prediction of each pair in `view_pairs`. H z is computed once a view, not once a pair."
+    if len(z) == 2:
+        return predictor(z[0], g[0])[None]
+    views, batch, _ = z.shape
+    of_view = g.unflatten(0, (views, views - 1)).transpose(1, 2)  # view_pairs lists the pairs by their first view
+    predicted = predictor(z.flatten(0, 1), of_view.flatten(0, 1))
+    return predicted.unflatten(0, (views, batch)).transpose(1, 2).flatten(0, 1)

@@ -36,10 +36,14 @@ class HyperLinear(nn.Module):
         self.B = nn.Parameter(torch.empty(features, outputs)) if bias else None
 
     def forward(
-        self, x: Float[Tensor, "batch inputs"], features: Float[Tensor, "batch features"]
-    ) -> Float[Tensor, "batch outputs"]:
+        self,
+        x: Float[Tensor, "batch inputs"] | Float[Tensor, "batch n inputs"],
+        features: Float[Tensor, "batch features"] | Float[Tensor, "batch n features"],
+    ) -> Float[Tensor, "batch outputs"] | Float[Tensor, "batch n outputs"]:
+        "The layer's outputs; of each sample with each of its n features, if `features` has n for each."
         products = (x @ self.H.flatten(0, 1).T).unflatten(-1, self.H.shape[:2])  # H_k x for every k
-        out = torch.einsum("bk,bko->bo", features.to(products.dtype), products)
+        same = "bko" if x.ndim < features.ndim else "b...ko"  # one x for all features of a sample
+        out = torch.einsum(f"b...k,{same}->b...o", features.to(products.dtype), products)
         return out if self.B is None else out + features @ self.B
 
     def materialise(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch outputs inputs"]:
@@ -78,10 +82,17 @@ class Hypernetwork(nn.Module):
     def features(self, g: Float[Tensor, "batch g"]) -> Float[Tensor, "batch features"]:
         "The features on which the last layer of H is linear: `g` itself unless H is deep or has a bias."
         g = self.trunk(g)
-        return torch.cat([g, torch.ones_like(g[:, :1])], -1) if self.bias else g
+        return torch.cat([g, torch.ones_like(g[..., :1])], -1) if self.bias else g
 
-    def forward(self, z: Float[Tensor, "batch dim"], g: Float[Tensor, "batch g"]) -> Float[Tensor, "batch dim"]:
-        "The predicted embedding of the second view. Raises `ValueError` for shapes that do not fit."
+    def forward(
+        self,
+        z: Float[Tensor, "batch dim"],  # embeddings of the first views
+        g: Float[Tensor, "batch g"] | Float[Tensor, "batch n g"],  # transformations, one or n for each embedding
+    ) -> Float[Tensor, "batch dim"] | Float[Tensor, "batch n dim"]:
+        """The predicted embeddings of the second views.
+
+        With n transformations for each embedding, the product $H z$ is still computed once. Raises `ValueError` for
+        shapes that do not fit."""
         _check_shapes(z, g, self.dim, self.transformation)
         features = self.features(g)
         for i, layer in enumerate(self.layers):
@@ -133,10 +144,11 @@ def _initialise(predictor: Hypernetwork, init: str, gain: float, norm: float) ->
 # %% ../../nbs/method/02_predictors.ipynb #cell009d
 def _check_shapes(z: Tensor, g: Tensor, dim: int, transformation: int) -> None:
     "Raises `ValueError` unless embeddings and transformations have the shapes that a predictor needs."
-    if z.ndim != 2 or g.ndim != 2 or len(z) != len(g) or z.shape[1] != dim or g.shape[1] != transformation:
+    if z.ndim != 2 or g.ndim not in (2, 3) or len(z) != len(g) or z.shape[1] != dim or g.shape[-1] != transformation:
         raise ValueError(
             f"z has the shape {tuple(z.shape)} and g {tuple(g.shape)}; "
-            f"this predictor needs (batch, {dim}) and (batch, {transformation}) with the same batch"
+            f"this predictor needs (batch, {dim}) and (batch, {transformation}) with the same batch, "
+            f"or (batch, n, {transformation})"
         )
 
 # %% ../../nbs/method/02_predictors.ipynb #cell014
@@ -159,9 +171,15 @@ class MLPPredictor(nn.Module):
         layers = [m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def forward(self, z: Float[Tensor, "batch dim"], g: Float[Tensor, "batch g"]) -> Float[Tensor, "batch dim"]:
-        "The predicted embedding of the second view. Raises `ValueError` for shapes that do not fit."
+    def forward(
+        self,
+        z: Float[Tensor, "batch dim"],  # embeddings of the first views
+        g: Float[Tensor, "batch g"] | Float[Tensor, "batch n g"],  # transformations, one or n for each embedding
+    ) -> Float[Tensor, "batch dim"] | Float[Tensor, "batch n dim"]:
+        "The predicted embeddings of the second views. Raises `ValueError` for shapes that do not fit."
         _check_shapes(z, g, self.dim, self.transformation)
+        if g.ndim == 3:
+            z = z[:, None].expand(-1, g.shape[1], -1)
         return self.layers(torch.cat([z, g.to(z.dtype)], -1))
 
 # %% ../../nbs/method/02_predictors.ipynb #cell021

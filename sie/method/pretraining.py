@@ -19,7 +19,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
@@ -31,8 +31,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .methods import INVARIANT_SHARE, METHODS, Method, Model, Outputs, PartInvariance
-from .pairs import PairLoader, Pairs, Views, ViewSource, another_view, load_views
+from .methods import INVARIANT_SHARE, METHODS, Method, Model, PartInvariance, ViewOutputs
+from .optimisers import OPTIMISERS
+from .pairs import Batch, ViewLoader, Views, ViewSource, different_views, load_views
 from .predictors import Hypernetwork
 from .rotations import FORMS, TRANSLATION_FORMS, relative_rotation
 from .system import NEEDS_GUARD, Progress, cores, needs, start_worker, whole_folder, worker_failure
@@ -43,11 +44,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'PRECISIONS', 'OPTIMISERS', 'SCHEDULES', 'LARGEST_SIDE', 'LEAST_STD',
-           'MODEL_FILES', 'SLURM_SPECIAL_STEPS', 'COMPILED_FROM', 'Told', 'Settings', 'best_precision', 'spread',
-           'explained', 'ridge', 'OnlineProbes', 'checkpoint_path', 'new_model', 'ImageFormat', 'save_model',
-           'load_model', 'launched', 'make_fabric', 'train_step', 'write_curves', 'read_curves', 'pretrain',
-           'pretrain_all', 'main']
+__all__ = ['LARGEST_SEED', 'PROBE_VIEWS', 'LIMITS', 'PRECISIONS', 'SCHEDULES', 'LARGEST_SIDE', 'LEAST_STD', 'MODEL_FILES',
+           'SLURM_SPECIAL_STEPS', 'COMPILED_FROM', 'Told', 'Settings', 'best_precision', 'spread', 'explained', 'ridge',
+           'OnlineProbes', 'checkpoint_path', 'new_model', 'ImageFormat', 'save_model', 'load_model', 'launched',
+           'make_fabric', 'train_step', 'write_curves', 'read_curves', 'pretrain', 'pretrain_all', 'main']
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell006
 LARGEST_SEED = 2**32 - 1
@@ -58,7 +58,7 @@ LIMITS = {  # least and largest value
     "widths": (1, 2**15),
     "crop": (8, 2**14),
     "epochs": (1, 10**6),
-    "pairs_per_object": (1, 10**5),
+    "views": (2, 2**10),
     "batch_size": (2, 2**20),
     "classes": (1, 2**20),
     "warmup": (0, 10**9),
@@ -66,7 +66,6 @@ LIMITS = {  # least and largest value
     "probe_views": (PROBE_VIEWS, 10**6),
 }
 PRECISIONS = ("auto", "64-true", "32-true", "bf16-mixed", "16-mixed")
-OPTIMISERS = {"adam": partial(torch.optim.Adam, fused=True), "adamw": partial(torch.optim.AdamW, fused=True)}
 SCHEDULES = ("constant", "cosine")
 
 
@@ -128,11 +127,9 @@ class _Derived:
         """The number of steps of a run with so many training objects.
 
         Raises `ValueError` if they do not fill a batch, or if the warm-up leaves no step."""
-        pairs = objects * self.pairs_per_object
-        if self.batch_size > pairs:
-            each = f"{objects} training objects with {self.pairs_per_object} pairs each an epoch"
-            raise ValueError(f"batch_size is {self.batch_size}, but there are {each}")
-        steps = self.epochs * (pairs // self.batch_size)
+        if self.batch_size > objects:
+            raise ValueError(f"batch_size is {self.batch_size}, but there are {objects} training objects")
+        steps = self.epochs * (objects // self.batch_size)
         if self.warmup >= steps:
             raise ValueError(f"warmup is {self.warmup} steps, but there are {steps} steps in all")
         return steps
@@ -181,9 +178,9 @@ class Settings(_Derived):
     # share of the embedding in the invariance term of vicreg_part_inv: 0.875 in the authors' code, 0.5 in the paper
     invariant_share: float = INVARIANT_SHARE
     epochs: int = 2000  # passes over the training objects
-    pairs_per_object: int = 1  # random pairs of each object in an epoch
-    batch_size: int = 1024  # pairs
-    optimiser: str = "adam"  # "adam" or "adamw"
+    views: int = 2  # of each object in a batch; the loss is a mean over the pairs that they make
+    batch_size: int = 1024  # objects
+    optimiser: str = "adam"  # a name in `sie.method.optimisers.OPTIMISERS`
     lr: float = 1e-3  # largest learning rate
     weight_decay: float = 1e-6
     schedule: str = "constant"  # "constant", or "cosine" down to 0
@@ -260,8 +257,7 @@ class OnlineProbes:
         for split in (train, val):
             per_object = split.images.shape[1]
             objects = rng.integers(len(split), size=views // 2)
-            first = rng.integers(per_object, size=views // 2)
-            pairs = (objects, first, another_view(first, per_object, rng))
+            pairs = (objects, *different_views(2, len(objects), per_object, rng))
             self.samples.append((split, *(torch.from_numpy(index).to(split.labels.device) for index in pairs)))
 
     def _encoded(self, encoder: torch.nn.Module, split: Views, objects: Tensor, views: Tensor) -> Tensor:
@@ -322,7 +318,7 @@ def checkpoint_path(folder: str | Path, dataset: ViewSource, settings: Settings)
 @cache
 def _code() -> str:
     "Digest of the code that weights depend on: checkpoints of other code are not resumed."
-    names = ("rotations", "encoders", "predictors", "losses", "methods", "pairs", "pretraining")
+    names = ("rotations", "encoders", "predictors", "losses", "methods", "optimisers", "pairs", "pretraining")
     sources = [find_spec(f"sie.method.{name}").origin for name in names]
     return hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).hexdigest()
 
@@ -411,7 +407,7 @@ class ImageFormat:
 
 
 def save_model(model: Model, settings: Settings, images: ImageFormat, folder: str | Path) -> None:
-    "Write a model's three files, `MODEL_FILES`. A folder that is there already is replaced."
+    "Write a model's three files, `MODEL_FILES`. An existing folder is replaced."
     with whole_folder(Path(folder)) as temporary:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
         for name, values in {"settings": settings, "images": images}.items():
@@ -707,9 +703,11 @@ def _can_compile(device: torch.device) -> bool:
     )
 
 # %% ../../nbs/method/07_pretraining.ipynb #train-step
-def train_step(model, optimiser, fabric: Fabric, batch: Pairs, settings: Settings) -> tuple[Outputs, dict[str, Tensor]]:
-    "One step on a process's share of a batch of pairs. Returns the whole batch's outputs, and its loss and terms."
-    outputs = model(batch.images_1, batch.images_2, batch.latents_1, batch.latents_2, batch.labels)
+def train_step(
+    model: torch.nn.Module, optimiser: torch.optim.Optimizer, fabric: Fabric, batch: Batch, settings: Settings
+) -> tuple[ViewOutputs, dict[str, Tensor]]:
+    "One step on a process's share of a batch. Returns the whole batch's outputs, and its loss and terms."
+    outputs = model(batch.images, batch.latents, batch.labels)
     if fabric.world_size > 1:
         outputs = outputs.gathered()
     loss, terms = settings.declaration.loss(outputs, settings.equivariance_weight)
@@ -791,7 +789,7 @@ class _Run:
 
     settings: Settings
     fabric: Fabric
-    loader: PairLoader
+    loader: ViewLoader
     probes: Callable[[torch.nn.Module], dict[str, float]]
     plain: Model  # the weights under their own names
     model: torch.nn.Module  # the same weights, perhaps compiled or wrapped for several processes
@@ -809,9 +807,9 @@ def _start(
     model = fabric.to_device(model)  # before the optimiser, whose state goes where the weights are
     train, val = (load_views(dataset, dataset.split(s), settings.crop, device=fabric.device) for s in ("train", "val"))
     share = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-    loader = PairLoader(train, settings.batch_size, settings.seed, settings.pairs_per_object, **share)
+    loader = ViewLoader(train, settings.batch_size, settings.seed, settings.views, **share)
     probes = OnlineProbes(train, val, settings.probe_views) if settings.probe_views else lambda encoder: {}
-    optimiser = OPTIMISERS[settings.optimiser](model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    optimiser = OPTIMISERS[settings.optimiser](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     info = _read_info(checkpoint)
     if info["step"]:
         _read_checkpoint(checkpoint, model, optimiser)
@@ -821,7 +819,7 @@ def _start(
     plain = model
     steps = settings.epochs * len(loader)
     if compiled is None:
-        pixels = (steps - info["step"]) * settings.batch_size * math.prod(train.images.shape[-2:])
+        pixels = (steps - info["step"]) * settings.batch_size * settings.views // 2 * math.prod(train.images.shape[-2:])
         compiled = fabric.world_size == 1 and _can_compile(fabric.device) and pixels >= COMPILED_FROM
     model, optimiser = fabric.setup(torch.compile(model) if compiled else model, optimiser)
     model.train()
@@ -830,7 +828,7 @@ def _start(
     return _Run(settings, fabric, loader, probes, plain, model, optimiser, steps, step, history, started)
 
 # %% ../../nbs/method/07_pretraining.ipynb #cell014e
-def _take_step(run: _Run, batch: Pairs) -> tuple[Outputs, dict[str, Tensor]]:
+def _take_step(run: _Run, batch: Batch) -> tuple[ViewOutputs, dict[str, Tensor]]:
     for group in run.optimiser.param_groups:
         group["lr"] = run.settings.learning_rate(run.step, run.steps)
     outputs, terms = train_step(run.model, run.optimiser, run.fabric, batch, run.settings)
@@ -847,20 +845,21 @@ def _check_loss(run: _Run, means: Mapping[str, float]) -> None:
         )
 
 
-def _point(run: _Run, outputs: Outputs, means: Mapping[str, float]) -> dict[str, float]:
+def _point(run: _Run, outputs: ViewOutputs, means: Mapping[str, float]) -> dict[str, float]:
     "A point of the curves: mean loss and terms since the last point, and what to watch."
     row = {"step": run.step, "seconds": time.perf_counter() - run.started}
     row["lr"] = run.settings.learning_rate(run.step - 1, run.steps)
     row |= {f"train/{k}": v for k, v in means.items()}
-    row |= {f"representation/{k}": v for k, v in spread(outputs.h1).items()}
-    if outputs.u1 is not None or outputs.z1 is not None:
-        row |= {f"embedding/{k}": v for k, v in spread(outputs.x1).items()}
-    if outputs.predicted is not None:
-        row["prediction/explained"] = explained(outputs.predicted, outputs.z2)
+    pair = outputs.pairs[0]
+    row |= {f"representation/{k}": v for k, v in spread(pair.h1).items()}
+    if pair.u1 is not None or pair.z1 is not None:
+        row |= {f"embedding/{k}": v for k, v in spread(pair.x1).items()}
+    if pair.predicted is not None:
+        row["prediction/explained"] = explained(pair.predicted, pair.z2)
     return row | {f"probe/{k}": v for k, v in run.probes(run.plain.encoder).items()}
 
 
-def _record(run: _Run, outputs: Outputs, means: Mapping[str, float], checkpoint: Path, curves: _LiveCurves) -> None:
+def _record(run: _Run, outputs: ViewOutputs, means: Mapping[str, float], checkpoint: Path, curves: _LiveCurves) -> None:
     "Add a point to the curves, and write a checkpoint."
     run.history.append(_point(run, outputs, means))
     info = {"step": run.step, "finished": run.step == run.steps, "history": run.history}

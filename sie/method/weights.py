@@ -54,7 +54,7 @@ def shipped_models() -> dict[str, Path]:
 
 
 def _hub():
-    "The package huggingface_hub. Raises `ImportError` saying how to get it."
+    "The package huggingface_hub. Raises `ImportError` saying how to install it."
     try:
         import huggingface_hub  # here and not above: only the hub needs it
     except ImportError as error:
@@ -63,13 +63,13 @@ def _hub():
 
 
 def _model_folder(name: str | Path, revision: str | None) -> Path:
-    "The folder of a model, fetched from the hub if need be. Raises `FileNotFoundError` and `ImportError`."
+    "The folder of a model, downloaded from the hub if necessary. Raises `FileNotFoundError` and `ImportError`."
     if Path(name).is_dir():
         return Path(name)
     shipped = shipped_models()
     if name in shipped:
         return shipped[name]
-    wrong = f"{name} is no folder and no model of the package ({', '.join(shipped)})"
+    wrong = f"{name} is neither a folder nor a model of the package ({', '.join(shipped)})"
     if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise FileNotFoundError(wrong)
     try:
@@ -83,7 +83,7 @@ def _model_folder(name: str | Path, revision: str | None) -> Path:
 
 # %% ../../nbs/method/08_weights.ipynb #cell006
 class SIE(nn.Module):
-    "A trained model with what its use needs, in evaluation mode."
+    "A trained model in evaluation mode, with its settings and the format of its images."
 
     def __init__(
         self,
@@ -101,18 +101,17 @@ class SIE(nn.Module):
         name: str | Path,  # a folder, a name in `shipped_models()`, or a hub's repository "owner/name"
         revision: str | None = None,  # of the hub's repository: a branch, tag or commit
     ) -> SIE:
-        """The model in a folder that the pipeline or `save_pretrained` wrote, in the package, or on the hub, which is
-        asked for it if neither of the others is there.
+        """A model from a folder that the pipeline or `save_pretrained` wrote, from the package, or else from the hub.
 
-        Raises `FileNotFoundError` where there is no such model, `ImportError` where the hub is asked for it and
-        huggingface_hub is not installed, and as `sie.method.pretraining.load_model` does."""
+        Raises `FileNotFoundError` if there is no such model, `ImportError` if it must come from the hub and
+        huggingface_hub is not installed, and the errors of `sie.method.pretraining.load_model`."""
         with torch.random.fork_rng(devices=[]):  # making a model sets the seed
             return cls(*load_model(_model_folder(name, revision)))
 
     def push_to_hub(
         self,
-        repo_id: str,  # "owner/name"; made if it is not there
-        private: bool = False,  # whether a repository that is made is private
+        repo_id: str,  # "owner/name"; created if it does not exist
+        private: bool = False,  # whether a new repository is private
     ) -> str:  # address of the commit
         "Upload the model's files to the Hugging Face hub. Raises `ImportError` without huggingface_hub."
         api = _hub().HfApi()
@@ -281,7 +280,7 @@ _PARAMS: Mapping[str, Any] = {
 
 # %% ../../nbs/method/08_weights.ipynb #cell015b
 def _read_params(path: Path, params: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
-    """What is known of a checkpoint's training, and its source: `params`, or the file params.json beside it.
+    """What is known about a checkpoint's training, and its source: `params`, or the file params.json beside it.
 
     Raises `ValueError` naming file and key for values that the authors' program does not write."""
     file = path.with_name("params.json")

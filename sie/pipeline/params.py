@@ -187,7 +187,7 @@ class Pretrain(_Section):
     equivariance_weight: NonNegative
     invariant_share: Annotated[float, Field(gt=0, le=1)]  # of the embedding, for vicreg_part_inv
     epochs: Epochs
-    pairs_per_object: _whole(*LIMITS["pairs_per_object"])
+    views: _whole(*LIMITS["views"])  # of each object in a batch
     batch_size: Batch
     optimiser: Literal["adam", "adamw"]
     lr: PositiveFloat
