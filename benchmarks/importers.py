@@ -3,7 +3,8 @@
     python benchmarks/importers.py trimesh [MODELS]      adds or replaces its rows in importers.csv
 
 It reads the cases of tests/mesh_cases.py, and the OBJ files in the folder MODELS; of these it counts those that it
-returns with all their triangles. A case is correct if area and colours are, and a file that should be refused is.
+returns with all their triangles; without MODELS the old count stays. A case is correct if area and colours are, and
+a file that should be refused is.
 Triangles are taken as the importer returns them, materials as it reports them: a texture if it names one that can be
 opened, else the diffuse colour, else colours of corners or faces."""
 
@@ -377,7 +378,10 @@ def main(name: str, models: str | None = None) -> None:
             )
         )
     table = HERE / "importers.csv"
-    old = [row for row in csv.reader(open(table)) if row[0] not in (name, "importer")] if table.exists() else []
+    old = list(csv.reader(open(table)))[1:] if table.exists() else []
+    if not models:
+        rows += [tuple(row) for row in old if row[0] == name and row[2] == "real models"]
+    old = [row for row in old if row[0] != name]
     with open(table, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(
             [("importer", "version", "case", "format", "result"), *old, *rows]
