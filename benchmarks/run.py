@@ -54,7 +54,7 @@ class Scale:
     "How large and how long."
 
     preset: str = "default"  # of presets.yaml
-    objects: tuple[int, int] = (10, 50)  # rendered in short and in long runs, of as many classes
+    objects: tuple[int, int] = (12, 48)  # rendered in short and in long runs, four of each class
     samples: int = 8  # light paths per pixel in these
     repeats: int = 3  # of what takes seconds
     seconds: float = 4  # to repeat what takes less
@@ -96,7 +96,7 @@ class Scale:
 
 QUICK = Scale(
     "smoke",
-    objects=(3, 6),
+    objects=(4, 8),
     repeats=1,
     seconds=0.2,
     large=64,
@@ -168,8 +168,9 @@ def peaks(function: Callable, *args) -> tuple[float, float]:
 
 
 def mixed(scale: Scale, count: int) -> list[tuple[str, str]]:
-    "One object of each of so many classes, evenly chosen."
-    return procedural_objects(1, [CLASSES[k].synset for k in np.linspace(0, len(CLASSES) - 1, count).astype(int)])
+    "So many objects, four of each class; the classes are evenly chosen. A data set needs three of a class."
+    classes = np.linspace(0, len(CLASSES) - 1, count // 4).astype(int)
+    return procedural_objects(4, [CLASSES[k].synset for k in classes])
 
 
 def rendered(scale: Scale, work: Path, size: int, count: int, views: int) -> ViewDataset:

@@ -67,11 +67,13 @@ class Candidates:
 
 
 def _one_of_each_class(dataset: ViewDataset, most: int = 12) -> Int[np.ndarray, " objects"]:
-    "Validation objects: the first of each class, then the second of each, and so on."
-    val = dataset.split("val")
-    labels = np.asarray(dataset.labels)[val]
+    "Test objects, or else validation objects: the first of each class, then the second of each, and so on."
+    shown = dataset.split("test")
+    if not len(shown):
+        shown = dataset.split("val")
+    labels = np.asarray(dataset.labels)[shown]
     number_in_class = np.array([np.sum(labels[:k] == label) for k, label in enumerate(labels)])
-    return val[np.lexsort((labels, number_in_class))][:most]
+    return shown[np.lexsort((labels, number_in_class))][:most]
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell008
 def shrunk(
