@@ -58,7 +58,7 @@ from sie.method.rotations import sample_latents
 method = METHODS["sie_matrix"]
 model = Model(method, "small", widths=(16, 16, 16))
 latents = torch.from_numpy(sample_latents(8, np.random.default_rng(0)))
-loss, _ = method.loss(model(*torch.randn(2, 4, 3, 32, 32), *latents.unflatten(0, (2, 4)), torch.arange(4)))
+loss, _ = method.loss(model(torch.randn(2, 4, 3, 32, 32), latents.unflatten(0, (2, 4)), torch.arange(4)))
 loss.backward()
 """
 

@@ -344,7 +344,7 @@ TINY = Settings(
 
 
 def test_the_classifier_has_an_output_for_each_class(tmp_path):
-    data = made(tmp_path / "set", MANY, each=2, views=2)
+    data = made(tmp_path / "set", MANY, each=3, views=2)
     history = pretrain(data, TINY, tmp_path / "model")
     assert np.isfinite(history[-1]["train/loss"])
     model, settings, _ = load_model(tmp_path / "model")
