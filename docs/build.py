@@ -520,7 +520,7 @@ def site(models: Iterable[str] = ()) -> None:
     write_steering(models)
     index = processed(ROOT / "nbs")["index.ipynb"]
     tree = [name for name in lists if name != "runs"]
-    tree.insert(1, "steering")
+    tree.insert(tree.index("play"), "steering")
     linked = ["benchmarks/README", "comparisons/README", "CHANGELOG", "CONTRIBUTING"]  # copied: pages link to them
     index.cells.append(new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *tree, *linked, "```"])))
     write_page(index, "index.ipynb", "nbs", names)

@@ -234,6 +234,6 @@ def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on(tmp_path, dataset
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, dataset):
-    run = train(tmp_path / "run", dataset, 2, batch_size=15)
+    run = train(tmp_path / "run", dataset, 2, batch_size=7)
     _, said = run.communicate()
-    assert run.returncode and "2 processes cannot share batches of 15 equally" in said
+    assert run.returncode and "2 processes cannot share batches of 7 equally" in said
