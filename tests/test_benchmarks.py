@@ -39,7 +39,7 @@ def test_reference_of_training_has_the_same_loss_and_gradient(latents):
 
     x1, x2 = torch.randn(2, 8, 3, 64, 64, dtype=torch.float64)
     labels = torch.zeros(8, dtype=torch.long)
-    loss, _ = METHODS["sie"].loss(ours(x1, x2, *latents, labels), 0.45)
+    loss, _ = METHODS["sie"].loss(ours(torch.stack([x1, x2]), torch.stack(latents), labels), 0.45)
     g = release_way.relative_rotation(*latents).double()
     reference = theirs.loss(x1, x2, g)
     torch.testing.assert_close(reference, loss, rtol=1e-6, atol=0)

@@ -415,7 +415,7 @@ def test_what_is_long_enough_is_compiled_where_it_can_be(tmp_path, dataset, monk
     settings = Settings("sie_matrix", **{**SMALL, "epochs": 2})
     steps = pretrain(dataset, settings, None, checkpoints=tmp_path / "few")[-1]["step"]
     for limit in (1, 0):
-        monkeypatch.setattr("sie.method.pretraining.COMPILED_FROM", steps * 16 * 24 * 24 + limit)
+        monkeypatch.setattr("sie.method.pretraining.COMPILED_FROM", steps * 8 * 24 * 24 + limit)
         assert not seen
         pretrain(dataset, settings, None, checkpoints=tmp_path / str(limit))
     assert seen

@@ -80,8 +80,8 @@ def test_lists_say_what_each_run_was(site):
     rows = {row.a.get_text(): row.select("td")[1].get_text() for row in listed if row.td}
     assert rows["Report: full"] == "the default with every method of the paper, ours (sie_matrix) and four seeds"
     assert rows["Report: large_200_epochs"] == (
-        "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, pretrain.seeds 0, "
-        "pretrain.invariant_share 0.5, pretrain.epochs 200"
+        "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, data.val_fraction 0.2, "
+        "pretrain.seeds 0, pretrain.invariant_share 0.5, pretrain.epochs 200"
     )
 
 

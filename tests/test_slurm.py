@@ -69,7 +69,7 @@ def test_an_array_renders_and_one_job_finishes(repo):
     shards = {p: p.stat().st_mtime_ns for p in (repo / "data/shards").glob("shard-*.arrow")}
     assert shards and not (repo / "data/shards/dataset.json").exists()
     assert run(repo, "dvc", "repro", "fetch").returncode == 0
-    assert len(ViewDataset(repo / "data/views")) == 12 and all(
+    assert len(ViewDataset(repo / "data/views")) == 16 and all(
         p.stat().st_mtime_ns == stamp for p, stamp in shards.items()
     )
 

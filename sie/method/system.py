@@ -216,6 +216,10 @@ def worker_failure(exit_codes: Sequence[int]) -> str:
     return f"a worker process ended before its work was done (exit code {numbers}); see its output above"
 
 # %% ../../nbs/method/05_system.ipynb #map-in-workers
+def _do_all(work: Callable, jobs: Sequence[tuple]) -> list:
+    return [work(*job) for job in jobs]
+
+
 def map_in_workers(
     work: Callable,  # called as work(*job); pickled, as are jobs and results
     jobs: Sequence[tuple],  # arguments of each call
@@ -237,11 +241,18 @@ def map_in_workers(
                 for _ in range(workers):
                     pool.submit(os.getpid)  # each starts a process
             processes = set(mp.active_children()) - others
+            parts = [jobs[k : k + chunksize] for k in range(0, len(jobs), chunksize)]
+            futures = [pool.submit(_do_all, work, part) for part in parts]
             try:
-                yield from pool.map(work, *zip(*jobs), chunksize=chunksize)
+                for future in futures:
+                    yield from future.result()
             except (KeyboardInterrupt, GeneratorExit):
                 for process in processes:
                     process.terminate()
+                raise
+            except Exception:
+                for future in futures:
+                    future.cancel()
                 raise
     except BrokenProcessPool:
         raise RuntimeError(worker_failure([process.exitcode for process in processes])) from None
