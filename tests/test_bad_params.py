@@ -46,6 +46,42 @@ def test_values(tmp_path, key, value, says):
     refused(with_value(tmp_path, key, value), says)
 
 
+@pytest.mark.parametrize(
+    ("held_out", "says"),
+    [
+        (["mug"], "data.held_out names 'mug', which is none of data.classes"),
+        (["airplane", "car", "chair", "sofa"], "leaves fewer than 2 of the 5 classes"),
+    ],
+)
+def test_classes_that_are_held_out_are_some_of_those_chosen(tmp_path, held_out, says):
+    values = YAML(typ="safe").load(TEXT)
+    values["data"] |= {"classes": ["airplane", "car", "chair", "sofa", "table"], "held_out": held_out}
+    refused(written(tmp_path, values), says)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "says"),
+    [
+        (["sie+lr=0.01", "sie+lr=0.02"], "tuned: sie is there more than once"),
+        (["sea+lr=0.01"], "unknown method 'sea'"),
+        (["vicreg+predictor.gain=2"], "tuned: 'vicreg+predictor.gain=2' changes predictor.gain, which has no effect"),
+        (["sie+lr=0.024"], "tuned: 'sie+lr=0.024' changes lr, which has no effect"),
+        ("sie+lr=0.01", "tuned: given 'sie+lr=0.01': it must be a list"),
+    ],
+)
+def test_tuned_settings(tmp_path, tuned, says):
+    refused(with_value(tmp_path, "tuned", tuned), says)
+
+
+def test_a_variant_overrides_what_is_tuned(tmp_path):
+    values = YAML(typ="safe").load(TEXT)
+    values |= {"tuned": ["sie+lr=0.01+predictor.gain=2.0"], "methods": ["sie", "sie+lr=0.02", "vicreg"]}
+    params = load_params(written(tmp_path, values))
+    found = {name: params.settings(name, 0) for name in params.methods}
+    assert [found[name].lr for name in params.methods] == [0.01, 0.02, 0.024]
+    assert [found[name].predictor["gain"] for name in params.methods] == [2.0, 2.0, 1.7]
+
+
 @pytest.mark.parametrize(("name", "says"), TABLE["methods"])
 def test_variants(tmp_path, name, says):
     refused(with_value(tmp_path, "methods", ["sie", name]), says)
@@ -104,7 +140,7 @@ def test_accents_and_a_byte_order_mark_are_read(tmp_path, encoding):
 
 def test_a_number_of_too_many_digits_is_named(tmp_path):
     "Of more digits than Python reads."
-    line = "  epochs: 100 "
+    line = "  epochs: 22 "
     number = TEXT[: TEXT.index(line)].count("\n") + 1
     refused(changed(tmp_path, line, "  epochs: " + 5_000 * "1"), f"line {number}: '1111")
 

@@ -167,6 +167,7 @@ ENCODERS: Mapping[str, Callable[[], nn.Module]] = {
     "resnet18_release": ReleaseResNet,
     "small": SmallResNet,
     "patch": partial(SmallResNet, (32, 64, 96), patch=4),
+    "patch2": partial(SmallResNet, (16, 32, 64, 128), patch=2),
 }
 
 
