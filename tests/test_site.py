@@ -467,7 +467,7 @@ def test_predictions_on_the_page_are_the_librarys(played):
     sys.path.insert(0, str(ROOT / "docs/play"))
     import record
 
-    model = SIE.from_pretrained("sie_matrix")
+    model = SIE.from_pretrained("sie_matrix-small")
     for point in played["motion"]:
         images = torch.from_numpy(record.pictures(point["object"], point["axis"])).movedim(-1, 1)
         latents = torch.from_numpy(record.latents(point["axis"])).double()
