@@ -65,7 +65,7 @@ def check(shown: list[list[dict]], rows: list[list[str]], left_out: set[int] = f
         scores = {k: [float(x) for x in (text + " ± 0").split(" ± ")[:2]] for k, text in texts.items()}
         of_shown = [score for k, score in scores.items() if k not in left_out]
         low, high = min(a - b for a, b in of_shown), max(a + b for a, b in of_shown)
-        low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+        scale = 88 / (high - low)  # percent of a panel, between margins of 6
         for k, cells in enumerate(shown):
             if k not in texts:
                 assert cells[m - 1] == 0
@@ -73,9 +73,9 @@ def check(shown: list[list[dict]], rows: list[list[str]], left_out: set[int] = f
             mean, half = scores[k]
             found = cells[m - 1]
             assert found["text"] == texts[k] and found["best"] == rows[k + 1][m].startswith("**")
-            assert abs(found["dot"] - 100 * (mean - low) / (high - low)) < 1e-3
-            assert abs(found["from"] - 100 * (mean - half - low) / (high - low)) < 1e-3
-            assert abs(found["width"] - 200 * half / (high - low)) < 1e-3
+            assert abs(found["dot"] - 6 - scale * (mean - low)) < 1e-3
+            assert abs(found["from"] - 6 - scale * (mean - half - low)) < 1e-3
+            assert abs(found["width"] - 2 * scale * half) < 1e-3
 
 
 def test_a_chart_shows_its_table(page):

@@ -27,12 +27,11 @@ export function read(table) {
   return { names: rows.map(row => row[0].textContent.trim()), measures: withIntervals };
 }
 
-// Low and high end of the intervals shown, with a margin.
+const MARGIN = 6; // at the left and right of a panel, percent
+
+// Low and high end of the intervals shown.
 function range(scores) {
-  const low = Math.min(...scores.map(s => s.mean - s.half));
-  const high = Math.max(...scores.map(s => s.mean + s.half));
-  const margin = 0.06 * (high - low || 1);
-  return [low - margin, high + margin];
+  return [Math.min(...scores.map(s => s.mean - s.half)), Math.max(...scores.map(s => s.mean + s.half))];
 }
 
 function mark(found) {
@@ -44,13 +43,13 @@ function mark(found) {
 }
 
 function place({ bar, dot, value, found }, [low, high]) {
-  const at = x => (100 * (x - low)) / (high - low);
+  const at = x => MARGIN + ((100 - 2 * MARGIN) * (x - low)) / (high - low || 1);
   dot.style.left = `${at(found.mean)}%`;
   bar.style.left = `${at(found.mean - found.half)}%`;
   bar.style.width = `${at(found.mean + found.half) - at(found.mean - found.half)}%`;
-  const right = at(found.mean) > 50; // the value stands where there is room
-  value.style.left = right ? "" : `${at(found.mean + found.half)}%`;
-  value.style.right = right ? `${100 - at(found.mean - found.half)}%` : "";
+  const isLeft = at(found.mean) > 30; // the value stands where there is room
+  value.style.left = isLeft ? "" : `${at(found.mean + found.half)}%`;
+  value.style.right = isLeft ? `${100 - at(found.mean - found.half)}%` : "";
 }
 
 export function chart({ names, measures }) {
