@@ -95,8 +95,8 @@ tags: [self-supervised-learning, equivariance, pytorch, model_hub_mixin, pytorch
 ---
 # {name}
 
-An image encoder and the heads that it was trained with, from a comparison of methods for split invariant and equivariant
-representations (Garrido, Najman and LeCun 2023).
+An image encoder and the heads that it was trained with, from a comparison of methods for split invariant and
+equivariant representations (Garrido, Najman and LeCun 2023).
 
 ```python
 from sie.method.weights import SIE
