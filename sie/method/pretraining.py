@@ -450,7 +450,7 @@ _JSON_KINDS = {
 def _fits(value: Any, kind: Any) -> bool:
     "Whether a value of JSON is of one of the `_JSON_KINDS`. A whole number is a number, and a boolean is neither."
     if kind is float:
-        return _is_number(value) and -math.inf < value < math.inf
+        return _is_number(value) and abs(value) <= sys.float_info.max
     if kind is Sequence:
         return isinstance(value, (list, tuple))
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -34,6 +34,7 @@ from ..evaluation.probes import Probe
 from ..evaluation.protocol import GALLERIES
 from ..method.encoders import ENCODERS, make_encoder
 from ..method.methods import METHODS, Method
+from ..method.optimisers import OPTIMISERS
 from ..method.pretraining import LARGEST_SEED, LIMITS, Settings
 from sie.method.rotations import (
     FORMS,
@@ -47,8 +48,9 @@ from ..objects.classes import CLASS_BY_SYNSET, CLASSES
 
 # %% auto #0
 __all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'LARGEST_LATENT', 'ClassName',
-           'UNSEEN_ROTATIONS', 'LONGEST_NAME', 'MOST_VALUES', 'Data', 'Predictor', 'Pretrain', 'Evaluate', 'Params',
-           'read_yaml', 'load_params', 'check_test_split', 'check', 'enough', 'split', 'write_preset', 'changes']
+           'UNSEEN_ROTATIONS', 'LONGEST_NAME', 'MOST_VALUES', 'Data', 'Predictor', 'Pretrain', 'Evaluate',
+           'without_effect', 'Params', 'read_yaml', 'load_params', 'check_test_split', 'check', 'enough', 'split',
+           'write_preset', 'changes']
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell006
 class _Section(BaseModel):
@@ -215,7 +217,7 @@ class Pretrain(_Section):
     epochs: Epochs
     views: _whole(*LIMITS["views"])  # of each object in a batch
     batch_size: Batch
-    optimiser: Literal["adam", "adamw"]
+    optimiser: Literal[tuple(OPTIMISERS)]
     lr: PositiveFloat
     weight_decay: NonNegative
     schedule: Literal["constant", "cosine"]
@@ -250,7 +252,16 @@ def _known(methods: list[str]) -> list[str]:
     return methods
 
 
-def _without_effect(method: Method, key: str, given: Pretrain) -> str | None:
+def _one_each(variants: list[str]) -> list[str]:
+    "The names, if no two begin with the same method."
+    methods = [name.partition("+")[0] for name in variants]
+    for method in methods:
+        if methods.count(method) > 1:
+            raise ValueError(f"{method} is there more than once; it is tuned in one way")
+    return variants
+
+
+def without_effect(method: Method, key: str, given: Pretrain) -> str | None:
     "Why a method does not use a key of `pretrain`, given the other values; `None` if it does use it."
     section, _, name = key.rpartition(".")
     if not method.terms and key not in ("encoder", "equivariant", "crop"):
@@ -294,7 +305,7 @@ def _used(method: Method, given: Pretrain, image: int | None) -> dict[str, Any]:
     values = given.model_dump(exclude={"seeds"})
     used = {}
     for key, section, name in _leaves(values):
-        used[key] = None if _without_effect(method, key, given) else section[name]
+        used[key] = None if without_effect(method, key, given) else section[name]
     dim = _dimensions(given.encoder)
     equivariant = given.equivariant or dim // 2
     used["equivariant"] = equivariant
@@ -351,7 +362,7 @@ def _check_effect(where: str, method: Method, key: str, before: Any, changed: Pr
     if _used(method, _changed(changed, key, before), image) != _used(method, changed, image):
         return
     after = attrgetter(key)(changed)
-    reason = _without_effect(method, key, changed)
+    reason = without_effect(method, key, changed)
     if reason is None and after == before:
         reason = f"pretrain.{key} is already {before!r}"
     elif reason is None:
@@ -484,6 +495,7 @@ class Params(_Section):
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(_known), AfterValidator(_distinct)]
     data: Data
     pretrain: Pretrain
+    tuned: Annotated[list[str], AfterValidator(_known), AfterValidator(_one_each)] = []  # variants
     evaluate: Evaluate
 
     @model_validator(mode="after")
@@ -492,8 +504,10 @@ class Params(_Section):
         return self
 
     def sections(self) -> Iterator[tuple[str, Pretrain]]:
-        "The section `pretrain`, plain and as each variant changes it, each after the prefix of its messages."
+        "The section `pretrain`, plain and as each change makes it, each after the prefix of its messages."
         yield "", self.pretrain
+        for name in self.tuned:
+            yield f"tuned: {name!r}: ", _variant(name, self.pretrain, self.data.image, f"tuned: {name!r}")[1]
         for name in self.methods:
             if "+" in name:
                 yield f"methods: {name!r}: ", self.variant(name)[1]
@@ -501,8 +515,16 @@ class Params(_Section):
     def variant(self, name: str) -> tuple[str, Pretrain]:
         """The method that a name begins with, and the section `pretrain` with the changes that follow.
 
-        Raises `ValueError` for unknown methods and keys, values that are not allowed, and changes without effect."""
-        return _variant(name, self.pretrain, self.data.image)
+        The changes of the method's variant in `tuned` come first, except those of the same keys. Raises `ValueError`
+        for unknown methods and keys, values that are not allowed, and changes without effect."""
+        method, *changes = name.split("+")
+        pretrain = self.pretrain
+        for variant in self.tuned:
+            of, *best = variant.split("+")
+            if of == method:
+                best = [change for change in best if _key(change) not in map(_key, changes)]
+                pretrain = _variant("+".join([of, *best]), pretrain, self.data.image, f"tuned: {variant!r}")[1]
+        return _variant(name, pretrain, self.data.image, f"methods: {name!r}")
 
     def settings(self, name: str, seed: int) -> Settings:
         "Pretraining settings of a method or variant, for one seed."
@@ -524,10 +546,13 @@ class Params(_Section):
         return Probe(**self.evaluate.model_dump())
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell119
-def _variant(name: str, pretrain: Pretrain, image: int | None) -> tuple[str, Pretrain]:
-    "See `Params.variant`; `image` is the side of the images in pixels, if known."
+def _key(change: str) -> str:
+    return change.partition("=")[0]
+
+
+def _variant(name: str, pretrain: Pretrain, image: int | None, where: str) -> tuple[str, Pretrain]:
+    "See `Params.variant`; `image` is the side of the images in pixels, if known, `where` begins the messages."
     method, *changes = _known([name])[0].split("+")
-    where = f"methods: {name!r}"
     values = pretrain.model_dump()
     given = {}
     for change in changes:
