@@ -40,9 +40,9 @@ def test_the_method_is_imported_and_embeds_images_without_optional_packages(tmp_
     code = """
 import torch
 from sie.method import methods, pairs, pretraining, system, weights
-settings = pretraining.Settings(encoder="small", widths=(16, 16, 16))
+settings = pretraining.Settings(encoder="small", widths=[16, 16, 16])
 model = pretraining.new_model(settings)
-images = pretraining.ImageFormat(32, 32, (0.5,) * 3, (0.1,) * 3)
+images = pretraining.ImageFormat(32, 32, [0.5] * 3, [0.1] * 3)
 print(*weights.SIE(model, settings, images).embed(torch.zeros(2, 3, 32, 32)).shape)
 weights.SIE(model, settings, images).save_pretrained(sys.argv[1] + "/model")
 again = weights.SIE.from_pretrained(sys.argv[1] + "/model")

@@ -26,6 +26,7 @@ CHANGES = {
     "pretrain.seeds": [0],
     "pretrain.widths": [32, 32, 32],
     "pretrain.epochs": 12,
+    "pretrain.views": 2,
     "pretrain.batch_size": 4,
     "pretrain.warmup": 2,
     "pretrain.probe_views": 40,
