@@ -255,6 +255,26 @@ def test_a_log_of_a_run_says_how_far_it_is(clone):
     assert result.returncode == 0 and "pretrain sie: training 1 of 3" in result.stdout, result.stdout + result.stderr
 
 
+def test_a_search_tries_the_same_values_for_all_methods_and_goes_on_where_it_stopped(clone, repo):
+    search = ("sie", "tune", "vicreg", "sie_matrix", "--preset", "tiny", "--epochs", "8", "--trials")
+    first = run(clone, *search, "2")
+    assert first.returncode == 0, first.stderr
+    before = (clone / "tuning/trials.csv").read_text()
+    result = run(clone, *search, "3")
+    assert result.returncode == 0, result.stderr
+    assert (clone / "tuning/trials.csv").read_text().startswith(before) and before.count("\n") == 1 + 4
+    trials = pd.read_csv(clone / "tuning/trials.csv", keep_default_na=False)
+    assert trials.groupby("method").size().to_dict() == {"sie_matrix": 3, "vicreg": 3}
+    assert ((trials["top1"] + trials["rotation_r2_pooled"]) / 2 - trials["score"]).abs().max() < 2e-4
+    changes = trials.groupby("method")["changes"].apply(list)
+    assert changes["vicreg"][0] == changes["sie_matrix"][0] == ""
+    for few, more in zip(changes["vicreg"][1:], changes["sie_matrix"][1:]):
+        assert few.startswith("lr=") and more.startswith(few + "+equivariance_weight=")
+    best = trials.loc[trials.groupby("method")["score"].idxmax()]
+    for method, changed in zip(best["method"], best["changes"]):
+        assert not changed or f"- {method}+{changed}\n" in result.stdout
+
+
 def test_an_interrupted_run_says_how_to_go_on(clone, repo):
     presets = YAML(typ="safe").load(clone / "presets.yaml")
     presets["tiny"]["pretrain.epochs"] = 4000

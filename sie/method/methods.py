@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import permutations
 from typing import TYPE_CHECKING
@@ -17,7 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .encoders import PARTS, Split, make_encoder, projector
-from .losses import attraction, covariance, nt_xent, variance
+from sie.method.losses import (
+    attraction,
+    attraction_of_views,
+    covariance,
+    nt_xent,
+    nt_xent_of_views,
+    variance,
+)
 from .predictors import Hypernetwork, MLPPredictor
 from .rotations import transformation, transformation_norm, transformation_size
 
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['Term', 'HEADS', 'INVARIANT_SHARE', 'METHODS', 'Outputs', 'view_pairs', 'ViewOutputs', 'AllPairs', 'EachView',
-           'PartInvariance', 'Method', 'Model']
+           'BetweenViews', 'PartInvariance', 'Method', 'Model']
 
 # %% ../../nbs/method/04_methods.ipynb #cell006
 @dataclass
@@ -91,17 +98,14 @@ class ViewOutputs:
     @property
     def pairs(self) -> list[Outputs]:
         "The outputs for each pair of views."
-        joined = {name: _unbound(value, len(self.g)) for name, value in vars(self.joined).items() if name != "labels"}
-        return [Outputs(labels=self.labels, **dict(zip(joined, values))) for values in zip(*joined.values())]
+        names = [field.name for field in fields(Outputs) if field.name != "labels"]
+        values = zip(*(_unbound(getattr(self.joined, name), len(self.g)) for name in names))
+        return [Outputs(labels=self.labels, **dict(zip(names, of_pair))) for of_pair in values]
 
     @property
-    def joined(self) -> Outputs:
+    def joined(self) -> _Joined:
         "The outputs for all pairs of views, with a first dimension for the pairs."
-        first, second = _pair_index(len(self.h), self.h.device)
-        both = {"h": self.h, "u": self.u, "z": self.z, "logits": self.logits}
-        of = {f"{name}1": _rows(x, first) for name, x in both.items()}
-        of |= {f"{name}2": _rows(x, second) for name, x in both.items()}
-        return Outputs(g=self.g, labels=self.labels, predicted=self.predicted, regressed=self.regressed, **of)
+        return _Joined(self)
 
     @property
     def x(self) -> Float[Tensor, "views batch embedding"]:
@@ -118,8 +122,20 @@ class ViewOutputs:
         return ViewOutputs(**{name: _gathered(value) for name, value in vars(self).items()})
 
 
-def _rows(x: Tensor | None, index: Tensor) -> Tensor | None:
-    return None if x is None else x[index]
+class _Joined:
+    """The outputs for all pairs of views, by the names of `Outputs`.
+
+    Those of first and second views are copied from `ViewOutputs` when they are asked for."""
+
+    def __init__(self, outputs: ViewOutputs):
+        self._outputs = outputs
+
+    def __getattr__(self, name: str) -> Tensor | None:
+        if name in ("g", "labels", "predicted", "regressed"):
+            return getattr(self._outputs, name)
+        x = getattr(self._outputs, name[:-1])
+        first, second = _pair_index(len(self._outputs.h), self._outputs.h.device)
+        return None if x is None else x.index_select(0, first if name.endswith("1") else second)
 
 
 def _unbound(x: Tensor | None, count: int) -> Sequence[Tensor | None]:
@@ -172,6 +188,21 @@ class EachView:
 
 
 @dataclass(frozen=True)
+class BetweenViews:
+    "A term of the invariant embeddings of two views, whose mean over all pairs of views is known in closed form."
+
+    of_pair: Callable[[Tensor, Tensor], Tensor]  # of the embeddings of two views, (batch, dim)
+    of_views: Callable[[Tensor], Tensor]  # of (views, batch, dim): the mean over all pairs
+
+    def __call__(self, o: Outputs) -> Float[Tensor, ""]:
+        return self.of_pair(o.u1, o.u2)
+
+    def over(self, outputs: ViewOutputs) -> Float[Tensor, ""]:
+        "The mean over all pairs."
+        return self.of_views(outputs.u)
+
+
+@dataclass(frozen=True)
 class PartInvariance:
     "An invariance term on the first dimensions of the embedding only. Raises `ValueError` for an invalid share."
 
@@ -191,6 +222,10 @@ class PartInvariance:
     def __call__(self, o: Outputs) -> Float[Tensor, ""]:
         size = self.size(o.u1.shape[1])
         return attraction(o.u1[:, :size], o.u2[:, :size])
+
+    def over(self, outputs: ViewOutputs) -> Float[Tensor, ""]:
+        "The mean over all pairs."
+        return attraction_of_views(outputs.u[..., : self.size(outputs.u.shape[-1])])
 
 # %% ../../nbs/method/04_methods.ipynb #cell008b
 @dataclass(frozen=True)
@@ -279,7 +314,7 @@ def _mean_over_pairs(function: Callable[[Outputs], Tensor], outputs: Outputs | V
 #: Share of the embedding in the invariance term of `vicreg_part_inv`: 1,792 of 2,048 in the authors' code.
 INVARIANT_SHARE = 0.875
 
-_INVARIANCE: dict[str, Term] = {"invariance": (10, AllPairs(lambda o: attraction(o.u1, o.u2)))}
+_INVARIANCE: dict[str, Term] = {"invariance": (10, BetweenViews(attraction, attraction_of_views))}
 _EQUIVARIANCE: dict[str, Term] = {"equivariance": (10, AllPairs(lambda o: attraction(o.predicted, o.z2)))}
 _REGULARISATION: dict[str, Term] = {
     "variance": (10, EachView(variance)),
@@ -291,7 +326,7 @@ _REGULARISATION_OF_U: dict[str, Term] = {
 }
 _VARIANCE_OF_PREDICTION: dict[str, Term] = {"variance_predicted": (10, AllPairs(lambda o: variance(o.predicted)))}
 
-_CONTRAST: dict[str, Term] = {"contrast": (1, AllPairs(lambda o: nt_xent(o.u1, o.u2)))}
+_CONTRAST: dict[str, Term] = {"contrast": (1, BetweenViews(nt_xent, nt_xent_of_views))}
 _CONTRAST_OF_PREDICTION: dict[str, Term] = {"equivariance": (1, AllPairs(lambda o: nt_xent(o.predicted, o.z2)))}
 
 
@@ -313,9 +348,15 @@ def _regression(weight: float) -> dict[str, Term]:
     return {"regression": (weight, AllPairs(lambda o: attraction(o.regressed, o.g)))}
 
 
-def _classification(o: Outputs) -> Float[Tensor, ""]:
-    "Cross entropy of the class labels, mean over both views."
-    return (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2
+class _Classification:
+    "Cross entropy of the class labels, mean over the views."
+
+    def __call__(self, o: Outputs) -> Float[Tensor, ""]:
+        return (F.cross_entropy(o.logits1, o.labels) + F.cross_entropy(o.logits2, o.labels)) / 2
+
+    def over(self, outputs: ViewOutputs) -> Float[Tensor, ""]:
+        "The mean over all pairs; every view is in equally many."
+        return F.cross_entropy(outputs.logits.flatten(0, 1), outputs.labels.repeat(len(outputs.logits)))
 
 # %% ../../nbs/method/04_methods.ipynb #cell010c
 _VICREG = Method(
@@ -386,7 +427,7 @@ _SUPERVISED = Method(
     "supervised",
     "trained on labels and g: upper reference",
     heads={"classifier": "all", "regressor": "all"},
-    terms={"classification": (1, _classification)} | _regression(10),
+    terms={"classification": (1, _Classification())} | _regression(10),
 )
 
 # %% ../../nbs/method/04_methods.ipynb #cell010j
@@ -515,8 +556,8 @@ def _apply_heads(
         o.predicted = _predict(model.predictor, z, g)
     if "regressor" in model.heads:
         part = model.part("regressor", h)
-        both = torch.stack([torch.cat([part[i], part[j]], -1) for i, j in view_pairs(len(h))])
-        o.regressed = model.heads["regressor"](both)
+        both = [part.index_select(0, views) for views in _pair_index(len(h), h.device)]
+        o.regressed = model.heads["regressor"](torch.cat(both, -1))
     return o
 
 

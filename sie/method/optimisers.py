@@ -5,7 +5,7 @@
 # %% ../../nbs/method/07_optimisers.ipynb #cell003
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,34 +20,69 @@ if TYPE_CHECKING:
 __all__ = ['COEFFICIENTS', 'OPTIMISERS', 'orthogonalised', 'as_matrix', 'Muon']
 
 # %% ../../nbs/method/07_optimisers.ipynb #orthogonalised
-#: Coefficients of the quintic polynomial of a Newton-Schulz step (Jordan et al. 2024).
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+#: Coefficients (a, b, c) of the polynomial a + b G + c G² of each Newton-Schulz step: those that bring singular values
+#: between 0.002 and 1 nearest to 1 in four steps, found as Amsel et al. 2025 (section 3) find theirs.
+COEFFICIENTS = (
+    (8.4268, -24.9361, 18.4925),
+    (4.1096, -3.0544, 0.5735),
+    (3.7113, -2.7696, 0.5400),
+    (2.7846, -2.0762, 0.4633),
+)
 
 
-def orthogonalised(x: Float[Tensor, "n rows columns"], steps: int = 5) -> Float[Tensor, "n rows columns"]:
-    """Matrices with the same singular vectors and with all singular values near 1 (between about 0.7 and 1.2).
+def orthogonalised(
+    matrices: Sequence[Float[Tensor, "rows columns"]],
+    coefficients: Sequence[tuple[float, float, float]] = COEFFICIENTS,
+) -> list[Float[Tensor, "rows columns"]]:
+    """Matrices with the same singular vectors and with all singular values near 1 (between about 0.68 and 1.32).
 
-    Each Newton-Schulz step multiplies X by a polynomial in X Xᵀ, which commutes with all others. So the steps are taken
-    on X Xᵀ, which is small where X is long, and X is multiplied once by the product of all polynomials."""
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    gram = x @ x.mT
+    Each Newton-Schulz step multiplies X by a polynomial in G = X Xᵀ, which commutes with all others. So the steps are
+    taken on G, which is small where X is long, and X is multiplied once by the product of all polynomials. Matrices
+    whose shorter sides are equal take the steps together."""
+    wide = [x.mT if x.shape[0] > x.shape[1] else x for x in matrices]
+    by_side = {}
+    for k, x in enumerate(wide):
+        by_side.setdefault(len(x), []).append(k)
+    results = list(wide)
+    for same in by_side.values():
+        factors = _newton_schulz(torch.stack([wide[k] @ wide[k].mT for k in same]), coefficients)
+        for k, factor in zip(same, factors):
+            results[k] = factor @ wide[k] if wide[k] is matrices[k] else (wide[k].mT @ factor)
+    return results
+
+
+def _newton_schulz(
+    gram: Float[Tensor, "n side side"], coefficients: Sequence[tuple[float, float, float]]
+) -> Float[Tensor, "n side side"]:
+    "The matrices by which X is to be multiplied, from X Xᵀ. The norm of X Xᵀ is at least its largest eigenvalue."
+    norm = gram.norm(dim=(1, 2), keepdim=True).clamp_min(1e-14)
+    gram = gram / norm
     product = None
-    a, b, c = COEFFICIENTS
-    for step in range(steps):
+    for step, (a, b, c) in enumerate(coefficients):
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal(dim1=1, dim2=2).add_(a)
         product = polynomial if product is None else polynomial @ product
-        if step < steps - 1:
+        if step < len(coefficients) - 1:
             gram = polynomial @ gram @ polynomial
-    x = product @ x
-    return x.mT if tall else x
+    return product / norm.sqrt()
 
 # %% ../../nbs/method/07_optimisers.ipynb #muon
 def as_matrix(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "rows columns"]:
-    "A weight as outputs x inputs: of a linear layer, of a convolution, or of all matrices of a hypernetwork's H."
-    return weight.flatten(0, 1) if weight.ndim == 3 else weight.flatten(1)
+    """A weight as outputs x inputs: of a linear layer, of a convolution, or of all matrices of a hypernetwork's H.
+
+    The columns of a convolution are in the order of its memory, so that nothing is copied."""
+    if weight.ndim == 3:
+        return weight.flatten(0, 1)
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.movedim(1, -1)
+    return weight.flatten(1)
+
+
+def _from_matrix(matrix: Float[Tensor, "rows columns"], weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    "The inverse of `as_matrix`, for a weight of this shape and memory layout."
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        return matrix.view(weight.movedim(1, -1).shape).movedim(-1, 1)
+    return matrix.view(weight.shape)
 
 
 class Muon(torch.optim.Optimizer):
@@ -65,13 +100,14 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,  # of the matrices
         betas: tuple[float, float] = (0.9, 0.999),  # of all other weights, like `eps`
         eps: float = 1e-8,
+        coefficients: Sequence[tuple[float, float, float]] = COEFFICIENTS,  # of `orthogonalised`
     ):
         params = list(params)
         groups = [
             {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay, "matrices": True},
             {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0, "matrices": False},
         ]
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps}
+        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "coefficients": coefficients}
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -87,19 +123,18 @@ class Muon(torch.optim.Optimizer):
         return result
 
     def _update_matrices(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        by_shape = {}
         for p in weights:
-            state = self.state[p]
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(p)
-            momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-            update = as_matrix(p.grad.lerp(momentum, group["momentum"]))
-            by_shape.setdefault(update.shape, []).append((p, update))
-        for shape, same in by_shape.items():
-            scale = group["lr"] * 0.2 * max(shape) ** 0.5
-            updates = orthogonalised(torch.stack([update for _, update in same]))
-            for (p, _), update in zip(same, updates):
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.reshape(p.shape), alpha=-scale)
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum_buffer"] for p in weights]
+        gradients = [p.grad for p in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(momenta, gradients, 1 - group["momentum"])  # Nesterov's
+        updates = orthogonalised([as_matrix(direction) for direction in directions], group["coefficients"])
+        lengths = [-group["lr"] * 0.2 * max(update.shape) ** 0.5 for update in updates]
+        torch._foreach_mul_(updates, lengths)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, [_from_matrix(*pair) for pair in zip(updates, directions)])
 
     def _update_others(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for p in weights:
