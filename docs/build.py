@@ -254,7 +254,7 @@ def site_target(path: str) -> str:
     "The target on the site of a link to a file or folder of the repository: its page, or a copy of the file."
     if path in SECTION_PAGES:
         return "/" + SECTION_PAGES[path]
-    if path.startswith("docs/how-to/"):
+    if re.fullmatch(r"docs/(how-to|play)/[\w-]+\.md", path):
         return "/" + path.removeprefix("docs/")
     if path == "nbs/index.ipynb":
         return "/index.ipynb"

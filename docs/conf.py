@@ -29,6 +29,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = project
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = [("charts.js", {"type": "module"})]
 html_extra_path = ["../_docs/extra"]  # scripts and data of the steering page and of docs/play
 html_copy_source = False
 html_show_sourcelink = False

@@ -10,8 +10,6 @@ import urllib.request
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import websocket
-
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
     "--headless",
@@ -22,8 +20,6 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--remote-debugging-port=0",
-    "--remote-allow-origins=*",
 )
 
 
@@ -42,11 +38,14 @@ class Browser:
     "Chromium with one page, and a server of a folder. Close it after use."
 
     def __init__(self, folder: Path):
+        import websocket  # here, as Chromium also shows pages without it
+
         handler = functools.partial(Quiet, directory=folder)
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.profile = TemporaryDirectory(ignore_cleanup_errors=True)
-        command = [CHROMIUM, *FLAGS, f"--user-data-dir={self.profile.name}", "about:blank"]
+        debugging = ("--remote-debugging-port=0", "--remote-allow-origins=*")
+        command = [CHROMIUM, *FLAGS, *debugging, f"--user-data-dir={self.profile.name}", "about:blank"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         line = next(line for line in self.process.stderr if "DevTools listening on" in line)
         threading.Thread(target=self.process.stderr.read, daemon=True).start()  # else Chromium would wait for a reader

@@ -7,6 +7,7 @@ import pytest
 
 OPTIONAL = (
     "PIL",
+    "huggingface_hub",
     "jaxtyping",
     "lightning_fabric",
     "matplotlib",
@@ -35,18 +36,21 @@ def run(code: str, *args: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", BLOCKED + code, *args], capture_output=True, text=True)
 
 
-def test_the_method_is_imported_and_embeds_images_without_optional_packages():
+def test_the_method_is_imported_and_embeds_images_without_optional_packages(tmp_path):
     code = """
 import torch
 from sie.method import methods, pairs, pretraining, system, weights
-settings = pretraining.Settings(encoder="small", widths=(16, 16, 16))
+settings = pretraining.Settings(encoder="small", widths=[16, 16, 16])
 model = pretraining.new_model(settings)
-images = pretraining.ImageFormat(32, 32, (0.5,) * 3, (0.1,) * 3)
+images = pretraining.ImageFormat(32, 32, [0.5] * 3, [0.1] * 3)
 print(*weights.SIE(model, settings, images).embed(torch.zeros(2, 3, 32, 32)).shape)
+weights.SIE(model, settings, images).save_pretrained(sys.argv[1] + "/model")
+again = weights.SIE.from_pretrained(sys.argv[1] + "/model")
+assert again.settings == settings and again.images == images
 with system.Progress("counting", total=2) as shown:
     shown.update()
 """
-    done = run(code)
+    done = run(code, str(tmp_path))
     assert done.stdout == "2 96\n", done.stderr
     assert not done.stderr
 

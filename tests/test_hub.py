@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+
+import sie
 
 pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -43,6 +46,9 @@ class Hub(BaseHTTPRequestHandler):
         address = f"http://{self.headers['Host']}/anyone/model"
         if self.path.endswith("/repos/create"):
             self.answer({"url": address, "name": "anyone/model"})
+        elif self.path.endswith("/validate-yaml"):
+            self.server.checked.append(json.loads(body)["content"])
+            self.answer({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             wanted = json.loads(body)["files"]
             self.answer(
@@ -100,6 +106,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.files = {}
+    server.checked = []  # cards whose keys a client has sent to be checked
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -122,50 +129,70 @@ def run(hub: ThreadingHTTPServer, home, code: str) -> subprocess.CompletedProces
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        cwd=home,
+        timeout=600,
     )
 
 
 def test_a_model_goes_to_the_hub_and_comes_back(hub, tmp_path):
-    pushed = run(hub, tmp_path, "print(SIE.from_pretrained('sie_matrix').push_to_hub('anyone/model'))")
+    code = """
+from huggingface_hub import PyTorchModelHubMixin
+model = SIE.from_pretrained('sie_matrix-small')
+assert isinstance(model, PyTorchModelHubMixin)
+print(model.push_to_hub('anyone/model', private=True))
+print(model.save_pretrained('here', push_to_hub=True, repo_id='anyone/model'))
+"""
+    pushed = run(hub, tmp_path, code)
     assert pushed.returncode == 0, pushed.stderr
-    assert pushed.stdout.strip().endswith(f"/anyone/model/commit/{COMMIT}")
-    assert sorted(hub.files) == ["images.json", "model.safetensors", "settings.json"]
+    first, second = pushed.stdout.splitlines()
+    assert first == second and first.endswith(f"/anyone/model/commit/{COMMIT}")
+    assert sorted(hub.files) == ["README.md", "config.json", "model.safetensors"]
+    shipped = Path(sie.__file__).parent / "pretrained/sie_matrix-small"
+    assert all(content == (shipped / name).read_bytes() for name, content in hub.files.items())
+    assert set(hub.checked) == {(shipped / "README.md").read_text()}
     hub.files["unwanted.bin"] = b"is not fetched"
     code = """
-here, there = SIE.from_pretrained('sie_matrix'), SIE.from_pretrained('anyone/model')
-assert here.settings == there.settings and here.images == there.images
+here, there = SIE.from_pretrained('sie_matrix-small'), SIE.from_pretrained('anyone/model', 'main', cache_dir='cache')
+assert here.settings == there.settings and here.images == there.images and here.card == there.card
 a, b = here.state_dict(), there.state_dict()
 assert a.keys() == b.keys() and all(map(torch.equal, a.values(), b.values()))
 """
     fetched = run(hub, tmp_path, code)
     assert fetched.returncode == 0, fetched.stderr
-    assert list(tmp_path.rglob("model.safetensors")) and not list(tmp_path.rglob("unwanted.bin"))
+    assert list(tmp_path.rglob("cache/**/model.safetensors")) and not list(tmp_path.rglob("unwanted.bin"))
 
 
 def test_a_repository_that_is_not_there(hub, tmp_path):
     found = run(hub, tmp_path, "SIE.from_pretrained('nobody/model')")
     assert (
         found.returncode
-        and "FileNotFoundError: nobody/model is neither a folder nor a model of the package (sie_matrix), "
-        "and the hub has none of this name"
-        in found.stderr
+        and "FileNotFoundError: nobody/model is neither a folder nor a model of the package (sie" in found.stderr
+        and "sie_matrix-small), and the hub has none of this name" in found.stderr
     )
 
 
 def test_a_repository_without_a_model(hub, tmp_path):
+    "A pickle is no model: it is not even fetched."
     hub.files["README.md"] = b"nothing else"
+    hub.files["pytorch_model.bin"] = b"cos\nsystem\n(S'touch ran'\ntR."
     found = run(hub, tmp_path, "SIE.from_pretrained('anyone/model')")
     assert (
         found.returncode and "FileNotFoundError" in found.stderr and "model.safetensors does not exist" in found.stderr
     )
+    assert not list(tmp_path.rglob("pytorch_model.bin")) and not (tmp_path / "ran").exists()
 
 
 def test_without_huggingface_hub(tmp_path):
     code = (
         "import sys; sys.modules['huggingface_hub'] = None\n"
         "from sie.method.weights import SIE\n"
-        "SIE.from_pretrained('sie_matrix')\n"
+        "model = SIE.from_pretrained('sie_matrix-small')\n"
+        "model.save_pretrained('model')\n"
+        "SIE.from_pretrained('model')\n"
+        "try:\n"
+        "    model.push_to_hub('anyone/model')\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
         "SIE.from_pretrained('anyone/model')"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
@@ -173,4 +200,5 @@ def test_without_huggingface_hub(tmp_path):
         found.returncode
         and "ImportError: anyone/model is neither a folder" in found.stderr
         and 'pip install "sie[hub]"' in found.stderr
+        and 'pip install "sie[hub]"' in found.stdout
     )

@@ -351,16 +351,16 @@ def test_the_classifier_has_an_output_for_each_class(tmp_path):
     assert (
         settings.classes == 60
         and model.heads["classifier"].out_features == 60
-        and json.loads((tmp_path / "model/settings.json").read_text())["classes"] == 60
+        and json.loads((tmp_path / "model/config.json").read_text())["settings"]["classes"] == 60
     )
 
 
 def test_few_classes_and_models_of_before(tmp_path):
     data = made(tmp_path / "set", ["cat", "dog"], each=8, views=2)
     pretrain(data, TINY, tmp_path / "model")
-    settings = json.loads((tmp_path / "model/settings.json").read_text())
-    assert settings.pop("classes") == 55
-    (tmp_path / "model/settings.json").write_text(json.dumps(settings))
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert config["settings"].pop("classes") == 55
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
     model, read, _ = load_model(tmp_path / "model")  # whose settings know nothing of classes
     assert read.classes == 55 and model.heads["classifier"].out_features == 55
     with pytest.raises(ValueError, match="classes is 0"):

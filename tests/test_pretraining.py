@@ -300,8 +300,9 @@ def test_random_is_the_untrained_encoder(tmp_path, dataset):
 def test_damaged_models_are_refused(tmp_path, dataset):
     run = start(tmp_path, dataset, epochs=1)
     assert run.wait() == 0, run.stderr.read()
-    settings = json.loads((tmp_path / "model/settings.json").read_text())
-    (tmp_path / "model/settings.json").write_text(json.dumps(settings | {"widths": [32, 32, 16]}))
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["settings"]["widths"] = [32, 32, 16]
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="heads.invariant"):
         load_model(tmp_path / "model")
     (tmp_path / "model/model.safetensors").unlink()

@@ -7,7 +7,6 @@ import inspect
 import json
 import queue
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from browser import CHROMIUM, FLAGS, Browser
 from bs4 import BeautifulSoup
 from scipy.spatial import cKDTree
 
@@ -36,7 +36,6 @@ MODULES = [
     for p in NOTEBOOKS
     if (found := re.search(r"#\| *default_exp ([\w.]+)", p.read_text(encoding="utf-8")))
 ]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -137,15 +136,7 @@ def test_search_index_knows_every_name(site):
 
 # ---- in a browser
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+DRAWING = (
     "--use-angle=swiftshader",  # WebGL without a GPU
     "--enable-unsafe-swiftshader",
     "--window-size=1600,1000",
@@ -349,7 +340,7 @@ def in_browser(path: str, profile: Path, budget: int) -> BeautifulSoup:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/{path}"
-        options = [*FLAGS, f"--user-data-dir={profile}", f"--virtual-time-budget={budget}", "--dump-dom"]
+        options = [*FLAGS, *DRAWING, f"--user-data-dir={profile}", f"--virtual-time-budget={budget}", "--dump-dom"]
         done = subprocess.run([CHROMIUM, *options, url], capture_output=True, text=True, timeout=300)
         server.shutdown()
     return BeautifulSoup(done.stdout, "html.parser")
@@ -422,7 +413,12 @@ def played(site, tmp_path_factory) -> dict:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/play"
-        options = [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--remote-debugging-port=0"]
+        options = [
+            *FLAGS,
+            *DRAWING,
+            f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+            "--remote-debugging-port=0",
+        ]
         browser = subprocess.Popen([CHROMIUM, *options, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             found = json.loads(Handler.posted.get(timeout=400))
@@ -467,7 +463,7 @@ def test_predictions_on_the_page_are_the_librarys(played):
     sys.path.insert(0, str(ROOT / "docs/play"))
     import record
 
-    model = SIE.from_pretrained("sie_matrix")
+    model = SIE.from_pretrained("sie_matrix-small")
     for point in played["motion"]:
         images = torch.from_numpy(record.pictures(point["object"], point["axis"])).movedim(-1, 1)
         latents = torch.from_numpy(record.latents(point["axis"])).double()
@@ -511,7 +507,8 @@ def test_the_steering_page_says_what_it_is_without_javascript(site):
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
 def test_the_steering_page_loads_in_3_megabytes_and_turns_in_a_frame(site):
-    browser = pytest.importorskip("browser", exc_type=ImportError).Browser(HTML)
+    pytest.importorskip("websocket")
+    browser = Browser(HTML)
     try:
         browser.open("steering.html")
         filled = """new Promise(done => { const look = () =>

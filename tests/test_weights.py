@@ -127,9 +127,9 @@ def test_round_trip(models, tmp_path):
         model = SIE.from_pretrained(models / method / "seed-0")
         for _ in range(2):
             model.save_pretrained(tmp_path / method)  # the second replaces the first
-        assert {p.name: p.read_bytes() for p in (tmp_path / method).iterdir()} == {
-            p.name: p.read_bytes() for p in (models / method / "seed-0").iterdir()
-        }
+        saved = {p.name: p.read_bytes() for p in (tmp_path / method).iterdir()}
+        assert saved.pop("README.md").decode().startswith("---\nlibrary_name: sie\n")
+        assert saved == {p.name: p.read_bytes() for p in (models / method / "seed-0").iterdir()}
         again = SIE.from_pretrained(tmp_path / method)
         assert again.settings == model.settings and again.images == model.images
         assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in model.model.state_dict().items())
@@ -191,15 +191,19 @@ def spoil(folder: Path, fault: dict) -> None:
         tensors[tensor] = become(tensors.get(tensor))
         save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors")
         return
+    if "part" in fault:
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        changed = config[fault["part"]] if fault["part"] else config
+        changed |= fault.get("set", {})
+        changed.pop(fault.get("drop"), None)
+        path.write_text(json.dumps(config))
+        return
     path = folder / fault["file"]
     if "text" in fault:
         path.write_text(fault["text"])
     elif "cut" in fault:
         path.write_bytes(path.read_bytes()[: -fault["cut"]])
-    elif "set" in fault:
-        path.write_text(json.dumps(json.loads(path.read_text()) | fault["set"]))
-    elif "drop" in fault:
-        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != fault["drop"]}))
     else:
         path.unlink()
 
@@ -218,10 +222,10 @@ def test_damaged_folders_are_refused(models, tmp_path, fault):
 def test_settings_left_out_take_their_defaults_and_other_precisions_are_read(models, tmp_path):
     folder = tmp_path / "seed-0"
     shutil.copytree(models / "vicreg/seed-0", folder)
-    values = json.loads((folder / "settings.json").read_text())
-    (folder / "settings.json").write_text(
-        json.dumps({k: v for k, v in values.items() if k not in ("lr", "conditioning")})
-    )
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("lr", "conditioning"):
+        del config["settings"][key]
+    (folder / "config.json").write_text(json.dumps(config))
     tensors = load_file(folder / "model.safetensors")
     halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in tensors.items()}
     save_file(halved, folder / "model.safetensors")

@@ -18,6 +18,15 @@ export function number(value, digits = 2) {
   return value.toFixed(digits).replace("-", "−");
 }
 
+// About `count` round values from `low` (0 or less) to `high`, 0 among them.
+export function ticks(low, high, count = 4) {
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find(factor => factor * power >= rough);
+  const first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, k) => Number(((first + k) * step).toPrecision(6)));
+}
+
 // Axes with ticks in an empty SVG; x and y: {range: [low, high], ticks: [...], label, text: tick => "..."}.
 // Returns the group to draw in, and the functions from values to places.
 export class Chart {

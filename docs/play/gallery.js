@@ -1,5 +1,5 @@
 // The gallery in 3D: an object that can be turned, and the renderer's picture of it at the nearest rotation.
-import { DEGREE, about, angleBetween, eulerToQuaternion, multiply, toEuler } from "./rotations.js";
+import { DEGREE, about, angleBetween, eulerAngles, multiply, quaternion } from "./rotations.js";
 import { Stage } from "./stage.js";
 
 const $ = id => document.getElementById(id);
@@ -33,7 +33,7 @@ function showPicture() {
   picture.style.backgroundSize = `${100 * data.columns}% ${100 * rows}%`;
   picture.style.backgroundPosition = `${(100 * column) / (data.columns - 1)}% ${(100 * row) / (rows - 1)}%`;
   picture.dataset.view = shown;
-  const away = angleBetween(data.quaternions[shown], rotation) / DEGREE;
+  const away = angleBetween(data.quaternions[shown], rotation);
   const angles = data.angles[shown].map((a, k) => `${AXES[k]} ${rounded(a)}`).join(", ");
   const distance = away < 0.5 ? "The same rotation as on the left." : `${rounded(away)} away from the rotation on the left.`;
   $("which").textContent = `By the renderer: picture ${shown + 1} of ${data.angles.length}, ${angles}. ${distance}`;
@@ -42,7 +42,7 @@ function showPicture() {
 }
 
 function showAngles() {
-  const angles = toEuler(rotation).map(a => a / DEGREE);
+  const angles = eulerAngles(rotation).map(a => a / DEGREE);
   AXES.forEach((axis, k) => {
     const slider = $(axis);
     if (Math.abs(slider.value - angles[k]) > 0.5) slider.value = Math.round(angles[k]);
@@ -51,7 +51,7 @@ function showAngles() {
 }
 
 function showRange() {
-  const outside = toEuler(rotation).some(a => Math.abs(a / DEGREE) > 90.5);
+  const outside = eulerAngles(rotation).some(a => Math.abs(a / DEGREE) > 90.5);
   $("range").textContent = outside ? "This rotation is outside 3DIEBench's range, for which there are pictures." : "";
 }
 
@@ -84,7 +84,7 @@ async function choose(chosen) {
 }
 
 function listen() {
-  const read = () => turnTo(eulerToQuaternion(AXES.map(axis => $(axis).value * DEGREE)), true);
+  const read = () => turnTo(quaternion(AXES.map(axis => $(axis).value * DEGREE)), true);
   for (const axis of AXES) $(axis).addEventListener("input", read);
   $("align").addEventListener("click", () => turnTo(data.quaternions[shown]));
   const step = by => () => turnTo(data.quaternions[(shown + by + data.quaternions.length) % data.quaternions.length]);

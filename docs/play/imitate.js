@@ -1,10 +1,10 @@
 // How well a linear function of g imitates a constant: sie.method.predictors.imitable_constant, for any ranges of angles.
-import { eulerToQuaternion, inverse, multiply, toEuler, toMatrix } from "./rotations.js";
+import { eulerAngles, inverse, matrix, multiply, quaternion } from "./rotations.js";
 
 export const FORMS = {
   quaternion: g => g,
-  matrix: toMatrix,
-  euler: toEuler,
+  matrix,
+  euler: eulerAngles,
 };
 
 // Pairs of views as points in [-1, 1)^6 that fill it evenly: multiples of powers of the root of x^7 = x + 1, modulo 1.
@@ -18,8 +18,8 @@ export function evenPairs(count) {
 // The transformations between the views of each pair, both ways; `ranges`: largest angles about x, y and z, radians.
 export function transformations(pairs, ranges) {
   return pairs.flatMap(pair => {
-    const first = eulerToQuaternion(ranges.map((r, k) => r * pair[k]));
-    const second = eulerToQuaternion(ranges.map((r, k) => r * pair[k + 3]));
+    const first = quaternion(ranges.map((r, k) => r * pair[k]));
+    const second = quaternion(ranges.map((r, k) => r * pair[k + 3]));
     const g = multiply(inverse(first), second);
     return [g, inverse(g)];
   });
@@ -73,7 +73,7 @@ function moments(f, ranges) {
   for (const a of NODES)
     for (const b of NODES)
       for (const c of NODES) {
-        const values = f(eulerToQuaternion([a.x * ranges[0], b.x * ranges[1], c.x * ranges[2]]));
+        const values = f(quaternion([a.x * ranges[0], b.x * ranges[1], c.x * ranges[2]]));
         const weight = a.weight * b.weight * c.weight;
         for (let i = 0; i < size; i++) {
           mean[i] += weight * values[i];
@@ -96,7 +96,7 @@ const MATRIX_TERMS = Array.from({ length: 9 }, (_, a) =>
 );
 const PRODUCTS = {
   quaternion: { view: q => q, terms: QUATERNION_TERMS },
-  matrix: { view: toMatrix, terms: MATRIX_TERMS },
+  matrix: { view: matrix, terms: MATRIX_TERMS },
 };
 
 // The best linear function of g: its coefficients, and the share of a constant that it explains. The expectations over

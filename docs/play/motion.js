@@ -1,6 +1,6 @@
 // How W(g)z moves while an object turns about an axis: predictions and embeddings of two trained models.
 import { Chart, Plane, add, number } from "./chart.js";
-import { DEGREE, about, toMatrix } from "./rotations.js";
+import { DEGREE, about, matrix } from "./rotations.js";
 
 const $ = id => document.getElementById(id);
 const AXES = ["x", "y", "z"];
@@ -14,7 +14,7 @@ export const cosine = (a, b) => dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
 // The entries of g for a turn about an axis.
 function entries(form, axis, degrees) {
   const q = about(AXES.map(name => Number(name === axis)), degrees * DEGREE);
-  return form === "quaternion" ? q : toMatrix(q);
+  return form === "quaternion" ? q : matrix(q);
 }
 
 // W(g)z = sum of g_k (H_k z).

@@ -1,7 +1,8 @@
-"""Measure what the page "The predictor in motion" shows: `python docs/play/record.py FOLDER`.
+"""Measure what the page "The predictor in motion" shows.
 
-FOLDER is what `docs/play/train.py` made. Writes motion.json, training.json and views.jpg beside this file. They are
-committed, as a training takes longer than the site may.
+`python docs/play/record.py` writes motion.json and views.jpg beside this file, of the models of the package.
+`python docs/play/record.py RUN` writes training.json, of the models that `docs/play/train.py RUN` made.
+All are committed, as a training takes longer than the site may.
 """
 
 import json
@@ -15,10 +16,10 @@ from safetensors.torch import load_file
 
 from sie.data.scene import Renderer
 from sie.method.pretraining import load_model, read_curves
-from sie.method.weights import SIE, shipped_models
+from sie.method.weights import SIE
 from sie.objects.classes import CLASSES
 from sie.objects.gallery import make_object
-from sie.pipeline.params import load_params
+from sie.pipeline.params import Data, load_params
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -48,9 +49,9 @@ def latents(axis: str) -> np.ndarray:
     return rows
 
 
-def pictures(name: str, axis: str) -> np.ndarray:
-    "Rendered as the training data was."
-    data = load_params(ROOT / "params.yaml").data
+def pictures(name: str, axis: str, data: Data | None = None) -> np.ndarray:
+    "Rendered as training data is; as that of params.yaml if not given."
+    data = data or load_params(ROOT / "params.yaml").data
     renderer = Renderer(size=data.size, samples=data.samples, crop=data.crop)
     synset = next(c.synset for c in CLASSES if c.name == name)
     return renderer.render(make_object(synset, OBJECTS[name]), latents(axis))
@@ -129,20 +130,27 @@ def training(folder: Path, images: np.ndarray) -> dict:
     return found
 
 
-def main(folder: Path) -> None:
+def write(file: str, content: dict) -> None:
+    (HERE / file).write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def record_motion() -> None:
     images = {(name, axis): pictures(name, axis) for name in OBJECTS for axis in AXES}
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in images.values()])
     Image.fromarray(sheet).save(HERE / "views.jpg", quality=85)
-    shipped = shipped_models()  # of the same settings and seed
-    models = {method: SIE.from_pretrained(shipped.get(method, folder / "models" / method)) for method in METHODS}
-    for file, content in (
-        ("motion.json", motion(models, images)),
-        ("training.json", training(folder, images[OVER_TRAINING])),
-    ):
-        (HERE / file).write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+    write("motion.json", motion({method: SIE.from_pretrained(f"{method}-small") for method in METHODS}, images))
+
+
+def record_training(run: Path) -> None:
+    data = load_params(run / "params.yaml").data
+    write("training.json", training(run / "motion", pictures(*OVER_TRAINING, data)))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    match sys.argv[1:]:
+        case []:
+            record_motion()
+        case [run]:
+            record_training(Path(run))
+        case _:
+            sys.exit(__doc__)

@@ -1,7 +1,8 @@
-"""Train the two models of the page "W(g) in motion", and keep their weights at every point of the curves.
+"""Train the two models of the figure "How it is learnt", and keep their weights at every point of the curves.
 
-`python docs/play/train.py FOLDER` renders the data of params.yaml in FOLDER and trains `sie` and `sie_matrix`, seed 0,
-with its settings: half an hour on one core, less the next time. `docs/play/record.py FOLDER` then measures them.
+`python docs/play/train.py RUN` takes parameters and data of a run that is there, such as runs/default, and trains `sie`
+and `sie_matrix`, seed 0, in RUN/motion: as long as these two runs take in the pipeline. A second call goes on where the
+first was stopped. `docs/play/record.py RUN` then measures them.
 """
 
 import os
@@ -12,36 +13,37 @@ from pathlib import Path
 
 from sie.data.storage import ViewDataset
 from sie.method.pretraining import checkpoint_path, pretrain
-from sie.pipeline.command import fetch
 from sie.pipeline.params import Params, load_params
 
-ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("sie", "sie_matrix")
-LOG_EVERY = 100  # steps between two points of the curves; changes no weights
+POINTS = 40  # of the curves, at least; changes no weights
 
 
 def train(params: Params, method: str, dataset: ViewDataset) -> None:
     "Train one method, and copy its checkpoint at every point of its curves to METHOD/STEP.safetensors."
-    settings = replace(params.settings(method, 0), log_every=LOG_EVERY)
+    settings = params.settings(method, 0)
+    every = max(1, settings.steps(len(dataset.split("train"))) // POINTS)
+    settings = replace(settings, log_every=every)
     checkpoint = checkpoint_path("checkpoints", dataset, settings)
     kept = Path(method)
     kept.mkdir(exist_ok=True)
 
     def keep(step: int, steps: int, loss: float | None) -> None:
-        if step % LOG_EVERY == 0 or step == steps:
+        if step % every == 0 or step == steps:
             shutil.copy(checkpoint, kept / f"{step:05d}.safetensors")
             print(f"{method}: step {step} of {steps}, loss {loss:.3f}", flush=True)
 
     pretrain(dataset, settings, f"models/{method}", f"curves/{method}", "checkpoints", progress=keep)
 
 
-def main(folder: str) -> None:
-    given = load_params(ROOT / "params.yaml")
-    Path(folder).mkdir(parents=True, exist_ok=True)
+def main(run: str | Path) -> None:
+    params = load_params(Path(run) / "params.yaml")
+    dataset = ViewDataset(Path(run).resolve() / "data/views")
+    folder = Path(run) / "motion"
+    folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    dataset = fetch(given)
     for method in METHODS:
-        train(given, method, dataset)
+        train(params, method, dataset)
 
 
 if __name__ == "__main__":

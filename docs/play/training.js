@@ -1,5 +1,5 @@
 // The third figure: curves over training, and the plane of the predictions at each of their points.
-import { Chart, Plane, add, number } from "./chart.js";
+import { Chart, Plane, add, number, ticks } from "./chart.js";
 import { imitation } from "./imitate.js";
 import { DEGREE } from "./rotations.js";
 
@@ -8,7 +8,7 @@ const KNOWN = 180; // degrees
 const RANGES = [90, 90, 90].map(r => r * DEGREE); // of the training data
 const PAUSE = 350; // milliseconds between two points while it plays
 const CURVES = {
-  equivariance: { title: "equivariance term of the loss" },
+  loss: { title: "loss" },
   r2: { title: "rotation R², online probe" },
   explained: { title: "share of z′ that W(g)z explains" },
 };
@@ -43,8 +43,8 @@ function drawCurves(data, methods) {
     const high = Math.max(...all) * 1.05;
     const low = Math.min(0, ...all);
     const chart = new Chart($(`curve-${name}`), {
-      x: { range: [0, steps.at(-1)], ticks: [0, 1000, 2000, 3000].filter(s => s <= steps.at(-1)), label: "step" },
-      y: { range: [low, high], ticks: [0, high > 0.5 ? 0.5 : 0.2, 1].filter(t => t <= high), label: "" },
+      x: { range: [0, steps.at(-1)], ticks: ticks(0, steps.at(-1)), label: "step" },
+      y: { range: [low, high], ticks: ticks(low, high, 3), label: "", text: tick => `${tick}`.replace("-", "−") },
       title,
     });
     for (const method of methods) {

@@ -22,7 +22,8 @@ from dataclasses import MISSING, dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -372,7 +373,7 @@ def new_model(settings: Settings) -> Model:
 # %% ../../nbs/method/08_pretraining.ipynb #cell012b
 LARGEST_SIDE = 8192  # of an image, pixels
 LEAST_STD = 1e-3  # of pixels in [0, 1]; a step of 8 bits is four times as large
-MODEL_FILES = ("model.safetensors", "settings.json", "images.json")  # in a model's folder
+MODEL_FILES = ("model.safetensors", "config.json")  # in a model's folder
 
 
 @dataclass(frozen=True)
@@ -407,11 +408,11 @@ class ImageFormat:
 
 
 def save_model(model: Model, settings: Settings, images: ImageFormat, folder: str | Path) -> None:
-    "Write a model's three files, `MODEL_FILES`. An existing folder is replaced."
+    "Write a model's files, `MODEL_FILES`. An existing folder is replaced."
+    config = {"settings": dataclasses.asdict(settings), "images": dataclasses.asdict(images)}
     with whole_folder(Path(folder)) as temporary:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
-        for name, values in {"settings": settings, "images": images}.items():
-            (temporary / f"{name}.json").write_text(json.dumps(dataclasses.asdict(values), indent=1))
+        (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 # %% ../../nbs/method/08_pretraining.ipynb #cell012d
 def _read_object(path: Path) -> dict[str, Any]:
@@ -434,61 +435,100 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} holds a {type(values).__name__}; it must be an object with keys")
     return values
 
+# %% ../../nbs/method/08_pretraining.ipynb #json-kinds
+_JSON_KINDS = {
+    bool: "a boolean",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    dict: "an object with keys",
+    Mapping: "an object with keys",
+    Sequence: "a list",
+}
 
-def _check_types(path: str | Path, values: Mapping[str, Any], declared: Mapping[str, Any], prefix: str = "") -> None:
-    """Raises `ValueError` naming file and key for a value of another type than declared, and for NaN and infinity.
 
-    Raises `ModuleNotFoundError` without pydantic."""
-    pydantic = needs("pydantic", extra="train")
-    strict = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+def _fits(value: Any, kind: Any) -> bool:
+    "Whether a value of JSON is of one of the `_JSON_KINDS`. A whole number is a number, and a boolean is neither."
+    if kind is float:
+        return _is_number(value) and abs(value) <= sys.float_info.max
+    if kind is Sequence:
+        return isinstance(value, (list, tuple))
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _misfit(value: Any, declared: Any) -> tuple[str, Any, str] | None:
+    "Where a value of JSON is not of a type: the place in it, the value there, and what is right. None if it fits."
+    kind = get_origin(declared) or declared
+    arguments = get_args(declared)
+    if kind is Literal:
+        return None if value in arguments else ("", value, f"one of {', '.join(arguments)}")
+    if kind is UnionType:  # X | None
+        return None if value is None else _misfit(value, arguments[0])
+    if not _fits(value, kind):
+        return "", value, _JSON_KINDS[kind]
+    for k, entry in enumerate(value if kind is Sequence else ()):
+        found = _misfit(entry, arguments[0])
+        if found:
+            return f".{k}{found[0]}", *found[1:]
+    return None
+
+# %% ../../nbs/method/08_pretraining.ipynb #check-types
+def _check_types(where: str, values: Mapping[str, Any], declared: Mapping[str, Any], prefix: str = "") -> None:
+    "Raises `ValueError` naming file and key for a value of another type than declared, and for NaN and infinity."
     for key, value in values.items():
-        try:
-            pydantic.TypeAdapter(declared[key], config=strict).validate_python(value)
-        except pydantic.ValidationError as error:
-            wrong = error.errors()[0]
-            where = ".".join([prefix + key, *map(str, wrong["loc"])])
-            expected = wrong["msg"][0].lower() + wrong["msg"][1:]
-            raise ValueError(f"{path}: {where} is {wrong['input']!r}; {expected}") from None
+        misfit = _misfit(value, declared[key])
+        if misfit:
+            place, found, right = misfit
+            raise ValueError(f"{where}: {prefix}{key}{place} is {found!r}; it must be {right}")
 
-# %% ../../nbs/method/08_pretraining.ipynb #read-settings
-def _read_json(path: Path, kind: type) -> Any:
-    """A dataclass from a JSON file, every value of the type that its field declares.
+
+def _made_of(where: str, values: Any, kind: type) -> Any:
+    """A dataclass from an object of JSON, every value of the type that its field declares.
 
     Raises `ValueError` naming file and key."""
-    values = _read_object(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} holds a {type(values).__name__}; it must be an object with keys")
     required = {f.name: f.default is MISSING and f.default_factory is MISSING for f in dataclasses.fields(kind)}
-    unknown = sorted(values.keys() - required.keys())
-    if unknown:
-        raise ValueError(f"{path}: unknown key {unknown[0]}; the keys are {', '.join(required)}")
+    _check_keys(where, values, required)
     missing = [key for key, needed in required.items() if needed and key not in values]
     if missing:
-        raise ValueError(f"{path}: the key {missing[0]} is missing")
-    _check_types(path, values, get_type_hints(kind))
+        raise ValueError(f"{where}: the key {missing[0]} is missing")
+    _check_types(where, values, get_type_hints(kind))
     try:
         return kind(**values)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
 
 
-def _read_settings(path: Path) -> Settings:
-    "Settings from a JSON file, including the predictor's. Raises `ValueError` naming file and key."
-    settings = _read_json(path, Settings)
-    declared = {**get_type_hints(Hypernetwork.__init__), "kind": Literal["hypernetwork", "mlp"], "linear": bool}
-    options = declared.keys() - {"transformation", "dim", "return"}
-    unknown = sorted(map(str, settings.predictor.keys() - options))
+def _check_keys(where: str, values: Mapping[str, Any], allowed: Iterable[str], prefix: str = "") -> None:
+    "Raises `ValueError` naming the file and a key that it may not have."
+    unknown = sorted(map(str, values.keys() - set(allowed)))
     if unknown:
-        raise ValueError(f"{path}: unknown key predictor.{unknown[0]}; the keys are {', '.join(sorted(options))}")
-    _check_types(path, settings.predictor, declared, "predictor.")
-    return settings
+        raise ValueError(f"{where}: unknown key {prefix}{unknown[0]}; the keys are {', '.join(allowed)}")
+
+# %% ../../nbs/method/08_pretraining.ipynb #read-settings
+def _read_config(path: Path) -> tuple[Settings, ImageFormat]:
+    "Settings, with the predictor's, and image format of a model. Raises `ValueError` naming file and key."
+    config = _read_object(path)
+    _check_keys(str(path), config, ("settings", "images"))
+    for key in ("settings", "images"):
+        if key not in config:
+            raise ValueError(f"{path}: the key {key} is missing")
+    where = f"{path}, settings"
+    settings = _made_of(where, config["settings"], Settings)
+    declared = {**get_type_hints(Hypernetwork.__init__), "kind": Literal["hypernetwork", "mlp"], "linear": bool}
+    _check_keys(where, settings.predictor, sorted(declared.keys() - {"transformation", "dim", "return"}), "predictor.")
+    _check_types(where, settings.predictor, declared, "predictor.")
+    return settings, _made_of(f"{path}, images", config["images"], ImageFormat)
 
 
-def _check_crop(path: str | Path, settings: Settings, images: ImageFormat) -> tuple[int, int]:
+def _check_crop(where: str | Path, settings: Settings, images: ImageFormat) -> tuple[int, int]:
     "Height and width of the images that the encoder sees. Raises `ValueError` for a crop larger than the images."
     side = settings.crop
     if side is None:
         return images.height, images.width
     if side > min(images.height, images.width):
-        raise ValueError(f"{path}: crop is {side}; the images have {images.height} x {images.width} pixels")
+        raise ValueError(f"{where}: crop is {side}; the images have {images.height} x {images.width} pixels")
     return side, side
 
 # %% ../../nbs/method/08_pretraining.ipynb #fitting
@@ -566,20 +606,20 @@ def load_model(folder: str | Path) -> tuple[Model, Settings, ImageFormat]:
     for name in MODEL_FILES:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} does not exist; a model is a folder of {', '.join(MODEL_FILES)}")
-    weights_file, settings_file, images_file = (folder / name for name in MODEL_FILES)
-    settings = _read_settings(settings_file)
-    images = _read_json(images_file, ImageFormat)
-    size = _check_crop(settings_file, settings, images)
+    weights_file, config_file = (folder / name for name in MODEL_FILES)
+    settings, images = _read_config(config_file)
+    where = f"{config_file}, settings"
+    size = _check_crop(where, settings, images)
     try:
         found = load_file(weights_file)
     except (SafetensorError, ValueError, OSError) as error:
         raise ValueError(f"{weights_file} is damaged or not a safetensors file: {error}") from None
     if max(settings.predictor.get("depth", 0), len(settings.widths)) > len(found):  # before so many layers are made
-        raise ValueError(f"{settings_file}: there are more layers than {weights_file} has tensors ({len(found)})")
+        raise ValueError(f"{where}: there are more layers than {weights_file} has tensors ({len(found)})")
     try:
         expected = _model_without_numbers(settings).state_dict()
     except (ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{settings_file}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
     tensors = _fitting(weights_file, found, expected)
     model = new_model(settings).eval()
     model.load_state_dict(tensors)
@@ -587,7 +627,7 @@ def load_model(folder: str | Path) -> tuple[Model, Settings, ImageFormat]:
         _encode_black(model, size)
     except (RuntimeError, ValueError) as error:
         reason = f"the encoder {settings.encoder} cannot take images of {size[0]} x {size[1]} pixels"
-        raise ValueError(f"{settings_file}: {reason}: {error}") from None
+        raise ValueError(f"{where}: {reason}: {error}") from None
     return model, settings, images
 
 # %% ../../nbs/method/08_pretraining.ipynb #cell014

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.resources import files
@@ -37,32 +36,45 @@ from sie.method.pretraining import (
     load_model,
     save_model,
 )
-from .system import needs, rename_when_whole
+from .system import needs, rename_when_whole, whole_folder
 
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float, UInt8
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'MOST_LAYERS', 'shipped_models', 'SIE', 'Images',
-           'load_release', 'save_release', 'load_release_backbone', 'save_release_backbone']
+__all__ = ['NO_HUB', 'CARD', 'IMAGE_SUFFIXES', 'RELEASE_IMAGES', 'EXPERIENCES', 'EVALUATOR', 'MOST_LAYERS', 'shipped_models',
+           'SIE', 'Images', 'load_release', 'save_release', 'load_release_backbone', 'save_release_backbone']
+
+# %% ../../nbs/method/09_weights.ipynb #hub-mixin
+NO_HUB = 'models on the hub need huggingface_hub: pip install "sie[hub]"'
+
+try:
+    from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+except ImportError:
+    snapshot_download = None
+
+    class PyTorchModelHubMixin:
+        "What stands for huggingface_hub's class where that is not installed: models go to folders, not to the hub."
+
+        def save_pretrained(self, save_directory: Path, push_to_hub: bool = False, **options: Any) -> None:
+            if push_to_hub:
+                self.push_to_hub("")
+            self._save_pretrained(save_directory)
+
+        def push_to_hub(self, repo_id: str, **options: Any) -> str:
+            raise ImportError(NO_HUB)
 
 # %% ../../nbs/method/09_weights.ipynb #cell005b
+CARD = "README.md"  # of a model's folder: what the model is, for people
+
+
 def shipped_models() -> dict[str, Path]:
     "The models that ship with the package: name -> folder."
     return {path.name: path for path in sorted(Path(str(files("sie") / "pretrained")).iterdir()) if path.is_dir()}
 
 
-def _hub():
-    "The package huggingface_hub. Raises `ImportError` saying how to install it."
-    try:
-        import huggingface_hub  # here and not above: only the hub needs it
-    except ImportError as error:
-        raise ImportError('models on the hub need huggingface_hub: pip install "sie[hub]"') from error
-    return huggingface_hub
-
-
-def _model_folder(name: str | Path, revision: str | None) -> Path:
+def _model_folder(name: str | Path, options: Mapping[str, Any]) -> Path:
     "The folder of a model, downloaded from the hub if necessary. Raises `FileNotFoundError` and `ImportError`."
     if Path(name).is_dir():
         return Path(name)
@@ -72,99 +84,88 @@ def _model_folder(name: str | Path, revision: str | None) -> Path:
     wrong = f"{name} is neither a folder nor a model of the package ({', '.join(shipped)})"
     if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise FileNotFoundError(wrong)
+    if snapshot_download is None:
+        raise ImportError(f"{wrong}; {NO_HUB}")
     try:
-        hub = _hub()
-    except ImportError as error:
-        raise ImportError(f"{wrong}; {error}") from None
-    try:
-        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=[*MODEL_FILES]))
+        return Path(snapshot_download(name, allow_patterns=[*MODEL_FILES, CARD], **options))
     except (OSError, ValueError) as error:  # all that huggingface_hub raises where it finds nothing or has no network
         raise FileNotFoundError(f"{wrong}, and the hub has none of this name: {error}") from error
 
-# %% ../../nbs/method/09_weights.ipynb #cell006
-class SIE(nn.Module):
-    "A trained model in evaluation mode, with its settings and the format of its images."
 
-    def __init__(
-        self,
-        model: Model,
-        settings: Settings,  # that it was made with
-        images: ImageFormat,  # that it was trained on
-    ):
-        super().__init__()
-        self.model, self.settings, self.images = model.to(memory_format=torch.channels_last), settings, images
-        self.eval()
+def _short_card(settings: Settings, images: ImageFormat) -> str:
+    "A card for a model that has none: what is known of any model, under the hub's keys."
+    return f"""---
+library_name: sie
+tags: [self-supervised-learning, equivariance, model_hub_mixin, pytorch_model_hub_mixin]
+---
+# {settings.method}, encoder {settings.encoder}
+
+An encoder of images of {images.height} x {images.width} pixels. `config.json` has all settings of its training.
+It is loaded by `sie.method.weights.SIE.from_pretrained`.
+"""
+
+# %% ../../nbs/method/09_weights.ipynb #pretrained
+class _Pretrained(PyTorchModelHubMixin):
+    "Reads and writes the folders of models, here and on the hub; for a class with the attributes of `SIE`."
 
     @classmethod
     def from_pretrained(
         cls,
         name: str | Path,  # a folder, a name in `shipped_models()`, or a hub's repository "owner/name"
         revision: str | None = None,  # of the hub's repository: a branch, tag or commit
+        **options: Any,  # further ones of `huggingface_hub.snapshot_download`: token, cache_dir, local_files_only, ...
     ) -> SIE:
         """A model from a folder that the pipeline or `save_pretrained` wrote, from the package, or else from the hub.
 
-        Raises `FileNotFoundError` if there is no such model, `ImportError` if it must come from the hub and
-        huggingface_hub is not installed, and the errors of `sie.method.pretraining.load_model`."""
+        Nothing is unpickled. Raises `FileNotFoundError` if there is no such model, `ImportError` if it must come from
+        the hub and huggingface_hub is not installed, and the errors of `sie.method.pretraining.load_model`."""
+        folder = _model_folder(name, {"revision": revision, **options})
+        card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
         with torch.random.fork_rng(devices=[]):  # making a model sets the seed
-            return cls(*load_model(_model_folder(name, revision)))
+            return cls(*load_model(folder), card)
 
-    def push_to_hub(
+    def save_pretrained(
         self,
-        repo_id: str,  # "owner/name"; created if it does not exist
-        private: bool = False,  # whether a new repository is private
-    ) -> str:  # address of the commit
-        "Upload the model's files to the Hugging Face hub. Raises `ImportError` without huggingface_hub."
-        api = _hub().HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "model")
-            commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model", commit_message="SIE model")
-        return str(commit)
-
-    def save_pretrained(self, folder: str | Path) -> None:
+        folder: str | Path,
+        **options: Any,  # further ones of huggingface_hub's method: push_to_hub, repo_id, token, ...
+    ) -> str | None:  # address of the commit, with `push_to_hub=True`
         """Write a folder that `from_pretrained` reads; an existing model is replaced.
 
         Raises `FileExistsError` if the folder holds anything else."""
         folder = Path(folder)
         others = []
         if folder.is_dir():
-            others = sorted({path.name for path in folder.iterdir()} - set(MODEL_FILES))
+            others = sorted({path.name for path in folder.iterdir()} - {*MODEL_FILES, CARD})
         if folder.is_file() or others:
             reason = f"holds {others[0]}" if others else "is a file"
             raise FileExistsError(f"{folder} {reason}; a model needs a folder of its own")
-        save_model(self.model, self.settings, self.images, folder)
+        with whole_folder(folder) as temporary:
+            return super().save_pretrained(temporary, **{"repo_id": folder.name, **options})
 
-    @property
-    def size(self) -> tuple[int, int]:
-        "Height and width of the images that `embed` takes, pixels."
-        return self.images.height, self.images.width
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_model(self.model, self.settings, self.images, save_directory)
+        (save_directory / CARD).write_text(self.card or _short_card(self.settings, self.images), encoding="utf-8")
 
-    @property
-    def split(self) -> Split:
-        'Which dimensions of a representation are which part: `split(h, "equivariant")`.'
-        return self.model.split
+# %% ../../nbs/method/09_weights.ipynb #pixels
+def _as_pixels(images: Tensor | np.ndarray, size: tuple[int, int]) -> Tensor:
+    "Images as `SIE.embed` takes them, as a tensor of pixels from 0 to 255. Raises `ValueError` as it does."
+    is_array = isinstance(images, np.ndarray)
+    right = (*size, 3) if is_array else (3, *size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != right:
+        wanted = f"(batch, {', '.join(map(str, right))}) as for {'an array' if is_array else 'a tensor'}"
+        raise ValueError(f"images have the shape {tuple(images.shape)}, not {wanted}; `Images` makes them")
+    if is_array:
+        images = torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point() or not ((0 <= images) & (images <= 1)).all():
+        given = f"{images.dtype} from {images.min():g} to {images.max():g}"
+        raise ValueError(f"images are {given}; they must be uint8, or floats in [0, 1]")
+    return images.float() * 255
 
-    @torch.no_grad()
-    def embed(
-        self,
-        images: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
-    ) -> Float[Tensor, "batch dim"]:
-        """The representations of sRGB images of `size`, on the model's device: uint8, or floats in [0, 1].
-
-        Raises `ValueError` for images of another shape, type or range."""
-        if images.ndim != 4 or images.shape[1:] != (3, *self.size):
-            right = f"(batch, 3, {self.size[0]}, {self.size[1]})"
-            raise ValueError(f"images have the shape {tuple(images.shape)}, not {right}; `Images` makes them")
-        if images.dtype != torch.uint8:
-            if not images.is_floating_point() or not ((0 <= images) & (images <= 1)).all():
-                given = f"{images.dtype} from {images.min():g} to {images.max():g}"
-                raise ValueError(f"images are {given}; they must be uint8, or floats in [0, 1]")
-            images = images.float() * 255
-        crop = self.settings.crop
-        if crop:
-            images = images[..., central(self.size[0], crop), central(self.size[1], crop)]
-        images = images.to(next(self.parameters()).device)
-        return self.model.encoder(normalise(images, self.images.mean, self.images.std)).float()
+# %% ../../nbs/method/09_weights.ipynb #predicting
+class _Predicting:
+    "Embeddings and predictions of a trained model; for a class with the attributes of `SIE`."
 
     @torch.no_grad()
     def project(self, representations: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch embedding"]:
@@ -185,6 +186,55 @@ class SIE(nn.Module):
         if self.model.predictor is None:
             raise ValueError(f"the method {self.settings.method} has no predictor")
         return self.model.predictor(self.project(representations), g)
+
+# %% ../../nbs/method/09_weights.ipynb #cell006
+class SIE(_Predicting, nn.Module, _Pretrained):
+    """A trained model in evaluation mode, with its settings and the format of its images.
+
+    It is a `huggingface_hub.PyTorchModelHubMixin`, and so has `push_to_hub`, where that package is installed."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,  # that it was made with
+        images: ImageFormat,  # that it was trained on
+        card: str | None = None,  # the text of its README.md
+    ):
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+        self.settings = settings
+        self.images = images
+        self.card = card
+        self.eval()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        "Height and width of the images that `embed` takes, pixels."
+        return self.images.height, self.images.width
+
+    @property
+    def split(self) -> Split:
+        'Which dimensions of a representation are which part: `split(h, "equivariant")`.'
+        return self.model.split
+
+    @torch.no_grad()
+    def embed(
+        self,
+        images: UInt8[Tensor, "batch 3 height width"]
+        | Float[Tensor, "batch 3 height width"]
+        | UInt8[np.ndarray, "batch height width 3"]
+        | Float[np.ndarray, "batch height width 3"],
+    ) -> Float[Tensor, "batch dim"]:
+        """The representations of sRGB images of `size`, on the model's device: uint8, or floats in [0, 1].
+
+        Tensors have their channels before height and width, as in PyTorch, and NumPy arrays behind, as in Pillow.
+        Raises `ValueError` for images of another shape, type or range."""
+        images = _as_pixels(images, self.size)
+        crop = self.settings.crop
+        if crop:
+            images = images[..., central(self.size[0], crop), central(self.size[1], crop)]
+        images = images.to(next(self.parameters()).device)
+        return self.model.encoder(normalise(images, self.images.mean, self.images.std)).float()
 
 # %% ../../nbs/method/09_weights.ipynb #cell008
 #: Endings of the names of files that `Images` reads.

@@ -30,6 +30,7 @@ from ..method.system import whole_folder
 from .params import UNSEEN_ROTATIONS as UNSEEN
 from .params import Data, Params, check, check_test_split, enough, load_params, split
 from .places import check_dvc, keep, place, repository
+from .ship import ship
 from .tuning import read_trials, tune, winners
 
 # %% auto #0
@@ -253,6 +254,12 @@ def parser() -> argparse.ArgumentParser:
     save.add_argument("preset", nargs="?", default="default")
     save.add_argument("name", nargs="?", help="of the folder; the preset's if not given")
 
+    away = _add(commands, "ship", "make a run's models those of the package, with cards", "sie ship runs/default")
+    away.add_argument("run", nargs="?", default="runs/default", metavar="RUN", help="folder of a finished run")
+    away.add_argument("--methods", nargs="+", help="sie, sie_matrix, vicreg, supervised if not given")
+    away.add_argument("--size", default="small", help="end of the models' names, METHOD-SIZE")
+    away.add_argument("--out", help="folder for the models; the package's if not given")
+
     whole = _add(commands, "verify", "compare a data set with its digests", "sie verify runs/default/data/views")
     whole.add_argument("data", metavar="DATA", help="folder of a data set")
     whole.add_argument("--decode", action="store_true", help="decode every image as well")
@@ -309,6 +316,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _tune(given)
             case "keep":
                 print(f"kept in {os.path.relpath(keep(given.preset, given.name))}")
+            case "ship":
+                for folder in ship(given.run, given.out, given.methods, given.size):
+                    size = (folder / "model.safetensors").stat().st_size
+                    print(f"{os.path.relpath(folder)}: {size / 1e6:.2f} MB")
             case "verify":
                 dataset = verify(given.data, given.decode)
                 print(f"{dataset}: everything is as it was written")
