@@ -176,7 +176,7 @@ def test_a_damaged_data_set_is_named(dataset, tmp_path, row):
 def test_verify_as_a_command(dataset, tmp_path):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "sie.data.storage", "verify", *arguments], capture_output=True, text=True
+            [sys.executable, "-m", "sie.pipeline.command", "verify", *arguments], capture_output=True, text=True
         )
 
     copy = shutil.copytree(dataset.path, tmp_path / "copy")
@@ -184,7 +184,7 @@ def test_verify_as_a_command(dataset, tmp_path):
     assert (
         right.returncode == 0
         and "10 objects x 4 views" in right.stdout
-        and "GB are as they were written" in right.stdout
+        and "everything is as it was written" in right.stdout
     ), right.stderr
     for shard, k in (("shard-00000.arrow", 1), ("shard-00002.arrow", 8)):
         data, jpeg = (copy / shard).read_bytes(), bytes(dataset.jpeg(k, 0))

@@ -94,17 +94,13 @@ def test_pictures_agree():
         pytest.skip("Blender's module bpy is not installed")
     mesh, rng = boxes(), np.random.default_rng(3)
     latents, shifts = sample_latents(3, rng), rng.uniform(-0.25, 0.25, (3, 3))
-    for given in (None, shifts):
-        ours, theirs = (
-            renderer(64, 36).render(mesh, latents, seed=2, translations=given)
-            for renderer in (Renderer, BlenderRenderer)
-        )
+    moved = np.c_[latents, shifts]
+    for given in (latents, moved):
+        ours, theirs = (renderer(64, 36).render(mesh, given, seed=2) for renderer in (Renderer, BlenderRenderer))
         assert psnr(ours, theirs).min() > 33, psnr(ours, theirs)
     assert (
         psnr(Renderer(64, 36).render(mesh, latents), theirs).max() < 30
     )  # those of the object that was not moved do not
-    np.testing.assert_array_equal(
-        theirs[1:], BlenderRenderer(64, 36, threads=2).render(mesh, latents[1:], 2, 1, shifts[1:])
-    )
+    np.testing.assert_array_equal(theirs[1:], BlenderRenderer(64, 36, threads=2).render(mesh, moved[1:], 2, 1))
     with pytest.raises(ValueError, match="scene.cycles.bounces cannot be 1"):
         BlenderRenderer(cycles=dict(bounces=1)).render(mesh, latents)

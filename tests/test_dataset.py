@@ -485,16 +485,13 @@ def test_procedural_objects_out_of_distribution_and_moved():
         and (row.translations[:, 1] >= np.float32(0.1)).all()
     )
 
-    def drawn(**moved):
-        return Renderer(32, 4).render(make_object(SYNSETS[18], 1), row.latents, seed=5, **moved)
+    def drawn(latents):
+        return Renderer(32, 4).render(make_object(SYNSETS[18], 1), latents, seed=5)
 
-    assert np.array_equal(
-        render(SYNSETS[18], "000001", np.c_[row.latents, row.translations], 5), drawn(translations=row.translations)
-    )
-    assert (
-        np.array_equal(render(SYNSETS[18], "000001", row.latents, 5), drawn())
-        and (drawn() != drawn(translations=row.translations)).any()
-    )
+    moved = np.c_[row.latents, row.translations]
+    assert np.array_equal(render(SYNSETS[18], "000001", moved, 5), drawn(moved))
+    assert np.array_equal(render(SYNSETS[18], "000001", row.latents, 5), drawn(row.latents))
+    assert (drawn(row.latents) != drawn(moved)).any()
 
 
 def test_rows_with_and_without_translations_are_not_mixed(dataset, tmp_path):

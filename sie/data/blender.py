@@ -279,10 +279,9 @@ class BlenderRenderer(Renderer):
         latents: Float[np.ndarray, "views latents"],  # a row for each view: 7, or 10 with translations
         seed: int = 0,  # of the random numbers
         first: int = 0,  # index of the first of these views, if an object's views come in several calls
-        translations: Float[np.ndarray, "views 3"] | None = None,  # as for `Renderer`, if the latents do not have them
     ) -> UInt8[np.ndarray, "views crop crop 3"]:  # sRGB
         "One picture for each row of latents. Raises `ValueError` as `Renderer` does, and for unknown settings."
-        latents, translations, triangles, reflectance = _check(mesh, latents, translations)
+        latents, translations, triangles, reflectance = _check(mesh, latents)
         bpy = _import_bpy()
         images = np.empty((len(latents), self.crop, self.crop, 3), np.uint8)
         made = _add_objects(bpy, _settings(self), triangles, reflectance)

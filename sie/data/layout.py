@@ -8,9 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import re
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,7 +39,7 @@ from sie.data.storage import (
 )
 from ..method.pairs import SPLITS
 from ..method.rotations import LATENT_NAMES, TRANSLATION_NAMES, TRANSLATIONS
-from ..method.system import progress
+from ..method.system import progress, whole_folder
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -219,17 +217,15 @@ def export_layout(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; export makes a new folder")
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     latents = dataset.conditions
-    for k, (synset, object_id) in enumerate(zip(progress(dataset.synsets, "exporting"), dataset.object_ids)):
-        home = temporary / synset / object_id
-        home.mkdir(parents=True)
-        for view in range(dataset.views):
-            (home / f"image_{view}.jpg").write_bytes(dataset.jpeg(k, view))
-            np.save(home / f"latent_{view}.npy", latents[k, view])
-    write_split_lists(temporary, dataset)
-    os.replace(temporary, folder)
+    with whole_folder(folder) as temporary:
+        for k, (synset, object_id) in enumerate(zip(progress(dataset.synsets, "exporting"), dataset.object_ids)):
+            home = temporary / synset / object_id
+            home.mkdir(parents=True)
+            for view in range(dataset.views):
+                (home / f"image_{view}.jpg").write_bytes(dataset.jpeg(k, view))
+                np.save(home / f"latent_{view}.npy", latents[k, view])
+        write_split_lists(temporary, dataset)
 
 # %% ../../nbs/data/03_layout.ipynb #cell048
 MEMBER_BYTES = 16 * 2**20  # no member of an archive may be larger: it is held in memory

@@ -5,7 +5,6 @@
 # %% ../../nbs/data/05_mesh_files.ipynb #cell003
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -463,13 +462,6 @@ def _model_of(home: Path, object_id: str) -> Path | None:
         return path if path.is_file() else None
     return None
 
-
-def _digest_of_all(file: Path) -> str:
-    "SHA-256 of a model and of all files beside it that are not models: its materials and textures are among them."
-    beside = [path for path in sorted(file.parent.iterdir()) if path.is_file() and not _is_model(path)]
-    digests = [hashlib.sha256(path.read_bytes()).digest() for path in [file, *beside]]
-    return hashlib.sha256(b"".join(digests)).hexdigest()
-
 # %% ../../nbs/data/05_mesh_files.ipynb #cell036b
 @dataclass(frozen=True)
 class MeshFileRenderer(ProceduralRenderer):
@@ -488,25 +480,18 @@ class MeshFileRenderer(ProceduralRenderer):
 
     def digest(self, synset: str, object_id: str) -> str:
         "SHA-256 of the files that an object is made of."
-        file = self._file(synset, object_id)
-        try:
-            return model_digest(file)
-        except ValueError:
-            if self.missing_textures == "refuse":
-                raise
-        return _digest_of_all(file)
+        return model_digest(self._file(synset, object_id))
 
     def __call__(
         self,
         synset: str,
         object_id: str,
-        latents: Float[np.ndarray, "views 7"],
+        latents: Float[np.ndarray, "views latents"],
         seed: int,
-        translations: Float[np.ndarray, "views 3"] | None = None,
     ) -> UInt8[np.ndarray, "views height width 3"]:
         s = self.scene
         pixel = (s.camera_radius - 0.5) * s.sensor_width / s.focal_length / self.size  # on the near side
         path = self._file(synset, object_id)
         with naming(path):
             mesh = load_model(path, self.up, 2 * pixel, missing_textures=self.missing_textures)
-        return self._renderer.render(mesh, latents, seed=seed, translations=translations)
+        return self._renderer.render(mesh, latents, seed=seed)

@@ -147,7 +147,7 @@ class _Model:
     placed: int = 0  # faces with texture coordinates
     libraries: int = 0  # `mtllib` names, repetitions included
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell015b
 def _linear(colours: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     "Linear light of sRGB colours in 0..1."
     from sie.data.scene import srgb_to_linear  # here, because reading parameters needs no renderer
@@ -186,7 +186,7 @@ def _opened(data: bytes, what: str) -> Image.Image:
     except ValueError as error:
         raise ValueError(f"{what} cannot be converted to RGB: {error}") from None
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell016b
 def _mean(image: Image.Image) -> Float[np.ndarray, 3]:
     "Mean colour of an image, linear."
     return _linear(np.asarray(image) / 255).mean((0, 1))
@@ -701,7 +701,7 @@ def _ply_colours(
         return _linear(_unit(colours, str(path)))
     return _linear((colours / (65535 if own == "u2" else 255)).clip(0, 1))
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell038b
 def _ply_faces(
     path: Path,
     elements: dict[str, dict[str, Any]],
@@ -748,7 +748,7 @@ def _ply_kinds(
         raise ValueError(f"{path} names {most + 1} textures, but not which a face has; add texnumber to its faces")
     return kind
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell039b
 def _read_ply(path: Path, textures: _Textures) -> _Model:
     "A PLY: polygons of any size or strips, colours of vertices or faces, and images."
     head, data = _ply_head(path)
@@ -808,7 +808,7 @@ def _off_lines(path: Path) -> tuple[re.Match, list[list[bytes]]]:
         raise ValueError(f"{path} is not an OFF file of three dimensions in text; its first word is OFF, COFF or so")
     return found, [rest, *lines[1:]] if rest else lines[1:]
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell042b
 def _read_off(path: Path, textures: _Textures) -> _Model:
     "An OFF as Geomview writes it, with colours of vertices or faces."
     found, lines = _off_lines(path)
@@ -937,7 +937,7 @@ def _gltf_image(header: dict, texture: dict) -> tuple[int, dict]:
         raise ValueError(f"there is no image {source}, which texture {k} names")
     return source, header["images"][source]
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell046b
 def _outside(item: dict) -> str | None:
     "The URI of an image or buffer that is not inside of the file."
     uri = item.get("uri", "data:")
@@ -1113,7 +1113,7 @@ def _gltf_points(
         k += 1
     return total[:, :3] / np.maximum(total[:, 3:], np.finfo(float).tiny)
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell051b
 def _gltf_triangles(model: _Gltf, primitive: dict, vertices: int) -> Int[np.ndarray, "triangles 3"]:
     "The triangles of a primitive, as indices of its vertices."
     index = np.arange(vertices)
@@ -1195,7 +1195,7 @@ def _read_gltf(path: Path, textures: _Textures) -> _Model:
 def _floats(item: ElementTree.Element) -> Float[np.ndarray, " values"]:
     return np.array([float(word) for word in (item.text or "").split()])
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell055b
 class _Dae:
     "A COLLADA of any version: its elements without namespaces, and those that have an id."
 
@@ -1438,7 +1438,7 @@ def _count_ply(path: Path) -> dict[str, int]:
     pairs = ({b"texcoord"}, {b"s", b"t"}, {b"u", b"v"}, {b"texture_u", b"texture_v"}, {b"texture_s", b"texture_t"})
     return {"faces": faces, "placed": faces * any(pair <= names for pair in pairs)}
 
-
+# %% ../../nbs/data/04_model_formats.ipynb #cell062b
 def _count_off(path: Path) -> dict[str, int]:
     plain = b" ".join(line.partition(b"#")[0] for line in path.read_bytes().replace(b"\r", b"\n").split(b"\n"))
     return {"faces": int(re.sub(rb"OFF(?=\d)", b"OFF ", plain, count=1).split(None, 3)[2])}
@@ -1572,6 +1572,13 @@ def read_parts(
     return parts
 
 # %% ../../nbs/data/04_model_formats.ipynb #cell073
+def _needed(path: str | Path) -> tuple[list[Path], dict[str, Path | None]]:
+    "The files that a model needs besides its own, and its textures by name, None where missing."
+    path = Path(path)
+    with naming(path):
+        return FORMATS[path.suffix.lower()].files(path)
+
+
 def model_files(
     path: str | Path,  # of the model
 ) -> list[Path]:  # the model's own file first
@@ -1579,18 +1586,13 @@ def model_files(
     materials.
 
     Raises `ValueError` naming a missing library or buffer. `missing_textures` lists the textures that are missing."""
-    path = Path(path)
-    with naming(path):
-        needed, textures = FORMATS[path.suffix.lower()].files(path)
-    return list(dict.fromkeys([path, *needed, *filter(None, textures.values())]))
+    needed, textures = _needed(path)
+    return list(dict.fromkeys([Path(path), *needed, *filter(None, textures.values())]))
 
 
 def missing_textures(path: str | Path) -> list[str]:
     "The textures that a model needs and that are missing, as the model names them."
-    path = Path(path)
-    with naming(path):
-        textures = FORMATS[path.suffix.lower()].files(path)[1]
-    return [name for name, file in textures.items() if file is None]
+    return [name for name, file in _needed(path)[1].items() if file is None]
 
 
 def model_digest(path: str | Path) -> str:

@@ -161,8 +161,11 @@ def _settings(render: Callable, views: int, ranges: Ranges, seed: int, jpeg_qual
     return content
 
 
-def _all_for_testing(classes: Sequence[str]) -> list[str]:
-    return ["test"] * len(classes)
+def _split_of(test_only: bool, seed: int, **drawn: Any) -> tuple[dict[str, Any], Callable]:
+    "What a data set says of its split, and the function from classes to splits."
+    if test_only:
+        return dict(test_only=True), lambda classes: ["test"] * len(classes)
+    return drawn, partial(split_objects, seed=seed, **drawn)
 
 
 def _check_objects(objects: Sequence[tuple[str, str]], draw: Callable, out: Path) -> None:
@@ -181,6 +184,16 @@ def _shard_digest(content: Mapping, shard: Sequence[tuple[str, str]], render: Ca
     return _digest(json.dumps([content, shard, *files], sort_keys=True)).hex()
 
 # %% ../../nbs/data/02_rendering.ipynb #cell021c
+def _shard_objects(
+    out: Path, objects: Sequence[tuple[str, str]], count: int, part: tuple[int, int]
+) -> dict[Path, Sequence[tuple[str, str]]]:
+    "The files of a part of the shards, and the objects of each, `count` of them."
+    cuts = range(0, len(objects), count)
+    shards = {out / f"shard-{k:05d}.arrow": objects[start : start + count] for k, start in enumerate(cuts)}
+    mine, parts = part
+    return dict(list(shards.items())[mine::parts])
+
+
 def _render_shards(
     shards: Mapping[Path, Sequence[tuple[str, str]]],  # the objects of each file
     made_with: Mapping[Path, str],
@@ -226,18 +239,13 @@ def render_dataset(
     and `TypeError` for a renderer that is not a dataclass."""
     out, objects = Path(out), [tuple(name) for name in objects]
     _check_part(part)
-    split = dict(val_fraction=val_fraction, test_fraction=test_fraction, held_out=list(held_out))
-    draw = partial(split_objects, seed=seed, **split)
-    if test_only:
-        split = dict(test_only=True)
-        draw = _all_for_testing
+    fractions = dict(val_fraction=val_fraction, test_fraction=test_fraction)
+    split, draw = _split_of(test_only, seed, **fractions, held_out=list(held_out))
     _check_objects(objects, draw, out)
     content = _settings(render, views, ranges, seed, jpeg_quality)
     source = dict(content, **split)
-    cuts = range(0, len(objects), objects_per_shard)
-    shards = {out / f"shard-{k:05d}.arrow": objects[start : start + objects_per_shard] for k, start in enumerate(cuts)}
-    mine, parts = part or (0, 1)
-    made_with = {path: _shard_digest(content, shards[path], render) for path in list(shards)[mine::parts]}
+    shards = _shard_objects(out, objects, objects_per_shard, part or (0, 1))
+    made_with = {path: _shard_digest(content, shard, render) for path, shard in shards.items()}
     kept = {path for path in made_with if _is_whole(path, made_with[path], len(shards[path]))}
     finished = _finished(out, source) if kept == set(made_with) else None
     if finished:
@@ -245,9 +253,7 @@ def render_dataset(
     _start(out)
     if not part:
         _clear(out, kept)
-    missing = {path: shards[path] for path in made_with if path not in kept}
+    missing = {path: shard for path, shard in shards.items() if path not in kept}
     options = (views, dict(ranges), seed, jpeg_quality)
     _render_shards(missing, made_with, options, render, cores() if workers is None else workers)
-    if part:
-        return None
-    return _finish(out, draw, source, objects)
+    return None if part else _finish(out, draw, source, objects)

@@ -219,7 +219,7 @@ def _meshes(triangles: Float[np.ndarray, "faces 3 3"], floor_z: float) -> dict[s
         ),
     }
 
-
+# %% ../../nbs/data/01_scene.ipynb #cell018k
 def _spot(scene: Scene) -> dict:
     "The spot light for Mitsuba, before it has a place and a colour."
     half = scene.spot_angle / 2
@@ -230,6 +230,12 @@ def _spot(scene: Scene) -> dict:
         "cutoff_angle": float(np.degrees(half)),
         "beam_width": float(np.degrees(np.arccos(np.cos(half) + scene.spot_blend * (1 - np.cos(half))))),
     }
+
+
+def _unit_normals(triangles: Float[np.ndarray, "faces 3 3"]) -> Float[np.ndarray, "faces 3"]:
+    "Unit normals of triangles; zero where a triangle has no area."
+    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(float).tiny)
 
 # %% ../../nbs/data/01_scene.ipynb #cell018c
 class _Drawing:
@@ -251,8 +257,7 @@ class _Drawing:
         self.glow = self._array("face_glow")
         self._array("face_colour")[:] = reflectance.ravel()
         self.params.set_dirty("object.face_colour")
-        normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-        self.normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(float).tiny)
+        self.normals = _unit_normals(triangles)
 
     def _array(self, name: str) -> np.ndarray:
         return np.array(self.params[f"object.{name}"], copy=False)
@@ -310,36 +315,22 @@ class _LitDrawing(_Drawing):
         return np.array(self.scene.integrator().render(self.scene, self.scene.sensors()[0], seed=seed, spp=samples))
 
 # %% ../../nbs/data/01_scene.ipynb #cell018f
-def _check(
-    mesh: trimesh.Trimesh,
-    latents: Float[np.ndarray, "views latents"],
-    translations: Float[np.ndarray, "views 3"] | None,
-) -> tuple[np.ndarray, ...]:
+def _check(mesh: trimesh.Trimesh, latents: Float[np.ndarray, "views latents"]) -> tuple[np.ndarray, ...]:
     """The seven latents, the translations, the triangles and their linear reflectances.
 
-    Raises `ValueError` naming what is wrong with latents, translations or mesh."""
+    Raises `ValueError` naming what is wrong with latents or mesh."""
     latents = np.asarray(latents, float)
-    if latents.ndim != 2 or latents.shape[1] not in (len(LATENT_NAMES), TRANSLATIONS.stop):
+    names = (*LATENT_NAMES, *TRANSLATION_NAMES)
+    if latents.ndim != 2 or latents.shape[1] not in (len(LATENT_NAMES), len(names)):
         raise ValueError(
             f"latents have the shape {latents.shape}; it must be (views, 7), the columns {', '.join(LATENT_NAMES)}, "
             f"or (views, 10) with {', '.join(TRANSLATION_NAMES)}"
         )
-    if latents.shape[1] == TRANSLATIONS.stop:
-        if translations is not None:
-            raise ValueError("translations are given twice: as latents 8 to 10, and apart from them")
-        latents, translations = latents[:, : len(LATENT_NAMES)], latents[:, TRANSLATIONS]
     for view, column in np.argwhere(~np.isfinite(latents)):
-        raise ValueError(f"{LATENT_NAMES[column]} of view {view} is {latents[view, column]}; latents must be finite")
-    translations = np.zeros((len(latents), 3)) if translations is None else np.asarray(translations, float)
-    if translations.shape != (len(latents), 3):
-        raise ValueError(
-            f"translations have the shape {translations.shape}; it must be {(len(latents), 3)}: "
-            "x, y and z for each of the views"
-        )
-    for view, axis in np.argwhere(~np.isfinite(translations)):
-        raise ValueError(
-            f"translation {'xyz'[axis]} of view {view} is {translations[view, axis]}; translations must be finite"
-        )
+        raise ValueError(f"{names[column]} of view {view} is {latents[view, column]}; latents must be finite")
+    moved = latents.shape[1] == len(names)
+    translations = latents[:, TRANSLATIONS] if moved else np.zeros((len(latents), 3))
+    latents = latents[:, : len(LATENT_NAMES)]
     _check_mesh(mesh)
     return latents, translations, np.array(mesh.triangles, float), srgb_to_linear(mesh.visual.face_colors[:, :3] / 255)
 
@@ -423,13 +414,12 @@ class Renderer(_Settings):
         latents: Float[np.ndarray, "views latents"],  # a row for each view: 7, or 10 with translations
         seed: int = 0,  # of the random numbers
         first: int = 0,  # index of the first of these views, if an object's views come in several calls
-        translations: Float[np.ndarray, "views 3"] | None = None,  # object frame, if `latents` have none
     ) -> UInt8[np.ndarray, "views crop crop 3"]:  # sRGB
         """One picture for each row of latents.
 
-        Raises `ValueError` for a mesh without faces, and for a mesh, latents or translations that are not finite or
-        have a wrong shape."""
-        latents, translations, triangles, reflectance = _check(mesh, latents, translations)
+        Raises `ValueError` for a mesh without faces, and for a mesh or latents that are not finite or have a wrong
+        shape."""
+        latents, translations, triangles, reflectance = _check(mesh, latents)
         mi.set_variant("scalar_rgb")
         dr.set_thread_count(self.threads)
         s = self.scene

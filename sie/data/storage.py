@@ -5,14 +5,11 @@
 # %% ../../nbs/data/00_storage.ipynb #cell003
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
 import re
-import sys
 import threading
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +37,7 @@ simplejpeg = needs("simplejpeg", extra="data")
 # %% auto #0
 __all__ = ['pa', 'pydantic', 'simplejpeg', 'SHAPENET_LABELS', 'LATENTS', 'VERSION', 'STATISTICS_IMAGES', 'check_class_name',
            'label_classes', 'describe_classes', 'ObjectRow', 'check_row', 'write_shard', 'split_sizes', 'split_objects',
-           'ViewDataset', 'verify', 'main']
+           'ViewDataset', 'verify']
 
 # %% ../../nbs/data/00_storage.ipynb #cell004b
 SHAPENET_LABELS = {name: c.label for c in CLASSES for name in (c.synset, c.name)}  # by synset and by name
@@ -192,7 +189,7 @@ def _read_table(path: Path) -> pa.RecordBatch:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, f"cannot be read as an Arrow file: {error}") from None
 
-
+# %% ../../nbs/data/00_storage.ipynb #cell009e
 def _check_columns(path: Path, table: pa.RecordBatch, types: Mapping[str, pa.DataType]) -> None:
     "Raises `ValueError` naming the file if a column is missing, of another type, or has missing values."
     names = table.schema.names
@@ -220,42 +217,33 @@ def _digest(*parts: bytes | str) -> bytes:
     return sha.digest()
 
 
+def _shard_types(views: int, moved: bool) -> dict[str, pa.DataType]:
+    "The columns of a shard, with translations if the objects are moved."
+    types = dict(
+        synset=pa.string(),
+        object_id=pa.string(),
+        label=pa.int64(),
+        latents=pa.list_(pa.list_(pa.float32(), LATENTS), views),
+        images=pa.list_(pa.large_binary(), views),
+        sha256=pa.binary(32),
+    )
+    return types | {"translations": pa.list_(pa.list_(pa.float32(), 3), views)} if moved else types
+
+
 def _read_shard(path: Path, objects: int | None = None, views: int | None = None) -> pa.RecordBatch:
     "The rows of a shard. Raises `ValueError` naming the file if it is not a shard of so many objects and views."
     table = _read_table(path)
     if views is None:
         images = [field.type for field in table.schema if field.name == "images"]
         views = next((kind.list_size for kind in images if pa.types.is_fixed_size_list(kind)), 1)
-    types = dict(
-        synset=pa.string(),
-        object_id=pa.string(),
-        images=pa.list_(pa.large_binary(), views),
-        latents=pa.list_(pa.list_(pa.float32(), LATENTS), views),
-        sha256=pa.binary(32),
-    )
-    if "translations" in table.schema.names:
-        types["translations"] = pa.list_(pa.list_(pa.float32(), 3), views)
+    types = _shard_types(views, "translations" in table.schema.names)
+    del types["label"]  # null for classes that are none of ShapeNetCore's; the index has all labels
     _check_columns(path, table, types)
     if not table.num_rows or objects not in (None, table.num_rows):
         raise _damaged(path, f"has {table.num_rows} objects, not {objects or 'at least one'}")
     return table
 
 # %% ../../nbs/data/00_storage.ipynb #cell009c
-def _number_column(arrays: Sequence[np.ndarray], views: int) -> pa.Array:
-    "One list of `views` lists of float32 for each object."
-    numbers = np.concatenate(arrays).astype(np.float32)
-    each_view = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), numbers.shape[1])
-    return pa.FixedSizeListArray.from_arrays(each_view, views)
-
-
-def _image_column(jpegs: Sequence[bytes], views: int) -> pa.Array:
-    "One list of `views` images for each object: all images end to end, and where each begins."
-    starts = np.cumsum([0, *map(len, jpegs)])
-    buffers = [None, pa.py_buffer(starts), pa.py_buffer(b"".join(jpegs))]
-    images = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(jpegs), buffers)
-    return pa.FixedSizeListArray.from_arrays(images, views)
-
-
 def _row_digest(row: ObjectRow) -> bytes:
     "SHA-256 of all that a row holds."
     numbers = [row.latents] if row.translations is None else [row.latents, row.translations]
@@ -271,20 +259,20 @@ def write_shard(
 
     It has a column `translations` if the rows do; raises `ValueError` if only some do. The label is ShapeNetCore's, and
     null for other classes: theirs depends on which classes there are, and is in the index only."""
-    views = len(rows[0].jpegs)
     moved = [row.translations for row in rows if row.translations is not None]
     if len(moved) not in (0, len(rows)):
         raise ValueError(f"{path}: {len(moved)} of {len(rows)} objects have translations; it must be all or none")
-    columns = dict(
-        synset=pa.array([row.synset for row in rows]),
-        object_id=pa.array([row.object_id for row in rows]),
-        label=pa.array([SHAPENET_LABELS.get(row.synset) for row in rows], pa.int64()),
-        latents=_number_column([row.latents for row in rows], views),
-        images=_image_column([jpeg for row in rows for jpeg in row.jpegs], views),
-        sha256=pa.array(map(_row_digest, rows), pa.binary(32)),
+    values = dict(
+        synset=[row.synset for row in rows],
+        object_id=[row.object_id for row in rows],
+        label=[SHAPENET_LABELS.get(row.synset) for row in rows],
+        latents=[row.latents.tolist() for row in rows],
+        images=[row.jpegs for row in rows],
+        sha256=[_row_digest(row) for row in rows],
+        translations=[translations.tolist() for translations in moved],
     )
-    if moved:
-        columns["translations"] = _number_column(moved, views)
+    types = _shard_types(len(rows[0].jpegs), bool(moved))
+    columns = {name: pa.array(values[name], kind) for name, kind in types.items()}
     _write_table(path, pa.record_batch(columns, metadata={"made_with": made_with}))
 
 # %% ../../nbs/data/00_storage.ipynb #cell012
@@ -322,12 +310,6 @@ def split_sizes(
     return _quotas(counts, val_fraction, counts - test - 1), test
 
 # %% ../../nbs/data/00_storage.ipynb #cell012a
-def _labels_by_name(classes: Sequence[str]) -> Int[np.ndarray, " objects"]:
-    "The label of each object."
-    label_of, _ = label_classes(classes)
-    return np.array([label_of[name] for name in classes], int)
-
-
 def _described(name: str) -> str:
     "The name of a class for a message: `03001627 (chair)`."
     return f"{name} ({_readable(name)})" if name in CLASS_BY_SYNSET else name
@@ -371,7 +353,8 @@ def split_objects(
     if test is None:
         fractions["test_fraction"] = test_fraction
     _check_fractions(fractions)
-    labels = _labels_by_name(classes)
+    label_of, _ = label_classes(classes)
+    labels = np.array([label_of[name] for name in classes], int)
     unseen = _held_out(classes, held_out)
     split = np.where(unseen, "unseen", "train")
     if test is None:
@@ -558,6 +541,10 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
+# %% ../../nbs/data/00_storage.ipynb #cell015b
+class _Classes(_Rows):
+    "Images, classes and splits: the second part of `ViewDataset`."
+
     def jpeg(self, object: int, view: int) -> memoryview:
         "The encoded image of a view, a slice of the mapped file. Raises `IndexError` if there is no such view."
         if not (0 <= object < len(self) and 0 <= view < self.views):
@@ -565,10 +552,6 @@ class _Rows:
         offsets, data = self._images[self._shard[object]]
         k = self._row[object] * self.views + view
         return data[offsets[k] : offsets[k + 1]]
-
-# %% ../../nbs/data/00_storage.ipynb #cell015b
-class _Latents(_Rows):
-    "Classes, splits and latents: the second part of `ViewDataset`."
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -582,6 +565,10 @@ class _Latents(_Rows):
         if name not in SPLITS:
             raise ValueError(f"split {name!r}; it must be one of {', '.join(SPLITS)}")
         return np.flatnonzero(self._split == name)
+
+# %% ../../nbs/data/00_storage.ipynb #cell015g
+class _Latents(_Classes):
+    "Latents: the third part of `ViewDataset`."
 
     def _column(self, name: str) -> Float[np.ndarray, "objects views numbers"]:
         tables = [_read_table(self.path / shard["file"]) for shard in self.info["shards"]]
@@ -612,7 +599,7 @@ class _Latents(_Rows):
 
 # %% ../../nbs/data/00_storage.ipynb #cell015d
 class _Reader(_Latents):
-    "The pixels of one view: the third part of `ViewDataset`."
+    "The pixels of one view: the fourth part of `ViewDataset`."
 
     def __reduce__(self):
         return ViewDataset, (self.path,)  # worker processes open it again
@@ -644,7 +631,7 @@ class _Reader(_Latents):
                 shard = self.path / self.info["shards"][self._shard[object]]["file"]
                 raise ValueError(
                     f"{shard}: image of {self.synsets[object]}/{self.object_ids[object]}, view {view}, is damaged: "
-                    f"{error}; `python -m sie.data.storage verify {self.path}` lists all damage and what to do"
+                    f"{error}; `sie verify {self.path}` lists all damage and what to do"
                 ) from None
             return pixels[rows, columns]
 
@@ -658,6 +645,21 @@ def _decode_by_torchvision(jpegs: Sequence[memoryview], device: torch.device) ->
     return torch.stack(decode_jpeg([torch.from_numpy(np.array(jpeg)) for jpeg in jpegs], ImageReadMode.RGB, device))
 
 
+def _decode_on_gpu(
+    dataset: _Reader,
+    keys: Sequence[tuple[int, int]],  # (object, view)
+    frame: tuple[int, int],  # height and width of what is kept of an image, pixels
+    device: torch.device,
+) -> UInt8[Tensor, "batch 3 height width"] | None:
+    "Decode views by nvJPEG. None if this build of torchvision, or nvJPEG, cannot do it."
+    try:
+        images = _decode_by_torchvision([dataset.jpeg(*key) for key in keys], device)
+    except (ImportError, RuntimeError):
+        return None
+    images = images[..., central(dataset.height, frame[0]), central(dataset.width, frame[1])]
+    return images.contiguous(memory_format=torch.channels_last)
+
+# %% ../../nbs/data/00_storage.ipynb #cell015h
 def _decode_into(
     pixels: UInt8[np.ndarray, "items views height width 3"],
     dataset: _Reader,
@@ -696,17 +698,13 @@ class ViewDataset(_Reader):
         device: str | torch.device = "cpu",  # where the pixels are needed; a GPU's may differ by 1 or 2 of 255
     ) -> UInt8[Tensor, "batch 3 height width"]:  # channels_last
         "Decode views. Raises `ValueError` naming object and view of a damaged image, or for a crop too large."
-        height, width = self.frame(crop)
+        frame = self.frame(crop)
         keys = list(zip(np.asarray(objects).tolist(), np.asarray(views).tolist()))
         device = torch.device(device)
-        if device.type == "cuda":
-            try:
-                images = _decode_by_torchvision([self.jpeg(*key) for key in keys], device)
-                images = images[..., central(self.height, height), central(self.width, width)]
-                return images.contiguous(memory_format=torch.channels_last)
-            except (ImportError, RuntimeError):
-                pass  # a kind of JPEG or a build that it cannot do; below, a damaged one is named
-        images = torch.empty((len(keys), height, width, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        on_gpu = device.type == "cuda"
+        if on_gpu and (images := _decode_on_gpu(self, keys, frame, device)) is not None:
+            return images
+        images = torch.empty((len(keys), *frame, 3), dtype=torch.uint8, pin_memory=on_gpu)
         _decode_into(images.numpy()[:, None], self, [[key] for key in keys], crop)
         return images.permute(0, 3, 1, 2).to(device, non_blocking=True)
 
@@ -743,25 +741,14 @@ class _OnePass(ViewDataset):
         return super().jpeg(object, view)
 
 
-def _sums(dataset: ViewDataset, objects: range, counted: Bool[np.ndarray, "objects views"]) -> np.ndarray:
-    """Decode all views of some objects. Sums, for each channel, of pixels and of their squares, over those counted.
-
-    The sums are Python's integers, which have no limit."""
-    sums = np.zeros((2, 3), object)
-    lock = threading.Lock()
-
-    def work(part):
-        read = dataset.reader(None)
-        for object, view in ((objects[k], view) for k in part for view in range(dataset.views)):
-            pixels = read(object, view)
-            if not counted[object, view]:
-                continue
-            pixels = pixels.astype(np.uint32).reshape(dataset.height, -1)
-            columns = [(x.sum(0, dtype=np.uint64).reshape(-1, 3).sum(0)).tolist() for x in (pixels, pixels * pixels)]
-            with lock:
-                sums[:] += np.array(columns, "O")
-
-    in_threads(work, len(objects), dataset.views * dataset.height * dataset.width * 3)
+def _sums(dataset: ViewDataset, counted: Bool[np.ndarray, "objects views"]) -> Int[np.ndarray, "2 3"]:
+    "Decode all views. Sums, for each channel, of pixels and of their squares, over those counted."
+    sums = np.zeros((2, 3), np.int64)  # enough for `STATISTICS_IMAGES` of the largest JPEGs
+    views = np.arange(dataset.views)
+    for object in progress(range(len(dataset)), "checking images"):
+        images = dataset.decode(np.full_like(views, object), views).numpy()
+        pixels = images[counted[object]].astype(np.uint32)
+        sums += [values.sum((0, 2, 3), dtype=np.int64) for values in (pixels, pixels * pixels)]
     return sums
 
 # %% ../../nbs/data/00_storage.ipynb #cell017a
@@ -776,13 +763,7 @@ def _channel_statistics(dataset: ViewDataset) -> dict[str, Any]:
     chosen = np.unique(np.linspace(0, total - 1, min(total, STATISTICS_IMAGES)).round().astype(int))
     counted = np.zeros((len(dataset), dataset.views), bool)
     counted[train[chosen // dataset.views], chosen % dataset.views] = True
-    sums = np.zeros((2, 3), object)
-    start = 0
-    with progress(None, "checking images", total=len(dataset)) as bar:
-        for shard in dataset.info["shards"]:  # one after another, so that a finished one is released
-            sums += _sums(dataset, range(start, start + shard["objects"]), counted)
-            start += shard["objects"]
-            bar.update(shard["objects"])
+    sums = _sums(dataset, counted).tolist()  # as Python's integers, because products of them are larger
     n = len(chosen) * dataset.height * dataset.width
     mean = [s / (255 * n) for s in sums[0]]
     variance = [(n * q - s * s) / (255 * n) ** 2 for s, q in zip(*sums)]
@@ -861,7 +842,7 @@ def _check_split(synsets: Sequence[str], split: Sequence[str], where: str | Path
                 stacklevel=2,
             )
 
-
+# %% ../../nbs/data/00_storage.ipynb #cell017n
 def _check_keys(out: Path, keys: Sequence[tuple[str, str]], objects: Sequence[tuple[str, str]] | None) -> None:
     "Raises `ValueError` naming an object that is there twice, or missing, or not one of `objects`."
     if len(set(keys)) < len(keys):
@@ -873,6 +854,12 @@ def _check_keys(out: Path, keys: Sequence[tuple[str, str]], objects: Sequence[tu
         raise ValueError(
             f"{out}: there must be {len(objects)} objects, but there are {len(keys)}: {'/'.join(name)} is {fault}"
         )
+
+
+def _write_index(path: Path, *columns: Sequence) -> None:
+    "Write the table of contents, with the columns of `_INDEX`."
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, _INDEX.values(), strict=True)]
+    _write_table(path, pa.record_batch(arrays, list(_INDEX)))
 
 # %% ../../nbs/data/00_storage.ipynb #cell017e
 def _finish(
@@ -888,17 +875,14 @@ def _finish(
     for path in paths:
         _check_content(path)
     shards = [_read_shard(path) for path in paths]
-    columns = [[value for shard in shards for value in shard.column(c).to_pylist()] for c in _COLUMNS]
-    synsets, ids, digests = columns
+    synsets, ids, digests = [[v for shard in shards for v in shard.column(c).to_pylist()] for c in _COLUMNS]
     keys = list(zip(synsets, ids))
     _check_keys(out, keys, objects)
     label_of, classes = label_classes(synsets)
     labels = [label_of[synset] for synset in synsets]
     split = list(map(str, split_of(synsets) if callable(split_of) else [split_of[key] for key in keys]))
     _check_split(synsets, split, out)
-    index = dict(zip(_INDEX, (synsets, ids, labels, split)))
-    index = {name: pa.array(index[name], kind) for name, kind in _INDEX.items()}
-    _write_table(out / "index.arrow", pa.record_batch(index))
+    _write_index(out / "index.arrow", synsets, ids, labels, split)
     height, width = _image_size(shards[0].column("images")[0][0].as_py(), f"{paths[0]}: first image")
     info = dict(
         format="sie views",
@@ -976,24 +960,3 @@ def verify(
     if faults:
         raise ValueError("\n".join(faults))
     return ViewDataset(folder)
-
-# %% ../../nbs/data/00_storage.ipynb #cell017k
-def main(arguments: Sequence[str] | None = None) -> None:
-    "The command `python -m sie.data.storage verify FOLDER [--decode]`. Ends with status 1 and what is wrong."
-    parser = argparse.ArgumentParser(prog="python -m sie.data.storage", description="Tools for a data set.")
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("verify", help="compare everything in a data set with its digests")
-    command.add_argument("folder", help="of the data set, such as data/views")
-    command.add_argument("--decode", action="store_true", help="also decode all images and compare the statistics")
-    given = parser.parse_args(arguments)
-    begun = time.perf_counter()
-    try:
-        dataset = verify(given.folder, given.decode)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
-    size = sum(shard["bytes"] for shard in dataset.info["shards"]) / 1e9
-    print(f"{dataset}: {size:.2f} GB are as they were written ({time.perf_counter() - begun:.1f} s)")
-
-# %% ../../nbs/data/00_storage.ipynb #cell052a
-if __name__ == "__main__" and "__file__" in globals():
-    main()  # not in a notebook

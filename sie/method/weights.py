@@ -240,7 +240,7 @@ class SIE(_Predicting, nn.Module, _Pretrained):
 #: Endings of the names of files that `Images` reads.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-
+# %% ../../nbs/method/09_weights.ipynb #cell008b
 class Images(torch.utils.data.Dataset):
     """The images in a folder and its subfolders, sorted by path, for `torch.utils.data.DataLoader`.
 
@@ -305,6 +305,15 @@ MOST_LAYERS = 16  # of a projector or a predictor
 _HYPERNET, _MLP = "module.predictor.hypernet.net.", "module.predictor.pred."
 
 # %% ../../nbs/method/09_weights.ipynb #release-params
+#: Keys of their params.json that are settings of ours.
+_SETTINGS: Mapping[str, str] = {
+    "equi_factor": "equivariance_weight",
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "base_lr": "lr",
+    "wd": "weight_decay",
+    "crop": "crop",
+}
 # the keys of their params.json that are used, with their types
 _PARAMS: Mapping[str, Any] = {
     "experience": Literal[tuple(EXPERIENCES)],
@@ -430,15 +439,7 @@ def _release_settings(path: Path, state: Mapping[str, Tensor], params: Mapping[s
         _check_parts(where, params, equivariant)
     predictor, missing = _predictor(state, params, where) if method.predictor else ({"init": "default"}, [])
     unknown += missing
-    ours = {
-        "equi_factor": "equivariance_weight",
-        "epochs": "epochs",
-        "batch_size": "batch_size",
-        "base_lr": "lr",
-        "wd": "weight_decay",
-        "crop": "crop",
-    }
-    given = {ours[key]: value for key, value in params.items() if key in ours}
+    given = {_SETTINGS[key]: value for key, value in params.items() if key in _SETTINGS}
     if experience == "VICRegPartInv":
         if "equi" not in params:
             unknown.append("equi, the number of dimensions of the embedding that may vary")
@@ -758,13 +759,8 @@ def _release_params(model: SIE) -> dict[str, Any]:
         "arch": "resnet18",
         "mlp": "-".join(map(str, s.widths)),
         "equi": m.split.equivariant,
-        "equi_factor": float(s.equivariance_weight),
-        "epochs": s.epochs,
-        "batch_size": s.batch_size,
-        "base_lr": float(s.lr),
-        "wd": float(s.weight_decay),
         "images": asdict(model.images),
-        "crop": s.crop,
+        **{theirs: getattr(s, ours) for theirs, ours in _SETTINGS.items()},
     }
     if m.method.partly_invariant:
         params["equi"] = s.widths[-1] - PartInvariance(s.invariant_share).size(s.widths[-1])

@@ -28,7 +28,7 @@ from ..evaluation.protocol import evaluate
 from ..method.pretraining import load_model, pretrain
 from ..method.system import whole_folder
 from .params import UNSEEN_ROTATIONS as UNSEEN
-from .params import Data, Params, check, check_test_split, enough, load_params, split
+from .params import Data, Params, check, check_test_split, enough, load_params
 from .places import check_dvc, keep, place, repository
 from .ship import ship
 from .tuning import read_trials, tune, winners
@@ -56,12 +56,10 @@ def _make_data(data: Data, renderer, part: tuple[int, int] | None) -> ViewDatase
     drawn = {name: getattr(data, name) for name in ("val_fraction", "test_fraction", "held_out", "seed")}
     if data.source == "3diebench":
         return import_layout(data.input, SHARDS, **drawn, part=part)
-    objects = _objects(data)
-    split(objects, data)  # too few models: say so before they are rendered
     options = {name: getattr(data, name) for name in ("views", "ranges", "jpeg_quality")}
-    return render_dataset(SHARDS, objects, renderer, **drawn, **options, part=part)
+    return render_dataset(SHARDS, _objects(data), renderer, **drawn, **options, part=part)
 
-
+# %% ../../nbs/pipeline/05_command.ipynb #cell005b
 def _turned(data: Data, renderer, dataset: ViewDataset) -> ViewDataset:
     "The test objects in rotations that the data does not have."
     test = dataset.split("test")
@@ -96,7 +94,7 @@ def _further(data: Data, renderer, dataset: ViewDataset) -> Iterator[tuple[str, 
             raise ValueError(f"data.further.{name}: {folder} has no test objects; make it again")
         yield name, other
 
-
+# %% ../../nbs/pipeline/05_command.ipynb #fetch-all
 def fetch(params: Params, part: tuple[int, int] | None = None) -> ViewDataset | None:
     """The data set that the parameters ask for, in `data/views`, and further test sets, in `data/further`.
 
@@ -207,11 +205,8 @@ def _add(commands, name: str, what: str, example: str) -> argparse.ArgumentParse
     return commands.add_parser(name, help=what, description=what, epilog=f"example:\n  {example}", formatter_class=raw)
 
 
-def parser() -> argparse.ArgumentParser:
-    "The arguments of `sie`."
-    top = argparse.ArgumentParser(prog="sie", description="Split invariant-equivariant representations, from a shell.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
+def _add_runs(commands) -> None:
+    "The commands that make a run or a part of it."
     run = _add(commands, "repro", "run the pipeline of a preset in runs/PRESET", "sie repro smoke")
     run.add_argument("preset", nargs="?", default="default")
     run.add_argument("arguments", nargs=argparse.REMAINDER, help="handed on to `dvc repro`")
@@ -232,6 +227,9 @@ def parser() -> argparse.ArgumentParser:
     for command in (test, part, train_):
         command.add_argument("--preset", help="act in runs/PRESET (in this folder if not given)")
 
+# %% ../../nbs/pipeline/05_command.ipynb #cell012b
+def _add_results(commands) -> None:
+    "The commands that concern what a run has made."
     rate = _add(
         commands,
         "evaluate",
@@ -263,6 +261,14 @@ def parser() -> argparse.ArgumentParser:
     whole = _add(commands, "verify", "compare a data set with its digests", "sie verify runs/default/data/views")
     whole.add_argument("data", metavar="DATA", help="folder of a data set")
     whole.add_argument("--decode", action="store_true", help="decode every image as well")
+
+
+def parser() -> argparse.ArgumentParser:
+    "The arguments of `sie`."
+    top = argparse.ArgumentParser(prog="sie", description="Split invariant-equivariant representations, from a shell.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_runs(commands)
+    _add_results(commands)
     return top
 
 # %% ../../nbs/pipeline/05_command.ipynb #cell013
@@ -294,7 +300,7 @@ def _check_here(params: Params) -> None:
     check_dvc()
     check(params)
 
-
+# %% ../../nbs/pipeline/05_command.ipynb #cell013b
 def main(arguments: Sequence[str] | None = None) -> None:
     "What `sie` does."
     given = parser().parse_args(arguments)

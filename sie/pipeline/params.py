@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.functional_validators import AfterValidator, BeforeValidator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -29,7 +30,7 @@ from ruamel.yaml.reader import ReaderError
 
 from ..data.mesh_files import MeshFileRenderer, mesh_objects
 from ..data.rendering import ProceduralRenderer
-from ..data.storage import split_objects, split_sizes
+from ..data.storage import _check_fractions, _readable, split_objects, split_sizes
 from ..evaluation.probes import Probe
 from ..evaluation.protocol import GALLERIES
 from ..method.encoders import ENCODERS, make_encoder
@@ -49,7 +50,7 @@ from ..objects.classes import CLASS_BY_SYNSET, CLASSES
 # %% auto #0
 __all__ = ['Text', 'Seed', 'Epochs', 'Batch', 'Width', 'Crop', 'PositiveFloat', 'NonNegative', 'LARGEST_LATENT', 'ClassName',
            'UNSEEN_ROTATIONS', 'LONGEST_NAME', 'MOST_VALUES', 'Data', 'Predictor', 'Pretrain', 'Evaluate',
-           'without_effect', 'Params', 'read_yaml', 'load_params', 'check_test_split', 'check', 'enough', 'split',
+           'without_effect', 'Params', 'read_yaml', 'load_params', 'check_test_split', 'check', 'enough',
            'write_preset', 'changes']
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell006
@@ -86,18 +87,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell102
 LARGEST_LATENT = 1e6  # largest absolute value of a bound: radians, hues and lengths are far smaller
-
-
-def _is_pair(pair: Any) -> bool:
-    "Whether this is a list of two numbers within the largest bound."
-    if not isinstance(pair, list) or len(pair) != 2:
-        return False
-    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in pair)
-    return numbers and all(abs(x) <= LARGEST_LATENT for x in pair)
-
-
-def _floats(given: list | int | float) -> tuple | float:
-    return tuple(map(_floats, given)) if isinstance(given, list) else float(given)
+_Bound = Annotated[float, Field(strict=True, ge=-LARGEST_LATENT, le=LARGEST_LATENT)]
+_Pair = tuple[_Bound, _Bound]
+_RANGE = TypeAdapter(_Pair | Annotated[tuple[_Pair, ...], Field(min_length=1)])
 
 
 def _valid_ranges(value: Any) -> dict[str, tuple]:
@@ -112,15 +104,17 @@ def _valid_ranges(value: Any) -> dict[str, tuple]:
     for name in LATENT_NAMES:
         if name not in value:
             raise ValueError(f"the key {name} is missing; it {keys}")
+    ranges = {}
     for name, given in value.items():
-        several = isinstance(given, list) and given and isinstance(given[0], list)
-        if not all(map(_is_pair, given if several else [given])):
+        try:
+            ranges[name] = _RANGE.validate_python(given)
+        except ValidationError:
             raise ValueError(
                 f"{name} must be [low, high] with low <= high, or several such pairs, "
                 f"of numbers from {-LARGEST_LATENT:.0f} to {LARGEST_LATENT:.0f}, not {_repr(given)}"
-            )
-    sample_latents(0, np.random.default_rng(0), value)  # refuses reversed and overlapping ranges
-    return {name: _floats(given) for name, given in value.items()}
+            ) from None
+    sample_latents(0, np.random.default_rng(0), ranges)  # refuses reversed and overlapping ranges
+    return ranges
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell104
 ClassName = Literal[tuple(c.name for c in CLASSES)]
@@ -136,12 +130,9 @@ def _names_of_sets(further: dict[str, str]) -> dict[str, str]:
             )
     return further
 
-
-class Data(_Section):
-    """Where images come from.
-
-    `input` is what the stage `fetch` depends on: the code of the object families (procedural), the folder of the
-    authors' archive and split lists or one in their layout (3diebench), or the folder of the models (meshes)."""
+# %% ../../nbs/pipeline/00_params.ipynb #cell104a
+class _DataKeys(_Section):
+    "The keys of the section `data`."
 
     source: Literal["procedural", "3diebench", "meshes"]
     input: Text
@@ -163,6 +154,13 @@ class Data(_Section):
     seed: Seed
     ranges: Annotated[dict[str, Any], BeforeValidator(_valid_ranges)]  # of each latent (procedural, meshes)
     jpeg_quality: _whole(1, 100)  # (procedural, meshes)
+
+# %% ../../nbs/pipeline/00_params.ipynb #cell104b
+class Data(_DataKeys):
+    """Where images come from.
+
+    `input` is what the stage `fetch` depends on: the code of the object families (procedural), the folder of the
+    authors' archive and split lists or one in their layout (3diebench), or the folder of the models (meshes)."""
 
     @property
     def chosen(self) -> list[str]:
@@ -296,7 +294,7 @@ def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         else:
             yield prefix + name, section, name
 
-
+# %% ../../nbs/pipeline/00_params.ipynb #cell110a
 def _used(method: Method, given: Pretrain, image: int | None) -> dict[str, Any]:
     """The values on which a run of a method depends, by dotted key of `pretrain`.
 
@@ -348,7 +346,7 @@ def _make_change(where: str, change: str, values: dict[str, Any]) -> tuple[str, 
         raise ValueError(f"{where} changes {change!r}, whose value is not YAML ({_first_line(error)})") from None
     return key, before
 
-
+# %% ../../nbs/pipeline/00_params.ipynb #cell112a
 def _changed(section: BaseModel, key: str, value: Any) -> Any:
     "The section with the value of a dotted key changed, without any check."
     name, _, rest = key.partition(".")
@@ -372,11 +370,8 @@ def _check_effect(where: str, method: Method, key: str, before: Any, changed: Pr
 # %% ../../nbs/pipeline/00_params.ipynb #cell114
 def _check_splits(data: Data) -> None:
     "Raises `ValueError` for fractions that leave nothing to train on, and for test sets that do not fit the source."
-    if data.test_fraction is not None and data.val_fraction + data.test_fraction >= 1:
-        raise ValueError(
-            f"data.val_fraction {data.val_fraction} and data.test_fraction {data.test_fraction} leave no objects for "
-            "training; their sum must be less than 1"
-        )
+    if data.test_fraction is not None:
+        _check_fractions({"data.val_fraction": data.val_fraction, "data.test_fraction": data.test_fraction})
     if data.unseen_rotations and data.source == "3diebench":
         raise ValueError(
             "data.unseen_rotations is true, but nothing is rendered with data.source 3diebench; "
@@ -393,7 +388,7 @@ def _check_splits(data: Data) -> None:
     if data.held_out and len(data.seen) < 2:
         raise ValueError(f"data.held_out leaves fewer than 2 of the {len(data.chosen)} classes to train on")
 
-
+# %% ../../nbs/pipeline/00_params.ipynb #cell114a
 def _check_data(data: Data) -> None:
     "Raises `ValueError` if the crop cannot be centred, or if `classes` or `input` do not fit the source."
     _check_splits(data)
@@ -416,7 +411,7 @@ def _check_data(data: Data) -> None:
         }
         raise ValueError(f"data.input is {data.input}; with data.source {data.source} it must be {wanted[data.source]}")
 
-
+# %% ../../nbs/pipeline/00_params.ipynb #cell114b
 def _check_parts(where: str, section: Pretrain) -> None:
     "Raises `ValueError` if the equivariant or the invariant part, or its share of a width, would be empty."
     dim = _dimensions(section.encoder)
@@ -477,19 +472,9 @@ def _check_same(params: Params) -> None:
         if other != name:
             raise ValueError(f"methods: {name!r} is the same as {other!r}")
 
-
-def _check_together(params: Params) -> None:
-    "Raises `ValueError` for values that do not fit together."
-    _check_translations(params)
-    _check_data(params.data)
-    for where, section in params.sections():
-        _check_parts(where, section)
-    _check_training(params, params.data.train_objects if params.data.source == "procedural" else None)
-    _check_same(params)
-
 # %% ../../nbs/pipeline/00_params.ipynb #cell118
-class Params(_Section):
-    "All of params.yaml. `methods` holds names of `METHODS` and variants of them, such as sie+lr=0.001."
+class _File(_Section):
+    "The keys of params.yaml, and the section `pretrain` of each method: the first part of `Params`."
 
     preset: Text
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(_known), AfterValidator(_distinct)]
@@ -497,11 +482,6 @@ class Params(_Section):
     pretrain: Pretrain
     tuned: Annotated[list[str], AfterValidator(_known), AfterValidator(_one_each)] = []  # variants
     evaluate: Evaluate
-
-    @model_validator(mode="after")
-    def _fit(self) -> Params:
-        _check_together(self)
-        return self
 
     def sections(self) -> Iterator[tuple[str, Pretrain]]:
         "The section `pretrain`, plain and as each change makes it, each after the prefix of its messages."
@@ -525,6 +505,20 @@ class Params(_Section):
                 best = [change for change in best if _key(change) not in map(_key, changes)]
                 pretrain = _variant("+".join([of, *best]), pretrain, self.data.image, f"tuned: {variant!r}")[1]
         return _variant(name, pretrain, self.data.image, f"methods: {name!r}")
+
+# %% ../../nbs/pipeline/00_params.ipynb #cell118b
+class Params(_File):
+    "All of params.yaml. `methods` holds names of `METHODS` and variants of them, such as sie+lr=0.001."
+
+    @model_validator(mode="after")
+    def _fit(self) -> Params:
+        _check_translations(self)
+        _check_data(self.data)
+        for where, section in self.sections():
+            _check_parts(where, section)
+        _check_training(self, self.data.train_objects if self.data.source == "procedural" else None)
+        _check_same(self)
+        return self
 
     def settings(self, name: str, seed: int) -> Settings:
         "Pretraining settings of a method or variant, for one seed."
@@ -563,8 +557,7 @@ def _variant(name: str, pretrain: Pretrain, image: int | None, where: str) -> tu
     try:
         changed = Pretrain(**values)
     except ValidationError as error:
-        wrong = [f"{where} sets {_place(e)}: {_given(e)}{_allowed(e)}" for e in error.errors()]
-        raise ValueError("; ".join(wrong)) from None
+        raise ValueError("; ".join(f"{where} sets {_fault(e)}" for e in error.errors())) from None
     for key, before in given.items():
         _check_effect(where, METHODS[method], key, before, changed, image)
     return method, changed
@@ -679,7 +672,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {_place(e) or 'taken together'}: {_given(e)}{_allowed(e)}" for e in error.errors()]
+        lines = [f"  {_fault(e)}" for e in error.errors()]
         raise ValueError("\n".join([f"{path} has invalid values ({len(lines)}):", *lines])) from None
 
 
@@ -709,14 +702,11 @@ _TYPES = {
 }
 
 
-def _place(error: dict) -> str:
-    "The dotted key of a pydantic error."
-    return ".".join(map(str, error["loc"]))
-
-
-def _given(error: dict) -> str:
-    "The value given, unless the message names it already."
-    return "" if error["type"] in ("missing", "value_error") else f"given {_repr(error['input'])}: "
+def _fault(error: dict) -> str:
+    "A pydantic error: the dotted key, the value given unless the message names it already, and what is allowed."
+    place = ".".join(map(str, error["loc"])) or "taken together"
+    given = "" if error["type"] in ("missing", "value_error") else f"given {_repr(error['input'])}: "
+    return f"{place}: {given}{_allowed(error)}"
 
 
 def _allowed(error: dict) -> str:
@@ -756,7 +746,10 @@ def check(params: Params) -> None:
         objects = mesh_objects(params.data.input)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"data.input: {error}") from None
-    _check_training(params, int((split(enough(objects, params.data)[0], params.data) == "train").sum()))
+    data = params.data
+    classes = [name for name, _ in enough(objects, data)[0]]
+    split = split_objects(classes, data.val_fraction, data.test_fraction, data.seed, data.held_out)
+    _check_training(params, int((split == "train").sum()))
 
 
 def enough(
@@ -764,16 +757,9 @@ def enough(
 ) -> tuple[list[tuple[str, str]], dict[str, int]]:  # what is kept; number of objects of each class that is not
     "The objects of classes that have at least `data.min_objects`."
     objects = list(objects)
-    counts = Counter(CLASS_BY_SYNSET[name].name if name in CLASS_BY_SYNSET else name for name, _ in objects)
+    counts = Counter(_readable(name) for name, _ in objects)
     few = {name: count for name, count in sorted(counts.items()) if count < (data.min_objects or 0)}
-    synsets = {c.synset for c in CLASSES if c.name in few}
-    return [o for o in objects if o[0] not in few and o[0] not in synsets], few
-
-
-def split(objects: Iterable[tuple[str, str]], data: Data) -> np.ndarray:
-    "The split of each object, as `render_dataset` draws it. Raises `ValueError` as `split_objects` does."
-    classes = [name for name, _ in objects]
-    return split_objects(classes, data.val_fraction, data.test_fraction, data.seed, data.held_out)
+    return [o for o in objects if _readable(o[0]) not in few], few
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell010
 def _preset(name: str, presets: str | Path) -> dict[str, Any]:
@@ -787,7 +773,7 @@ def _preset(name: str, presets: str | Path) -> dict[str, Any]:
         raise ValueError(f"{presets}: the preset {name} must be dotted keys with values; it is {_repr(every[name])}")
     return every[name]
 
-
+# %% ../../nbs/pipeline/00_params.ipynb #cell010a
 def _set(section: CommentedMap, key: str, value: Any) -> None:
     "Set a value in place, so that the comments of the file stay."
     if not isinstance(value, list):
@@ -847,11 +833,10 @@ def changes(name: str, given: str | Path, params: str | Path, presets: str | Pat
     `given` (`None` for a key that it lacks). Empty if there is no such preset."""
     if name not in read_yaml(presets):
         return {}
-    ours = {key: section[last] for key, section, last in _leaves(read_yaml(given)) if key != "preset"}
-    base = {key: section[last] for key, section, last in _leaves(read_yaml(params)) if key != "preset"}
-    theirs = {**base, **_preset(name, presets)}
-    return {
-        key: ours.get(key)
-        for key in {**theirs, **ours}
-        if key not in ours or key not in theirs or ours[key] != theirs[key]
-    }
+    ours, theirs = (
+        {key: section[last] for key, section, last in _leaves(read_yaml(file)) if key != "preset"}
+        for file in (given, params)
+    )
+    theirs |= _preset(name, presets)
+    unknown = object()
+    return {key: ours.get(key) for key in theirs | ours if ours.get(key, unknown) != theirs.get(key, unknown)}
