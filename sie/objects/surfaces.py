@@ -25,11 +25,11 @@ __all__ = ['COLOURS', 'PALETTE', 'PIECE', 'MOST_FACES', 'TEXTURES', 'SYMMETRIC',
 COLOURS: Mapping[str, float] = {"marked": 0.25, "materials": 0.4, "plain": 0.35}
 #: Materials of furniture in `sie.objects.solids.MATERIALS`, and how frequent they are.
 PALETTE: Mapping[str, float] = {
-    "wood": 0.32,
-    "white": 0.16,
+    "wood": 0.3,
+    "white": 0.22,
     "dark": 0.14,
-    "metal": 0.12,
-    "fabric": 0.12,
+    "metal": 0.1,
+    "fabric": 0.1,
     "leather": 0.06,
     "paint": 0.04,
     "clay": 0.04,
@@ -157,8 +157,8 @@ def textured(
     return mesh
 
 # %% ../../nbs/objects/06_surfaces.ipynb #cell015
-SYMMETRIC = 0.3  # share of the objects without marks
-STRETCH = 0.12  # standard deviation of the logarithm of the stretch along an axis
+SYMMETRIC = 0.5  # share of the objects without marks
+STRETCH = 0.15  # standard deviation of the logarithm of the stretch along an axis
 
 
 def finish(
