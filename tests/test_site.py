@@ -395,7 +395,7 @@ def test_gallery_without_scripts(site):
     assert site["play/gallery.html"].find(id="viewer").has_attr("hidden")
     for c, link in list(zip(CLASSES, links))[::9]:
         made = load_model(HTML / "play" / link["href"])
-        mesh = make_object(c.synset, 0, surface=False)
+        mesh = make_object(c.synset, 0)
         assert len(made.faces) == len(mesh.faces)
         # faces lie in another order in the file: each must be where one of the same colour is, and the other way round
         here, there = (np.c_[m.triangles_center, m.visual.face_colors[:, :3] / 255] for m in (made, mesh))

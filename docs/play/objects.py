@@ -107,7 +107,7 @@ def tiled(images: np.ndarray, columns: int) -> np.ndarray:
 
 def write_object(c: ShapeClass, folder: Path) -> np.ndarray:
     "Write the model and the sheet of pictures of a class's first object. Returns its first picture, smaller."
-    mesh = make_object(c.synset, 0, surface=False)
+    mesh = make_object(c.synset, 0)
     rows = latents()
     rows[:, 3:] = look(c)
     images = Renderer(size=FRAME, samples=SAMPLES, crop=SIDE).render(mesh, rows)

@@ -53,7 +53,7 @@ def pictures(name: str, axis: str) -> np.ndarray:
     data = load_params(ROOT / "params.yaml").data
     renderer = Renderer(size=data.size, samples=data.samples, crop=data.crop)
     synset = next(c.synset for c in CLASSES if c.name == name)
-    return renderer.render(make_object(synset, OBJECTS[name], surface=False), latents(axis))
+    return renderer.render(make_object(synset, OBJECTS[name]), latents(axis))
 
 
 @torch.no_grad()

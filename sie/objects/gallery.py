@@ -23,7 +23,7 @@ __all__ = ['make_object']
 def make_object(
     synset: str,  # one of the 55 synset ids, such as "02691156"
     seed: int,  # which object of the class, 0 or more
-    surface: bool = True,  # False: as its family makes and paints it, in closed parts
+    surface: bool = False,  # give it a surface as real objects have; otherwise it is as its family paints it
 ) -> trimesh.Trimesh:  # parts with a colour for each face
     """The object of a class with this seed: always the same bytes for the same pair. It is centred, has a bounding-box
     diagonal of 1, z up and its front towards +y.
@@ -36,6 +36,6 @@ def make_object(
     if seed < 0:
         raise ValueError(f"seed {seed} of {CLASS_BY_SYNSET[synset].name} ({synset}): it must be 0 or more")
     parts = FAMILIES[synset](np.random.default_rng([int(synset), seed]))
-    if not surface:
-        return assemble(parts)
-    return finish(parts, np.random.default_rng([int(synset), seed, 1]))
+    if surface:
+        return finish(parts, np.random.default_rng([int(synset), seed, 1]))
+    return assemble(parts)
