@@ -12,6 +12,7 @@ and where it comes from:
     {text: "100", param: pretrain.epochs}                                from the run's params.yaml
     {text: "0.67", published: SIE, source: ContextSSL, column: top-1}    from sie.evaluation.statistics.PUBLISHED
     {text: "0.771", share: relative}                                     from sie.evaluation.statistics.POOLED_SHARE
+    {text: "0.25", where: {method: sie, ...}, column: MRR}               from the row of comparisons/carry_over.csv
     {text: "15", stated: why it is in no committed file}
 
 `column` is a heading of `READ_OFF`, `RETRIEVED` or `ABLATED`, of the test objects, or of the validation objects in runs
@@ -101,11 +102,22 @@ def like(text: str, value: float) -> str:
     return f"{value:{'+' if number[0] in '+−-' else ''},.{places}f}{text[len(number) :]}".replace("-", "−")
 
 
+def carried_over(entry: dict) -> float:
+    "A value of the row of comparisons/carry_over.csv that has the values of `where`, or its ratio to another."
+    rows = pd.read_csv(ROOT / "comparisons/carry_over.csv")
+    for column, value in entry["where"].items():
+        rows = rows[rows[column] == value]
+    value = rows[entry["column"]].item()
+    return value / rows[entry["over"]].item() if "over" in entry else value
+
+
 def printed(entry: dict, run: str) -> str:
     "What should be printed for an entry of a page's file."
     text, run = entry["text"], entry.get("run", run)
     if "stated" in entry:
         return text
+    if "where" in entry:
+        return like(text, carried_over(entry))
     if "share" in entry:
         return like(text, POOLED_SHARE[entry["share"]])
     if "param" in entry:

@@ -49,6 +49,7 @@ class ProceduralRenderer:
     size: int = 64  # height and width of the frame, pixels
     samples: int = 8  # light paths per pixel
     crop: int | None = None  # side of the central square to render, pixels; the whole frame if not given
+    surfaces: bool = False  # draw objects with the surfaces of `sie.objects.surfaces`
     scene: Any = None  # a `sie.data.scene.Scene`; 3DIEBench's if not given
 
     def __post_init__(self):
@@ -68,7 +69,7 @@ class ProceduralRenderer:
     ) -> UInt8[np.ndarray, "views height width 3"]:
         from sie.objects.gallery import make_object
 
-        return self._renderer.render(make_object(synset, int(object_id)), latents, seed=seed)
+        return self._renderer.render(make_object(synset, int(object_id), self.surfaces), latents, seed=seed)
 
 
 def procedural_objects(

@@ -19,6 +19,7 @@ from sie.objects.solids import (
     ellipsoid,
     extrude,
     family,
+    farthest,
     hull,
     place,
     revolve,
@@ -37,8 +38,7 @@ GREY, BLACK, WHITE, RED, GREEN = (70, 72, 76), (24, 24, 28), (238, 238, 234), (2
 
 def accent(rng: np.random.Generator, *others: Colour, material: str = "paint") -> Colour:
     "Of eight draws of a material, the one that is furthest from the other colours."
-    draws = [colour(rng, material) for _ in range(8)]
-    return max(draws, key=lambda c: min(np.linalg.norm(np.subtract(c, o)) for o in others))
+    return farthest([colour(rng, material) for _ in range(8)], *others)
 
 
 def against(rgb: Colour) -> Colour:

@@ -23,6 +23,7 @@ from sie.objects.solids import (
     ellipsoid,
     extrude,
     family,
+    farthest,
     hull,
     place,
     revolve,
@@ -75,10 +76,7 @@ def skin(solid: Solid, region: Solid, lift: float = 0.02) -> Solid:
 
 def distinct(rng: np.random.Generator, material: str, *others: Colour) -> Colour:
     "The one of twelve random colours of a material that stays farthest from all the `others`."
-    return max(
-        (colour(rng, material) for _ in range(12)),
-        key=lambda rgb: min(sum((a - b) ** 2 for a, b in zip(rgb, other)) for other in others),
-    )
+    return farthest([colour(rng, material) for _ in range(12)], *others)
 
 
 def dressing(

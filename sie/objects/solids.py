@@ -18,8 +18,8 @@ from .classes import CLASS_BY_SYNSET
 
 # %% auto #0
 __all__ = ['Solid', 'Vector', 'Colour', 'MATERIALS', 'Parts', 'FAMILIES', 'place', 'mirror', 'box', 'cylinder', 'ellipsoid',
-           'revolve', 'extrude', 'tube', 'hull', 'cut', 'fuse', 'common', 'split', 'colour', 'contrast', 'normalise',
-           'assemble', 'family', 'picture']
+           'revolve', 'extrude', 'tube', 'hull', 'cut', 'fuse', 'common', 'split', 'colour', 'Mark', 'farthest',
+           'contrast', 'normalise', 'assemble', 'family', 'picture']
 
 # %% ../../nbs/objects/01_solids.ipynb #cell009
 Solid = trimesh.Trimesh
@@ -266,10 +266,23 @@ def colour(rng: np.random.Generator, material: str) -> Colour:
     return tuple(int(round(255 * c)) for c in colorsys.hsv_to_rgb(*(rng.uniform(*r) for r in MATERIALS[material])))
 
 # %% ../../nbs/objects/01_solids.ipynb #contrast
-def contrast(rng: np.random.Generator, other: Colour, material: str = "paint") -> Colour:
+class Mark(tuple):
+    "An sRGB colour that was chosen to stand out from another one, `other`."
+
+    other: Colour
+
+
+def farthest(draws: Sequence[Colour], *others: Colour) -> Mark:
+    "The one of several colours that is farthest from all others, as a mark that stands out from the first of these."
+    mark = Mark(max(draws, key=lambda rgb: min(sum((a - b) ** 2 for a, b in zip(rgb, other)) for other in others)))
+    mark.other = others[0]
+    return mark
+
+
+def contrast(rng: np.random.Generator, other: Colour, material: str = "paint") -> Mark:
     """The one of eight random colours of a material that differs most from `other`: for parts that mark a side and must
     not blend in."""
-    return max((colour(rng, material) for _ in range(8)), key=lambda rgb: sum((a - b) ** 2 for a, b in zip(rgb, other)))
+    return farthest([colour(rng, material) for _ in range(8)], other)
 
 # %% ../../nbs/objects/01_solids.ipynb #cell020
 def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
