@@ -171,7 +171,7 @@ def finish(run: subprocess.Popen) -> str:
     return said
 
 
-@pytest.mark.parametrize("views, optimiser", [(2, "adam"), (4, "adam")])
+@pytest.mark.parametrize("views, optimiser", [(2, "adam"), (4, "adam"), (4, "muon")])
 def test_any_number_of_processes_ends_in_the_same_weights(tmp_path, dataset, views, optimiser):
     (tmp_path / "plain.py").write_text(PLAIN)
     for n in (1, 2, 4):
