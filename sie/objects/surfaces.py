@@ -80,7 +80,7 @@ MOST_FACES = 1500  # of an object that is cut
 
 def divide(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     "Cut the faces of a mesh at their longest edges. The pieces have the colour of the face; they share no corners."
-    corners = np.asarray(mesh.triangles)
+    corners = np.array(mesh.triangles)  # a copy, as trimesh's is read-only
     face = np.arange(len(corners))  # that each piece is of
     while True:
         lengths = np.linalg.norm(corners[:, [1, 2, 0]] - corners, axis=2)
