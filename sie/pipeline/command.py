@@ -254,7 +254,7 @@ def _add_results(commands) -> None:
 
     away = _add(commands, "ship", "make a run's models those of the package, with cards", "sie ship runs/default")
     away.add_argument("run", nargs="?", default="runs/default", metavar="RUN", help="folder of a finished run")
-    away.add_argument("--methods", nargs="+", help="sie, sie_matrix, vicreg, supervised if not given")
+    away.add_argument("--methods", nargs="+", help="sie, sie_matrix, vicreg if not given")
     away.add_argument("--size", default="small", help="end of the models' names, METHOD-SIZE")
     away.add_argument("--out", help="folder for the models; the package's if not given")
 

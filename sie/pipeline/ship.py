@@ -153,7 +153,7 @@ def card(
 
 # %% ../../nbs/pipeline/04_ship.ipynb #ship
 #: The methods whose models ship with the package.
-SHIPPED = ("sie", "sie_matrix", "vicreg", "supervised")
+SHIPPED = ("sie", "sie_matrix", "vicreg")
 
 
 def ship(
