@@ -143,7 +143,7 @@ def find_turned(
 
 # %% ../../nbs/evaluation/06_steering.ipynb #cell015
 #: Share of the embeddings' squared length that the directions kept may miss.
-MISSED = 5e-4
+MISSED = 1e-4
 
 
 def directions(z: Float[Tensor, "*batch dim"], missed: float = MISSED) -> Float[Tensor, "dim kept"]:
