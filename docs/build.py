@@ -361,27 +361,19 @@ def listing(head: str, intro: str, kind: str, entries: list[tuple[str, str, str]
     )
 
 
-def value_text(value) -> str:
-    "A value of a parameter as text, a list without brackets."
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def about(report: Path) -> str:
-    "A description of a kept run: that of its preset in presets.yaml, or the preset and the values changed."
+    "The description of a kept run's preset in presets.yaml, and whether the run has other settings than that has now."
     from sie.pipeline.params import changes, load_params
 
     presets = ROOT / "presets.yaml"
     given = report.with_name("params.yaml")
-    described = re.search(rf"^{re.escape(report.parent.name)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M)
-    if described:
-        return described[1]
     params = load_params(given)
+    described = re.search(rf"^{re.escape(params.preset)}:.*?# (.+)", presets.read_text(encoding="utf-8"), re.M)
     changed = changes(params.preset, given, ROOT / "params.yaml", presets)
     if params.data.source == "procedural":
         changed.pop("data.input", None)  # the file of the families' code, which was moved since
-    # keys that are younger than the run have no value
-    texts = [f"{key} {value_text(value)}" for key, value in changed.items() if value is not None]
-    return f"`{params.preset}` with {', '.join(texts)}"
+    text = described[1] if described else f"`{params.preset}`"
+    return f"{text}; with earlier settings" if changed else text
 
 
 def report_page(path: Path):

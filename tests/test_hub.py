@@ -167,7 +167,7 @@ def test_a_repository_that_is_not_there(hub, tmp_path):
     assert (
         found.returncode
         and "FileNotFoundError: nobody/model is neither a folder nor a model of the package (sie" in found.stderr
-        and "sie_matrix-small), and the hub has none of this name" in found.stderr
+        and "vicreg-small), and the hub has none of this name" in found.stderr
     )
 
 

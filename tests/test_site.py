@@ -77,11 +77,11 @@ def test_every_notebook_has_a_page(site):
 def test_lists_say_what_each_run_was(site):
     listed = site["runs.html"].article.select("tr")
     rows = {row.a.get_text(): row.select("td")[1].get_text() for row in listed if row.td}
-    assert rows["Report: full"] == "the default with every method of the paper, ours (sie_matrix) and four seeds"
-    assert rows["Report: large_200_epochs"] == (
-        "large with methods sie, sie_matrix, vicreg, equi_only, supervised, random, data.val_fraction 0.2, "
-        "pretrain.seeds 0, pretrain.invariant_share 0.5, pretrain.epochs 200"
+    assert rows["Report: default"] == "five methods on generated data, on a laptop CPU: params.yaml as it is"
+    assert rows["Report: full"] == (
+        "the default with every method of the paper, ours (sie_matrix) and four seeds; with earlier settings"
     )
+    assert rows["Report: large_200_epochs"] == "more and larger images, and ResNet-18: on a GPU; with earlier settings"
 
 
 def test_every_exported_name_has_its_signature(site):

@@ -98,12 +98,12 @@ tags: [self-supervised-learning, equivariance, pytorch, model_hub_mixin, pytorch
 An image encoder and the heads that it was trained with, from a comparison of methods for split invariant and
 equivariant representations (Garrido, Najman and LeCun 2023).
 
-```python
+~~~python
 from sie.method.weights import SIE
 
 model = SIE.from_pretrained("{name}")
 h = model.embed(images)  # a uint8 array (batch, {height}, {width}, 3)
-```
+~~~
 
 ## Training
 
