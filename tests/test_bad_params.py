@@ -75,11 +75,12 @@ def test_tuned_settings(tmp_path, tuned, says):
 
 def test_a_variant_overrides_what_is_tuned(tmp_path):
     values = YAML(typ="safe").load(TEXT)
-    values |= {"tuned": ["sie+lr=0.01+predictor.gain=2.0"], "methods": ["sie", "sie+lr=0.02", "vicreg"]}
+    names = ["sie", "sie+lr=0.02", "sie+lr=0.024", "vicreg"]  # 0.024 is the value of `pretrain`
+    values |= {"tuned": ["sie+lr=0.01+predictor.gain=2.0"], "methods": names}
     params = load_params(written(tmp_path, values))
-    found = {name: params.settings(name, 0) for name in params.methods}
-    assert [found[name].lr for name in params.methods] == [0.01, 0.02, 0.024]
-    assert [found[name].predictor["gain"] for name in params.methods] == [2.0, 2.0, 1.7]
+    found = [params.settings(name, 0) for name in names]
+    assert [settings.lr for settings in found] == [0.01, 0.02, 0.024, 0.024]
+    assert [settings.predictor["gain"] for settings in found] == [2.0, 2.0, 2.0, 1.7]
 
 
 @pytest.mark.parametrize(("name", "says"), TABLE["methods"])

@@ -495,15 +495,12 @@ class _File(_Section):
     def variant(self, name: str) -> tuple[str, Pretrain]:
         """The method that a name begins with, and the section `pretrain` with the changes that follow.
 
-        The changes of the method's variant in `tuned` come first, except those of the same keys. Raises `ValueError`
-        for unknown methods and keys, values that are not allowed, and changes without effect."""
-        method, *changes = name.split("+")
+        The changes of the method's variant in `tuned` come first. Raises `ValueError` for unknown methods and keys,
+        values that are not allowed, and changes without effect."""
         pretrain = self.pretrain
         for variant in self.tuned:
-            of, *best = variant.split("+")
-            if of == method:
-                best = [change for change in best if _key(change) not in map(_key, changes)]
-                pretrain = _variant("+".join([of, *best]), pretrain, self.data.image, f"tuned: {variant!r}")[1]
+            if variant.partition("+")[0] == name.partition("+")[0]:
+                pretrain = _variant(variant, pretrain, self.data.image, f"tuned: {variant!r}")[1]
         return _variant(name, pretrain, self.data.image, f"methods: {name!r}")
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell118b
@@ -540,10 +537,6 @@ class Params(_File):
         return Probe(**self.evaluate.model_dump())
 
 # %% ../../nbs/pipeline/00_params.ipynb #cell119
-def _key(change: str) -> str:
-    return change.partition("=")[0]
-
-
 def _variant(name: str, pretrain: Pretrain, image: int | None, where: str) -> tuple[str, Pretrain]:
     "See `Params.variant`; `image` is the side of the images in pixels, if known, `where` begins the messages."
     method, *changes = _known([name])[0].split("+")
